@@ -1,0 +1,37 @@
+"""Graph: typed, immutable nodes over values with symbolic shapes; printer, parser and verifier beside it."""
+
+from tallow.graph.graph import (
+    NOWHERE,
+    Attribute,
+    Graph,
+    Location,
+    Node,
+    Value,
+    captured,
+    consumers,
+    producers,
+    reads,
+    used_symbols,
+    walk,
+)
+from tallow.graph.types import OptionalType, SequenceType, TensorType, Type, type_symbols
+
+__all__ = [
+    "NOWHERE",
+    "Attribute",
+    "Graph",
+    "Location",
+    "Node",
+    "OptionalType",
+    "SequenceType",
+    "TensorType",
+    "Type",
+    "Value",
+    "captured",
+    "consumers",
+    "producers",
+    "reads",
+    "type_symbols",
+    "used_symbols",
+    "walk",
+]

@@ -1,0 +1,1 @@
+"""The kernel language: grammar, construction helpers, printer, verifier, vectoriser and vector maths."""

@@ -1,0 +1,219 @@
+"""The kernel language: loops, loads, vector arithmetic and stores; its whole grammar is this page.
+
+A kernel is written with scalar loops that say how they may run (`kind`). `vectorise` turns the
+`vector` loops into explicit vectors; printers take either form. `interpret` defines the meaning.
+All index arithmetic is i64. Out-of-bounds access is a fault unless masked off.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tallow.dtype import DType, bool_, i64
+
+Space = Literal["global", "local", "register", "shared"]
+LoopKind = Literal["serial", "unroll", "vector", "grid", "group"]
+UpdateOp = Literal["add", "mul", "max", "min", "or", "and"]
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """Memory of one dtype. Parameters are `global`; `Alloc` makes the others.
+
+    `local` is a thread's own scratch memory, `register` is meant to live in registers (its indexes
+    become constants once loops are unrolled), `shared` belongs to a work-group.
+    """
+
+    name: str
+    dtype: DType
+    size: int | None = None  # elements; None for a parameter of unknown size
+    space: Space = "global"
+    writable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Var:
+    """A loop variable, a size parameter or a name bound by `Let`."""
+
+    name: str
+    dtype: DType = i64
+    lanes: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Const:
+    value: float | int | bool
+    dtype: DType = i64
+    lanes: int = 1  # the same value in each lane
+
+
+@dataclass(frozen=True, slots=True)
+class Ramp:
+    """The i64 vector 0, 1, ..., lanes - 1."""
+
+    lanes: int
+    dtype: DType = i64
+
+
+@dataclass(frozen=True, slots=True)
+class Splat:
+    value: Expr
+    lanes: int
+
+    @property
+    def dtype(self) -> DType:
+        return self.value.dtype
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """`buffer[index]`; with `lanes` > 1 and a scalar index, `lanes` elements from there on;
+    with a vector index, a gather. Where `mask` is false nothing is read and the lane is 0."""
+
+    buffer: Buffer
+    index: Expr
+    lanes: int = 1
+    mask: Expr | None = None
+
+    @property
+    def dtype(self) -> DType:
+        return self.buffer.dtype
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A row of `scalar.SCALAR` applied lane by lane; `dtype` is the result's."""
+
+    function: str
+    arguments: tuple[Expr, ...]
+    dtype: DType
+
+    @property
+    def lanes(self) -> int:
+        return self.arguments[0].lanes
+
+
+@dataclass(frozen=True, slots=True)
+class Cast:
+    """Conversion by value: float to int truncates (saturating, NaN to 0), int to int wraps."""
+
+    value: Expr
+    dtype: DType
+
+    @property
+    def lanes(self) -> int:
+        return self.value.lanes
+
+
+@dataclass(frozen=True, slots=True)
+class Bitcast:
+    """The same bits read as another dtype of the same width."""
+
+    value: Expr
+    dtype: DType
+
+    @property
+    def lanes(self) -> int:
+        return self.value.lanes
+
+
+@dataclass(frozen=True, slots=True)
+class Reduce:
+    """All lanes of a vector folded into a scalar, as a balanced tree over halves."""
+
+    op: UpdateOp
+    value: Expr
+    lanes: int = 1
+
+    @property
+    def dtype(self) -> DType:
+        return self.value.dtype
+
+
+Expr = Var | Const | Ramp | Splat | Load | Call | Cast | Bitcast | Reduce
+
+
+@dataclass(frozen=True, slots=True)
+class Let:
+    var: Var
+    value: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Alloc:
+    buffer: Buffer
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """`buffer[index] = value`; a vector value goes to consecutive elements, or is scattered by a
+    vector index (distinct where not masked)."""
+
+    buffer: Buffer
+    index: Expr
+    value: Expr
+    mask: Expr | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """`buffer[index] = op(buffer[index], value)`: a reduction. In a `vector` loop that the index
+    does not depend on, the order of the partial results is the vectoriser's, fixed per target."""
+
+    buffer: Buffer
+    index: Expr
+    op: UpdateOp
+    value: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class For:
+    """`var` runs over start, start + step, ... while below stop.
+
+    serial: in order. unroll: in order, no loop left (constant bounds). vector: iterations are
+    independent but for `Update`s. grid: independent, outermost, split over threads or a device's
+    grid; a kernel has exactly one. group: the threads of one work-group, run together.
+    """
+
+    var: Var
+    stop: Expr
+    body: tuple[Stmt, ...]
+    kind: LoopKind = "serial"
+    start: Expr = Const(0)
+    step: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class If:
+    condition: Expr
+    then: tuple[Stmt, ...]
+    otherwise: tuple[Stmt, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Barrier:
+    """All threads of a work-group meet here; their writes to shared memory are visible after it."""
+
+
+Stmt = Let | Alloc | Store | Update | For | If | Barrier
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """A compiled unit: `body` is any number of `Let`s of sizes and then one `grid` loop.
+
+    `parameters` are global buffers, `sizes` are i64 variables known when the kernel is called.
+    """
+
+    name: str
+    parameters: tuple[Buffer, ...]
+    sizes: tuple[Var, ...]
+    body: tuple[Stmt, ...]
+
+    @property
+    def grid(self) -> For:
+        return next(s for s in self.body if isinstance(s, For) and s.kind == "grid")
+
+
+TRUE = Const(True, bool_)

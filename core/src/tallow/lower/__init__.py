@@ -1,0 +1,1 @@
+"""Lowering: a fused group of graph nodes becomes one or more kernels."""
