@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Union
 
 import numpy as np
 
@@ -57,7 +58,7 @@ class Value:
         return f"%{self.name}: {self.type}"
 
 
-Attribute = int | float | bool | str | DType | Expr | tuple | np.ndarray | "Graph" | None
+Attribute = Union[int, float, bool, str, DType, Expr, tuple, np.ndarray, "Graph", None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
