@@ -1,0 +1,17 @@
+"""The table of common lowerings, which serve every backend that has no better one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tallow.lower.concat import lower_concat
+from tallow.lower.group import Lowering
+from tallow.lower.reduce import lower_arg, lower_cumulative, lower_reduce
+
+COMMON: Mapping[str, Lowering] = {
+    "reduce": lower_reduce,
+    "argmax": lower_arg,
+    "argmin": lower_arg,
+    "cumulative": lower_cumulative,
+    "concat": lower_concat,
+}

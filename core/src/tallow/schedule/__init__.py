@@ -1,0 +1,1 @@
+"""Scheduling: a Graph becomes a Program of ordered steps over planned memory."""

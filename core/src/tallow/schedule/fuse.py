@@ -1,0 +1,175 @@
+"""Fusion: which values are written to memory, and the group of nodes that computes each.
+
+Nodes are visited from the results back. A node joins the group of its readers when they are all in
+one group and nothing is lost by computing it there; otherwise its results are materialised and it
+starts a group of its own. A group has at most one root (a node with a lowering of its own); the
+nodes after the root are its epilogue, the nodes before it its prologue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from tallow.dim import Dim, bounds
+from tallow.graph import Graph, Node, TensorType, Value, captured, consumers
+from tallow.lower.group import Group
+from tallow.lower.pointwise import is_inlinable
+from tallow.ops import OPS
+from tallow.scalar import SCALAR
+
+EXPENSIVE = 6  # flops per element from which a value is not computed again for each reader
+READ_ONCE = ("reduction", "movement")  # kinds of root that read each operand element once
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the scheduler may assume of a target.
+
+    lowered: whether a node has a lowering of its own there (else it is inlined, a view or a host step).
+    feeds: whether `producer` may be inlined into the operands of root `reader`.
+    bare: nodes whose lowering refused a prologue or an epilogue, which therefore stand alone.
+    """
+
+    lowered: Callable[[Node], bool]
+    feeds: Callable[[Node, Node], bool]
+    bare: frozenset[Node] = frozenset()
+
+
+@dataclass(slots=True, eq=False)
+class _Draft:
+    """A group while it grows: `nodes` in reverse order, and which of them come after the root."""
+
+    tail: Node
+    root: Node | None = None
+    nodes: list[Node] = field(default_factory=list)
+    after: set[Node] = field(default_factory=set)
+
+
+def fuse(graph: Graph, rules: Rules) -> list[Group | Node]:
+    """The graph as a list, in an order in which it can run, of groups and of nodes that stand alone:
+    views, constants, host steps and control flow."""
+    readers = consumers(graph)
+    escaping = set(graph.outputs)
+    escaping |= {v for node in graph.nodes for region in node.regions.values() for v in captured(region)}
+    home: dict[Node, _Draft] = {}
+    drafts: list[_Draft] = []
+    for node in reversed(graph.nodes):
+        draft = _join(node, readers, escaping, home, rules)
+        if draft is None:
+            draft = _Draft(node, node if rules.lowered(node) else None)
+            drafts.append(draft)
+        elif rules.lowered(node):
+            draft.root = node
+            draft.after = set(draft.nodes)
+        draft.nodes.append(node)
+        home[node] = draft
+    finished = {d.tail: _finish(d, rules) for d in drafts}
+    result: list[Group | Node] = []
+    for node in graph.nodes:
+        if node in finished:
+            result.extend(finished[node])
+    return result
+
+
+def _join(node: Node, readers, escaping, home, rules: Rules) -> _Draft | None:
+    """The draft that may absorb the node, or None when its results must be in memory."""
+    root = rules.lowered(node)
+    if any(v in escaping for v in node.outputs) or node in rules.bare:
+        return None
+    if not (root or is_inlinable(node)) or len(node.outputs) != 1:
+        return None
+    using = readers.get(node.output, [])
+    targets = {id(home[user]): home[user] for user in using}
+    if len(targets) != 1:
+        return None
+    (draft,) = targets.values()
+    if not _accepts(draft, rules):
+        return None
+    if root:
+        return draft if draft.root is None and _same_place(node.output, draft) and draft.tail not in rules.bare else None
+    for user in using:
+        if user is draft.root and not rules.feeds(node, user):
+            return None
+        if user not in draft.after and user is not draft.root and draft.root is not None and not rules.feeds(node, draft.root):
+            return None
+    return None if _too_dear(node, using, draft) else draft
+
+
+def _accepts(draft: _Draft, rules: Rules) -> bool:
+    """Whether a draft is a kernel at all: its tail is a root or an index rule."""
+    return draft.tail not in rules.bare and (draft.root is not None or is_inlinable(draft.tail))
+
+
+def _same_place(value: Value, draft: _Draft) -> bool:
+    """Whether every node of the draft that depends on `value` is pointwise on its very shape, so that
+    the result's element i needs the value's element i and no other."""
+    touched = {value}
+    for node in reversed(draft.nodes):
+        if not touched.intersection(node.inputs):
+            continue
+        if OPS[node.op].kind != "pointwise" or node.output.shape != value.shape:
+            return False
+        touched.add(node.output)
+    return draft.tail.outputs[0] in touched
+
+
+def _too_dear(node: Node, using: list[Node], draft: _Draft) -> bool:
+    """Whether inlining would compute an expensive element many times."""
+    cost = SCALAR[node.op].flops if node.op in SCALAR else 2 if OPS[node.op].kind == "gather" else 0
+    if cost < EXPENSIVE:
+        return False
+    return any(_larger(_extent(user, draft), node.output.type.size) for user in using)
+
+
+def _extent(user: Node, draft: _Draft) -> Dim:
+    """How many elements a reader makes; a root counts as reading its operands many times over."""
+    if user is draft.root and OPS[user.op].kind not in READ_ONCE:
+        return user.inputs[0].type.size * 1024
+    return max((v.type.size for v in (*user.inputs, *user.outputs) if isinstance(v.type, TensorType)), key=_weight)
+
+
+def _weight(size: Dim) -> int:
+    low, high = bounds(size)
+    return high if high is not None else (low or 0) + (1 << 40)
+
+
+def _larger(a: Dim, b: Dim) -> bool:
+    """Whether a is more than twice b, as far as can be told."""
+    low, _ = bounds(a - b * 2)
+    return isinstance(a, int) and isinstance(b, int) and a > 2 * b or (low is not None and low > 0)
+
+
+def _finish(draft: _Draft, rules: Rules) -> list[Group | Node]:
+    """The group of a draft, its views on materialised values split off as nodes of their own."""
+    tail = draft.tail
+    if draft.root is None and not is_inlinable(tail):
+        return [tail]
+    if tail.op == "constant" or (len(draft.nodes) == 1 and tail.op == "reshape"):
+        return [tail]
+    nodes = list(reversed(draft.nodes))
+    inside = {v for node in nodes for v in node.outputs}
+    views = [n for n in nodes if n.op == "reshape" and n is not tail and n.inputs[0] not in inside]
+    kept = [n for n in nodes if n not in views]
+    inside = {v for node in kept for v in node.outputs}
+    reads = dict.fromkeys(v for node in kept for v in node.inputs if v not in inside)
+    prologue = tuple(n for n in kept if n is not draft.root and n not in draft.after)
+    epilogue = tuple(n for n in kept if n in draft.after)
+    if draft.root is None:
+        prologue, epilogue = tuple(kept), ()
+    else:
+        feeding = _feeding(draft.root, prologue)
+        epilogue = tuple(n for n in kept if n in draft.after or (n in prologue and n not in feeding))
+        prologue = tuple(n for n in prologue if n in feeding)
+    return [*views, Group(draft.root, prologue, epilogue, tuple(reads), tail.outputs)]
+
+
+def _feeding(root: Node, nodes: tuple[Node, ...]) -> set[Node]:
+    """Which nodes the operands of the root depend on."""
+    needed = set(root.inputs)
+    found: set[Node] = set()
+    for node in reversed(nodes):
+        if needed.intersection(node.outputs):
+            found.add(node)
+            needed.update(node.inputs)
+    return found

@@ -1,0 +1,99 @@
+"""The Program: ordered steps over numbered slots of memory, for one target; no device is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from tallow.dim import Dim
+from tallow.graph import Location, Type
+from tallow.kernel.grammar import Kernel
+
+SlotKind = Literal["input", "output", "constant", "temporary", "host"]
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A materialised value: where it lives and what it is.
+
+    output: written straight into the caller's array. temporary: a place in the arena. host: made by a
+    host step, owned by the run. A view names the slot whose memory it shares.
+    """
+
+    name: str
+    type: Type
+    kind: SlotKind
+    view_of: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KernelStep:
+    """One kernel call. `entry` names the kernel; `arguments` are slots, one for each parameter."""
+
+    entry: str
+    arguments: tuple[int, ...]
+    sizes: tuple[Dim, ...]
+    grid: Dim
+    grain: int
+    flops: Dim
+    writes: tuple[int, ...]
+    location: tuple[Location, ...]
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class HostStep:
+    """A node that runs in Python through its numpy meaning; `reason` says why."""
+
+    op: str
+    attributes: Mapping[str, object]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    defines: tuple[str, ...]
+    location: Location
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ControlStep:
+    """An `if` or `loop`; each region is a Program whose inputs are its own, then what it captures."""
+
+    op: str
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    regions: Mapping[str, Program]
+    captured: Mapping[str, tuple[int, ...]]
+    defines: tuple[str, ...]
+    location: Location
+
+
+Step = KernelStep | HostStep | ControlStep
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """Everything a run needs but the machine code and the constants' bytes.
+
+    constants: slot -> key of the array in the executable's constants. lengths: arena bytes are planned
+    when sizes are bound. symbols: name -> (lower, upper) bounds of the sizes that inputs bind.
+    """
+
+    name: str
+    slots: tuple[Slot, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    input_names: tuple[str, ...]
+    output_names: tuple[str, ...]
+    constants: Mapping[int, str]
+    steps: tuple[Step, ...]
+    symbols: Mapping[str, tuple[int, int | None]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Scheduled:
+    """A program with the kernels that its steps name and the arrays of its constants."""
+
+    program: Program
+    kernels: Mapping[str, Kernel]
+    constants: Mapping[str, object]

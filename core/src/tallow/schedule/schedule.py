@@ -1,0 +1,211 @@
+"""schedule: a Graph that has been through the passes becomes a Program and its kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from tallow.errors import CompileError
+from tallow.graph import Graph, Node, TensorType, Value, captured, type_symbols
+from tallow.graph.types import Type
+from tallow.kernel.grammar import Kernel
+from tallow.lower.group import Declined, Group, KernelCall, Lowering, Temporary
+from tallow.lower.pointwise import lower_pointwise
+from tallow.ops import OPS
+from tallow.schedule.fuse import Rules, fuse
+from tallow.schedule.program import ControlStep, HostStep, KernelStep, Program, Scheduled, Slot, Step
+
+CONTROL = ("if", "loop")
+# Which prologue a root other than a reduction may be offered; its lowering can still decline.
+OFFERED = {
+    "matmul": ("transpose",),
+    "attention": ("transpose",),
+    "softmax": ("add", "mul", "sub", "div", "cast", "select"),
+    "log_softmax": ("add", "mul", "sub", "div", "cast"),
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Lowerer:
+    """How nodes of a target become kernels: its lowerings by operator, and what it cannot do."""
+
+    find: Callable[[Node], Lowering | None]
+    refuses: Callable[[Node], str | None]
+    target: object
+
+
+def schedule(graph: Graph, lowerer: Lowerer) -> Scheduled:
+    """The program of a graph. Nodes without a kernel become host steps, with the reason."""
+    return _Scheduler(lowerer, {}, {}).program(graph, ())
+
+
+class _Declines(Exception):
+    def __init__(self, node: Node, reason: str):
+        super().__init__(reason)
+        self.node, self.reason = node, reason
+
+
+@dataclass(slots=True, eq=False)
+class _Scheduler:
+    """Kernels and constants are shared by a program and the programs of its regions."""
+
+    lowerer: Lowerer
+    kernels: dict[str, Kernel]
+    constants: dict[str, np.ndarray]
+    names: dict[Kernel, str] = field(default_factory=dict)
+    constant_keys: dict[int, str] = field(default_factory=dict)
+
+    def program(self, graph: Graph, extra_inputs: Sequence[Value]) -> Scheduled:
+        """Schedules one graph; a lowering that declines costs the node its company, then its kernel."""
+        bare: dict[Node, str] = {}
+        host: dict[Node, str] = {}
+        while True:
+            draft = _Draft(self, graph, bare, host)
+            try:
+                return Scheduled(draft.build(extra_inputs), self.kernels, self.constants)
+            except _Declines as refusal:
+                if refusal.node not in bare:
+                    bare[refusal.node] = refusal.reason
+                else:
+                    host[refusal.node] = refusal.reason
+
+    def kernel_name(self, kernel: Kernel) -> str:
+        """The entry of a kernel; kernels that are equal but for the name share one."""
+        plain = replace(kernel, name="")
+        if plain not in self.names:
+            self.names[plain] = f"{kernel.name}_{len(self.names)}"
+            self.kernels[self.names[plain]] = replace(kernel, name=self.names[plain])
+        return self.names[plain]
+
+    def constant_key(self, array: np.ndarray) -> str:
+        key = self.constant_keys.setdefault(id(array), f"c{len(self.constant_keys)}")
+        self.constants[key] = array
+        return key
+
+
+class _Draft:
+    """One attempt at a program."""
+
+    def __init__(self, shared: _Scheduler, graph: Graph, bare: dict[Node, str], host: dict[Node, str]):
+        self.shared, self.graph, self.bare, self.host = shared, graph, bare, host
+        self.slots: list[Slot] = []
+        self.slot_of: dict[Value | Temporary, int] = {}
+        self.constants: dict[int, str] = {}
+        self.steps: list[Step] = []
+        self.results = set(graph.outputs)
+
+    def build(self, extra_inputs: Sequence[Value]) -> Program:
+        graph = self.graph
+        inputs = tuple(self.slot(v, "input") for v in (*graph.inputs, *extra_inputs))
+        rules = Rules(self.has_lowering, self.feeds, frozenset(self.bare) | frozenset(self.host))
+        for item in fuse(graph, rules):
+            self.add(item)
+        outputs = tuple(self.slot_of[v] for v in graph.outputs)
+        found = {name: s for v in graph.inputs for name, s in type_symbols(v.type).items()}
+        return Program(
+            graph.name,
+            tuple(self.slots),
+            inputs,
+            outputs,
+            tuple(v.name for v in (*graph.inputs, *extra_inputs)),
+            graph.output_names,
+            self.constants,
+            tuple(self.steps),
+            {name: (s.lower, s.upper) for name, s in found.items()},
+        )
+
+    def has_lowering(self, node: Node) -> bool:
+        return node not in self.host and self.shared.lowerer.find(node) is not None
+
+    def feeds(self, producer: Node, reader: Node) -> bool:
+        if reader in self.bare:
+            return False
+        if OPS[reader.op].kind == "reduction" or reader.op == "concat":
+            return True
+        return producer.op == "constant" or producer.op in OFFERED.get(reader.op, ())
+
+    def slot(self, value: Value | Temporary, kind: str, view_of: int | None = None) -> int:
+        type_: Type = TensorType(value.dtype, (value.size,)) if isinstance(value, Temporary) else value.type
+        self.slots.append(Slot(value.name, type_, kind, view_of))
+        self.slot_of[value] = len(self.slots) - 1
+        return len(self.slots) - 1
+
+    def add(self, item: Group | Node) -> None:
+        if isinstance(item, Group):
+            self.add_group(item)
+        elif item.op == "constant":
+            slot = self.slot(item.output, "constant")
+            self.constants[slot] = self.shared.constant_key(item["value"])
+        elif item.op == "reshape" and self.slots[self.slot_of[item.inputs[0]]].kind != "host":
+            self.slot(item.output, "temporary", self.slot_of[item.inputs[0]])
+        elif item.op in CONTROL:
+            self.add_control(item)
+        else:
+            self.add_host(item)
+
+    def add_group(self, group: Group) -> None:
+        refusal = next((r for n in group.nodes if (r := self.shared.lowerer.refuses(n))), None)
+        if refusal is not None:
+            self.split_to_host(group, refusal)
+            return
+        lowering = self.shared.lowerer.find(group.root) if group.root else lower_pointwise
+        calls = lowering(group, self.shared.lowerer.target)
+        if isinstance(calls, Declined):
+            raise _Declines(group.root or group.nodes[-1], calls.reason)
+        for value in group.outputs:
+            self.slot(value, "output" if value in self.results else "temporary")
+        for call in calls:
+            self.add_call(group, call)
+
+    def add_call(self, group: Group, call: KernelCall) -> None:
+        for argument in call.arguments:
+            if isinstance(argument, Temporary) and argument not in self.slot_of:
+                self.slot(argument, "temporary")
+            if argument not in self.slot_of:
+                raise CompileError(f"a lowering of {_label(group)} reads {argument.name}, which is not in memory")
+        arguments = tuple(self.slot_of[a] for a in call.arguments)
+        writes = tuple(s for s, p in zip(arguments, call.kernel.parameters, strict=True) if p.writable)
+        entry = self.shared.kernel_name(call.kernel)
+        locations = tuple(dict.fromkeys(n.location for n in group.nodes if n.op != "constant"))
+        self.steps.append(
+            KernelStep(entry, arguments, call.sizes, call.grid, call.grain, call.flops, writes, locations, _label(group))
+        )
+
+    def split_to_host(self, group: Group, reason: str) -> None:
+        """Runs a group's nodes one by one in numpy."""
+        for node in group.nodes:
+            if node.op == "constant":
+                self.add(node)
+            else:
+                self.add_host(node, reason)
+
+    def add_host(self, node: Node, reason: str = "") -> None:
+        inputs = tuple(self.need(v) for v in node.inputs)
+        reason = reason or self.host.get(node) or self.bare.get(node) or f"no kernel for {node.op}"
+        outputs = tuple(self.slot(v, "host") for v in node.outputs)
+        self.steps.append(
+            HostStep(node.op, dict(node.attributes), inputs, outputs, node.defines, node.location, reason)
+        )
+
+    def need(self, value: Value) -> int:
+        if value not in self.slot_of:
+            raise CompileError(f"{value!r} is read before it is made: a fault of the scheduler")
+        return self.slot_of[value]
+
+    def add_control(self, node: Node) -> None:
+        regions, taken = {}, {}
+        for name, region in node.regions.items():
+            outside = captured(region)
+            regions[name] = self.shared.program(region, outside).program
+            taken[name] = tuple(self.need(v) for v in outside)
+        inputs = tuple(self.need(v) for v in node.inputs)
+        outputs = tuple(self.slot(v, "host") for v in node.outputs)
+        self.steps.append(ControlStep(node.op, inputs, outputs, regions, taken, node.defines, node.location))
+
+
+def _label(group: Group) -> str:
+    """The ops of a group in order, for plans and profiles."""
+    ops = [n.op for n in group.nodes if n.op != "constant"]
+    return "+".join(ops if len(ops) <= 6 else [*ops[:3], f"({len(ops) - 5} more)", *ops[-2:]])
