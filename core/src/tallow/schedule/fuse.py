@@ -29,11 +29,16 @@ class Rules:
     lowered: whether a node has a lowering of its own there (else it is inlined, a view or a host step).
     feeds: whether `producer` may be inlined into the operands of root `reader`.
     bare: nodes whose lowering refused a prologue or an epilogue, which therefore stand alone.
+    host: nodes that run in Python.
     """
 
     lowered: Callable[[Node], bool]
     feeds: Callable[[Node, Node], bool]
     bare: frozenset[Node] = frozenset()
+    host: frozenset[Node] = frozenset()
+
+    def alone(self, node: Node) -> bool:
+        return node in self.bare or node in self.host
 
 
 @dataclass(slots=True, eq=False)
@@ -64,7 +69,8 @@ def fuse(graph: Graph, rules: Rules) -> list[Group | Node]:
             draft.after = set(draft.nodes)
         draft.nodes.append(node)
         home[node] = draft
-    finished = {d.tail: _finish(d, rules) for d in drafts}
+    scalars = {node.output: node for node in graph.nodes if node.op == "constant" and is_inlinable(node)}
+    finished = {d.tail: _finish(d, rules, scalars) for d in drafts}
     result: list[Group | Node] = []
     for node in graph.nodes:
         if node in finished:
@@ -75,7 +81,7 @@ def fuse(graph: Graph, rules: Rules) -> list[Group | Node]:
 def _join(node: Node, readers, escaping, home, rules: Rules) -> _Draft | None:
     """The draft that may absorb the node, or None when its results must be in memory."""
     root = rules.lowered(node)
-    if any(v in escaping for v in node.outputs) or node in rules.bare:
+    if node.op == "constant" or rules.alone(node) or any(v in escaping for v in node.outputs):
         return None
     if not (root or is_inlinable(node)) or len(node.outputs) != 1:
         return None
@@ -87,7 +93,7 @@ def _join(node: Node, readers, escaping, home, rules: Rules) -> _Draft | None:
     if not _accepts(draft, rules):
         return None
     if root:
-        return draft if draft.root is None and _same_place(node.output, draft) and draft.tail not in rules.bare else None
+        return draft if draft.root is None and _same_place(node.output, draft) else None
     for user in using:
         if user is draft.root and not rules.feeds(node, user):
             return None
@@ -98,7 +104,7 @@ def _join(node: Node, readers, escaping, home, rules: Rules) -> _Draft | None:
 
 def _accepts(draft: _Draft, rules: Rules) -> bool:
     """Whether a draft is a kernel at all: its tail is a root or an index rule."""
-    return draft.tail not in rules.bare and (draft.root is not None or is_inlinable(draft.tail))
+    return not rules.alone(draft.tail) and (draft.root is not None or is_inlinable(draft.tail))
 
 
 def _same_place(value: Value, draft: _Draft) -> bool:
@@ -140,10 +146,12 @@ def _larger(a: Dim, b: Dim) -> bool:
     return isinstance(a, int) and isinstance(b, int) and a > 2 * b or (low is not None and low > 0)
 
 
-def _finish(draft: _Draft, rules: Rules) -> list[Group | Node]:
-    """The group of a draft, its views on materialised values split off as nodes of their own."""
+def _finish(draft: _Draft, rules: Rules, scalars: dict[Value, Node]) -> list[Group | Node]:
+    """The group of a draft, its views on materialised values split off as nodes of their own.
+
+    Scalar constants are inlined into every group that reads them."""
     tail = draft.tail
-    if draft.root is None and not is_inlinable(tail):
+    if tail in rules.host or (draft.root is None and not is_inlinable(tail)):
         return [tail]
     if tail.op == "constant" or (len(draft.nodes) == 1 and tail.op == "reshape"):
         return [tail]
@@ -151,15 +159,14 @@ def _finish(draft: _Draft, rules: Rules) -> list[Group | Node]:
     inside = {v for node in nodes for v in node.outputs}
     views = [n for n in nodes if n.op == "reshape" and n is not tail and n.inputs[0] not in inside]
     kept = [n for n in nodes if n not in views]
+    kept = [*dict.fromkeys(scalars[v] for n in kept for v in n.inputs if v in scalars), *kept]
     inside = {v for node in kept for v in node.outputs}
     reads = dict.fromkeys(v for node in kept for v in node.inputs if v not in inside)
-    prologue = tuple(n for n in kept if n is not draft.root and n not in draft.after)
-    epilogue = tuple(n for n in kept if n in draft.after)
-    if draft.root is None:
-        prologue, epilogue = tuple(kept), ()
-    else:
+    prologue, epilogue = tuple(kept), ()
+    if draft.root is not None:
+        prologue = tuple(n for n in kept if n is not draft.root and n not in draft.after)
         feeding = _feeding(draft.root, prologue)
-        epilogue = tuple(n for n in kept if n in draft.after or (n in prologue and n not in feeding))
+        epilogue = tuple(n for n in kept if n is not draft.root and n not in feeding)
         prologue = tuple(n for n in prologue if n in feeding)
     return [*views, Group(draft.root, prologue, epilogue, tuple(reads), tail.outputs)]
 

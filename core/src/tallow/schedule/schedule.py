@@ -14,6 +14,7 @@ from tallow.kernel.grammar import Kernel
 from tallow.lower.group import Declined, Group, KernelCall, Lowering, Temporary
 from tallow.lower.pointwise import lower_pointwise
 from tallow.ops import OPS
+from tallow.passes.decompose import decompose
 from tallow.schedule.fuse import Rules, fuse
 from tallow.schedule.program import ControlStep, HostStep, KernelStep, Program, Scheduled, Slot, Step
 
@@ -60,7 +61,7 @@ class _Scheduler:
     def program(self, graph: Graph, extra_inputs: Sequence[Value]) -> Scheduled:
         """Schedules one graph; a lowering that declines costs the node its company, then its kernel."""
         bare: dict[Node, str] = {}
-        host: dict[Node, str] = {}
+        host = {node: r for node in graph.nodes if (r := self.lowerer.refuses(node)) is not None}
         while True:
             draft = _Draft(self, graph, bare, host)
             try:
@@ -68,6 +69,8 @@ class _Scheduler:
             except _Declines as refusal:
                 if refusal.node not in bare:
                     bare[refusal.node] = refusal.reason
+                elif OPS[refusal.node.op].decompose is not None:
+                    graph = decompose(graph, keep=lambda node, refused=refusal.node: node is not refused)
                 else:
                     host[refusal.node] = refusal.reason
 
@@ -94,15 +97,17 @@ class _Draft:
         self.slot_of: dict[Value | Temporary, int] = {}
         self.constants: dict[int, str] = {}
         self.steps: list[Step] = []
+        self.unused: dict[Value, Node] = {}
         self.results = set(graph.outputs)
 
     def build(self, extra_inputs: Sequence[Value]) -> Program:
         graph = self.graph
         inputs = tuple(self.slot(v, "input") for v in (*graph.inputs, *extra_inputs))
-        rules = Rules(self.has_lowering, self.feeds, frozenset(self.bare) | frozenset(self.host))
+        rules = Rules(self.has_lowering, self.feeds, frozenset(self.bare), frozenset(self.host))
         for item in fuse(graph, rules):
             self.add(item)
-        outputs = tuple(self.slot_of[v] for v in graph.outputs)
+        outputs = tuple(self.need(v) for v in graph.outputs)
+        self.write_views_in_place(outputs)
         found = {name: s for v in graph.inputs for name, s in type_symbols(v.type).items()}
         return Program(
             graph.name,
@@ -115,6 +120,15 @@ class _Draft:
             tuple(self.steps),
             {name: (s.lower, s.upper) for name, s in found.items()},
         )
+
+    def write_views_in_place(self, outputs: Sequence[int]) -> None:
+        """A result that is a view of a temporary makes that temporary the caller's array."""
+        for output in outputs:
+            root = output
+            while (below := self.slots[root].view_of) is not None:
+                root = below
+            if self.slots[root].kind == "temporary" and root not in outputs:
+                self.slots[root] = replace(self.slots[root], kind="output")
 
     def has_lowering(self, node: Node) -> bool:
         return node not in self.host and self.shared.lowerer.find(node) is not None
@@ -136,20 +150,15 @@ class _Draft:
         if isinstance(item, Group):
             self.add_group(item)
         elif item.op == "constant":
-            slot = self.slot(item.output, "constant")
-            self.constants[slot] = self.shared.constant_key(item["value"])
-        elif item.op == "reshape" and self.slots[self.slot_of[item.inputs[0]]].kind != "host":
-            self.slot(item.output, "temporary", self.slot_of[item.inputs[0]])
+            self.unused[item.output] = item
+        elif item.op == "reshape" and self.slots[self.need(item.inputs[0])].kind != "host":
+            self.slot(item.output, "temporary", self.need(item.inputs[0]))
         elif item.op in CONTROL:
             self.add_control(item)
         else:
             self.add_host(item)
 
     def add_group(self, group: Group) -> None:
-        refusal = next((r for n in group.nodes if (r := self.shared.lowerer.refuses(n))), None)
-        if refusal is not None:
-            self.split_to_host(group, refusal)
-            return
         lowering = self.shared.lowerer.find(group.root) if group.root else lower_pointwise
         calls = lowering(group, self.shared.lowerer.target)
         if isinstance(calls, Declined):
@@ -163,9 +172,7 @@ class _Draft:
         for argument in call.arguments:
             if isinstance(argument, Temporary) and argument not in self.slot_of:
                 self.slot(argument, "temporary")
-            if argument not in self.slot_of:
-                raise CompileError(f"a lowering of {_label(group)} reads {argument.name}, which is not in memory")
-        arguments = tuple(self.slot_of[a] for a in call.arguments)
+        arguments = tuple(self.need(a) for a in call.arguments)
         writes = tuple(s for s, p in zip(arguments, call.kernel.parameters, strict=True) if p.writable)
         entry = self.shared.kernel_name(call.kernel)
         locations = tuple(dict.fromkeys(n.location for n in group.nodes if n.op != "constant"))
@@ -173,25 +180,20 @@ class _Draft:
             KernelStep(entry, arguments, call.sizes, call.grid, call.grain, call.flops, writes, locations, _label(group))
         )
 
-    def split_to_host(self, group: Group, reason: str) -> None:
-        """Runs a group's nodes one by one in numpy."""
-        for node in group.nodes:
-            if node.op == "constant":
-                self.add(node)
-            else:
-                self.add_host(node, reason)
-
-    def add_host(self, node: Node, reason: str = "") -> None:
+    def add_host(self, node: Node) -> None:
         inputs = tuple(self.need(v) for v in node.inputs)
-        reason = reason or self.host.get(node) or self.bare.get(node) or f"no kernel for {node.op}"
+        reason = self.host.get(node) or self.bare.get(node) or f"no kernel for {node.op}"
         outputs = tuple(self.slot(v, "host") for v in node.outputs)
         self.steps.append(
             HostStep(node.op, dict(node.attributes), inputs, outputs, node.defines, node.location, reason)
         )
 
-    def need(self, value: Value) -> int:
+    def need(self, value: Value | Temporary) -> int:
+        """The slot of a value; a constant gets one when it is first read."""
+        if value in self.unused:
+            self.constants[self.slot(value, "constant")] = self.shared.constant_key(self.unused.pop(value)["value"])
         if value not in self.slot_of:
-            raise CompileError(f"{value!r} is read before it is made: a fault of the scheduler")
+            raise CompileError(f"{value.name} is read before it is made: a fault of the scheduler or of a lowering")
         return self.slot_of[value]
 
     def add_control(self, node: Node) -> None:

@@ -1,0 +1,1 @@
+"""Passes: functions from Graph to Graph, one file each; `pipeline` says which run in what order."""

@@ -1,0 +1,26 @@
+"""Decomposition: composite operators are written out in simpler ones, unless a target keeps them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tallow.builder import Builder
+from tallow.graph import Graph, Node
+from tallow.ops import OPS
+from tallow.passes.rewrite import rewrite
+
+
+def decompose(graph: Graph, keep: Callable[[Node], bool] = lambda node: False) -> Graph:
+    """The graph without the composite operators that `keep` does not want, at any depth."""
+
+    def rule(builder: Builder, node: Node):
+        row = OPS[node.op]
+        if row.decompose is None or keep(node):
+            return None
+        return row.decompose(builder, node)
+
+    while True:
+        simpler = rewrite(graph, rule)
+        if simpler is graph:
+            return graph
+        graph = simpler
