@@ -1,0 +1,107 @@
+"""Executable: a program with its machine code and constants, opened on a device and ready to run."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tallow.backend import Code, Device, Target
+from tallow.dtype import DType
+from tallow.dtype import dtype as dtype_of
+from tallow.errors import InputError
+from tallow.graph import TensorType
+from tallow.plan import Plan, describe
+from tallow.runtime.binding import bind_inputs
+from tallow.runtime.machine import Machine
+from tallow.schedule.program import Program
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """A named input or output: dtype and shape, symbolic sizes as strings."""
+
+    name: str
+    dtype: DType
+    shape: tuple[int | str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """What compiling makes and a `.tallow` file holds: nothing of it belongs to a device."""
+
+    program: Program
+    target: Target
+    code: Code
+    constants: Mapping[str, np.ndarray]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+def port(name: str, type_: TensorType) -> Port:
+    if not isinstance(type_, TensorType):
+        return Port(name, None, (str(type_),))
+    return Port(name, type_.dtype, tuple(d if isinstance(d, int) else str(d) for d in type_.shape))
+
+
+class Executable:
+    """A model that runs. `exe(x, y)` takes arrays in order; `exe.run({"name": x})` by name.
+
+    Runs from several threads at once are safe. Arrays are taken as they are when they are
+    C-contiguous and of the input's dtype; results are fresh arrays unless `out` gives them.
+    """
+
+    def __init__(self, compiled: Compiled, device: Device, threads: int):
+        self.compiled = compiled
+        self.device = device
+        self.threads = threads
+        self._machine = Machine(compiled, device, threads)
+        program = compiled.program
+        self.inputs = tuple(
+            port(n, program.slots[s].type) for n, s in zip(program.input_names, program.inputs, strict=True)
+        )
+        self.outputs = tuple(
+            port(n, program.slots[s].type) for n, s in zip(program.output_names, program.outputs, strict=True)
+        )
+        self._lock = threading.Lock()
+
+    def __call__(self, *arrays, out: Mapping[str, np.ndarray] | None = None):
+        """Results for inputs in order: one array, or a tuple when the model has several results."""
+        if len(arrays) != len(self.inputs):
+            names = ", ".join(map(str, self.inputs))
+            raise InputError(f"expected {len(self.inputs)} inputs ({names}), got {len(arrays)}")
+        results = self._machine.run(self._bound(arrays), out)
+        return results[0] if len(results) == 1 else tuple(results)
+
+    def run(self, inputs: Mapping[str, object], out: Mapping[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
+        """Results by name for inputs by name; InputError says which names, dtypes or sizes do not fit."""
+        names = self.compiled.program.input_names
+        missing = [n for n in names if n not in inputs]
+        unknown = [n for n in inputs if n not in names]
+        if missing or unknown:
+            parts = [f"missing {', '.join(missing)}"] * bool(missing) + [f"unknown {', '.join(unknown)}"] * bool(unknown)
+            raise InputError(f"inputs: {'; '.join(parts)}. This model takes {', '.join(map(str, self.inputs))}")
+        results = self._machine.run(self._bound([inputs[n] for n in names]), out)
+        return dict(zip(self.compiled.program.output_names, results, strict=True))
+
+    def _bound(self, arrays: Sequence[object]):
+        return bind_inputs(self.compiled.program, arrays)
+
+    @property
+    def plan(self) -> Plan:
+        """Steps in order with where and why each runs, and the memory they need."""
+        return describe(self.compiled, self.threads)
+
+    def __getstate__(self):
+        return {"compiled": self.compiled, "device": self.device.info.name, "threads": self.threads}
+
+    def __repr__(self) -> str:
+        return f"<Executable {self.compiled.program.name} for {self.compiled.target}, {len(self.compiled.program.steps)} steps>"
+
+
+def as_dtype(name: str) -> DType:
+    return dtype_of(name)

@@ -1,0 +1,1 @@
+"""Running programs: binding sizes, laying out memory, walking steps."""

@@ -1,0 +1,94 @@
+"""Binding: arrays are checked against a program's inputs and give its size symbols their values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tallow.dim import Dim, Expr, Symbol, evaluate
+from tallow.dtype import dtype
+from tallow.errors import InputError, TallowError
+from tallow.graph import TensorType
+from tallow.schedule.program import Program
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """Input arrays, C-contiguous and of the right dtype, and the value of each size symbol."""
+
+    arrays: tuple[np.ndarray, ...]
+    sizes: dict[str, int]
+
+
+def as_array(value: object, name: str) -> np.ndarray:
+    """Anything array-like as a numpy array, without a copy where numpy or dlpack allow."""
+    if isinstance(value, np.ndarray):
+        return value
+    if hasattr(value, "__dlpack__"):
+        try:
+            return np.from_dlpack(value)
+        except (BufferError, RuntimeError, TypeError) as error:
+            raise InputError(f'input "{name}": dlpack gave no host array ({error}): move it to the CPU first') from None
+    return np.asarray(value)
+
+
+def bind_inputs(program: Program, values: Sequence[object]) -> Bound:
+    """Checks and converts every input; InputError names the input, what was expected and what came."""
+    sizes: dict[str, int] = {}
+    arrays = []
+    for name, slot, value in zip(program.input_names, program.inputs, values, strict=True):
+        arrays.append(_check(name, program.slots[slot].type, value, sizes))
+    for name, slot, array in zip(program.input_names, program.inputs, arrays, strict=True):
+        _check_derived(name, program.slots[slot].type, array, sizes)
+    for symbol, (low, high) in program.symbols.items():
+        size = sizes.get(symbol)
+        if size is not None and (size < low or (high is not None and size > high)):
+            raise InputError(f"size {symbol} = {size} is outside {low}..{'' if high is None else high}: compile with other dims")
+    return Bound(tuple(arrays), sizes)
+
+
+def _check(name: str, expected, value: object, sizes: dict[str, int]):
+    if not isinstance(expected, TensorType):
+        return value
+    array = as_array(value, name)
+    if array.dtype != expected.dtype.numpy and not (expected.dtype.kind == "string" and array.dtype.kind in "OUS"):
+        given = str(dtype(array.dtype)) if array.dtype.kind != "V" else str(array.dtype)
+        raise InputError(
+            f'input "{name}": expected {expected}, got dtype {given}: convert it with .astype({str(expected.dtype.numpy)!r})'
+        )
+    if array.ndim != expected.rank:
+        raise InputError(f'input "{name}": expected {expected} (rank {expected.rank}), got shape {array.shape}')
+    for axis, (dim, size) in enumerate(zip(expected.shape, array.shape, strict=True)):
+        if isinstance(dim, int):
+            if dim != size:
+                raise InputError(f'input "{name}": expected {expected}, got shape {array.shape} (axis {axis} must be {dim})')
+        elif (symbol := _plain(dim)) is not None:
+            known = sizes.setdefault(symbol, size)
+            if known != size:
+                raise InputError(f'input "{name}": axis {axis} is {symbol}, which is {known} in another input, got {size}')
+    return array if array.flags.c_contiguous and array.flags.aligned else np.ascontiguousarray(array)
+
+
+def _plain(dim: Dim) -> str | None:
+    """The name of a Dim that is one symbol."""
+    match dim:
+        case Expr(terms=((((Symbol() as only),), 1),)):
+            return only.name
+    return None
+
+
+def _check_derived(name: str, expected, array: np.ndarray, sizes: dict[str, int]) -> None:
+    """Sizes that are expressions of other sizes must agree with what came."""
+    if not isinstance(expected, TensorType):
+        return
+    for axis, dim in enumerate(expected.shape):
+        if isinstance(dim, int) or _plain(dim) is not None:
+            continue
+        try:
+            wanted = evaluate(dim, sizes)
+        except TallowError as error:
+            raise InputError(f'input "{name}": axis {axis} is {dim}: {error}') from None
+        if wanted != array.shape[axis]:
+            raise InputError(f'input "{name}": axis {axis} is {dim} = {wanted}, got {array.shape[axis]}')

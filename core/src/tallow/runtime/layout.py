@@ -1,0 +1,99 @@
+"""Layout: where each slot of a program lives once sizes are known, phase by phase.
+
+A program runs in phases: a step that binds new sizes ends one. Sizes of a phase are all known when it
+starts, so its temporaries get one arena, planned then and remembered for the next run with these sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tallow.dim import evaluate
+from tallow.graph import TensorType
+from tallow.schedule.memory import Lifetime, plan_memory
+from tallow.schedule.program import KernelStep, Program, Step
+
+
+def root_of(program: Program, slot: int) -> int:
+    """The slot whose memory a view shares; the slot itself if it is no view."""
+    while (below := program.slots[slot].view_of) is not None:
+        slot = below
+    return slot
+
+
+def phases_of(program: Program) -> list[tuple[int, ...]]:
+    """Numbers of the steps of each phase; each but the last ends with a step that binds sizes."""
+    phases: list[tuple[int, ...]] = []
+    current: list[int] = []
+    for number, step in enumerate(program.steps):
+        current.append(number)
+        if not isinstance(step, KernelStep) and step.defines:
+            phases.append(tuple(current))
+            current = []
+    return [*phases, tuple(current)]
+
+
+def step_reads_writes(step: Step) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The slots a step reads and those it writes."""
+    if isinstance(step, KernelStep):
+        return step.arguments, step.writes
+    captured = getattr(step, "captured", {})
+    return (*step.inputs, *(s for slots in captured.values() for s in slots)), step.outputs
+
+
+@dataclass(frozen=True, slots=True)
+class Lives:
+    """For each owned slot (temporary or output): the steps of its first write and last use."""
+
+    first: Mapping[int, int]
+    last: Mapping[int, int]
+
+
+def lives_of(program: Program) -> Lives:
+    first: dict[int, int] = {}
+    last: dict[int, int] = {}
+    for number, step in enumerate(program.steps):
+        reads, writes = step_reads_writes(step)
+        for slot in (*reads, *writes):
+            root = root_of(program, slot)
+            if program.slots[root].kind in ("temporary", "output"):
+                first.setdefault(root, number)
+                last[root] = number
+    for slot in program.outputs:
+        root = root_of(program, slot)
+        if root in first:
+            last[root] = len(program.steps)
+    return Lives(first, last)
+
+
+def shape_of(program: Program, slot: int, sizes: Mapping[str, int]) -> tuple[int, ...]:
+    return tuple(evaluate(dim, sizes) for dim in program.slots[slot].type.shape)
+
+
+def size_of(program: Program, slot: int, sizes: Mapping[str, int]) -> int:
+    """Bytes of a slot."""
+    count = 1
+    for extent in shape_of(program, slot, sizes):
+        count *= extent
+    return count * program.slots[slot].type.dtype.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseLayout:
+    """Byte offsets in the phase's arena of the temporaries first written in it, and the arena's size."""
+
+    offsets: Mapping[int, int]
+    arena: int
+
+
+def lay_out(program: Program, lives: Lives, phase: tuple[int, ...], sizes: Mapping[str, int]) -> PhaseLayout:
+    steps = set(phase)
+    slots = [
+        slot
+        for slot, at in lives.first.items()
+        if at in steps and program.slots[slot].kind == "temporary" and isinstance(program.slots[slot].type, TensorType)
+    ]
+    lifetimes = [Lifetime(size_of(program, s, sizes), lives.first[s], lives.last[s]) for s in slots]
+    plan = plan_memory(lifetimes)
+    return PhaseLayout(dict(zip(slots, plan.offsets, strict=True)), plan.size)

@@ -1,0 +1,309 @@
+"""Machine: runs a compiled program on an opened device, one native call for each run of kernel steps."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tallow.backend import BoundStep, Device, Module, Prepared
+from tallow.dim import evaluate
+from tallow.errors import InputError
+from tallow.graph import TensorType
+from tallow.runtime.binding import Bound
+from tallow.runtime.host import bind_sizes, read_sizes, run_host_step
+from tallow.runtime.layout import PhaseLayout, lay_out, lives_of, phases_of, root_of, shape_of
+from tallow.schedule.program import ControlStep, HostStep, KernelStep, Program
+
+REMEMBERED = 32  # size bindings whose prepared steps are kept
+ABSOLUTE = 0  # the base whose address is 0: offsets from it are addresses of constants
+
+Observer = Callable[[int, float], None]
+
+
+@dataclass(slots=True)
+class Frame:
+    """One run in progress: addresses by base number, and the arrays behind them."""
+
+    bases: list[int]
+    arrays: dict[int, np.ndarray]
+    sizes: dict[str, int]
+    memory: list[object]
+    out: Mapping[int, np.ndarray]
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Consecutive kernel steps, prepared; or the number of one host or control step."""
+
+    prepared: Prepared | None
+    steps: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PhasePlan:
+    """A phase for known sizes."""
+
+    layout: PhaseLayout
+    segments: tuple[Segment, ...]
+    results: tuple[tuple[int, tuple[int, ...]], ...]  # output slots first written here, and their shapes
+
+
+class Machine:
+    """Runs one program; regions of its control steps have machines of their own."""
+
+    def __init__(self, program: Program, module: Module, device: Device, constants: Mapping[str, np.ndarray], threads: int):
+        self.program, self.module, self.device, self.threads = program, module, device, threads
+        self.constants = {slot: device.upload(constants[key]) for slot, key in program.constants.items()}
+        self.addresses = {slot: device.address(memory) for slot, memory in self.constants.items()}
+        self.phases = phases_of(program)
+        self.lives = lives_of(program)
+        self.base_of = self._number_bases()
+        self.regions = {
+            (number, name): Machine(region, module, device, constants, threads)
+            for number, step in enumerate(program.steps)
+            if isinstance(step, ControlStep)
+            for name, region in step.regions.items()
+        }
+        self._plans: OrderedDict[tuple, PhasePlan] = OrderedDict()
+        self._arenas: list[list[tuple[int, object]]] = [[] for _ in self.phases]
+        self._lock = threading.Lock()
+
+    def _number_bases(self) -> dict[int, int]:
+        owners = [s for s, slot in enumerate(self.program.slots) if slot.kind in ("input", "output", "host")]
+        owners = [s for s in owners if self.program.slots[s].view_of is None]
+        return {slot: 1 + len(self.phases) + i for i, slot in enumerate(owners)}
+
+    def run(self, bound: Bound, out: Mapping[int, np.ndarray] | None = None, observe: Observer | None = None) -> list:
+        """The results in order; `out` gives arrays for some of them by output slot."""
+        frame = Frame([0] * (1 + len(self.phases) + len(self.base_of)), {}, dict(bound.sizes), [], out or {})
+        for slot, array in zip(self.program.inputs, bound.arrays, strict=True):
+            self._own(frame, slot, array)
+        for number, phase in enumerate(self.phases):
+            self._run_phase(frame, number, phase, observe)
+        results = [self._result(frame, slot, position) for position, slot in enumerate(self.program.outputs)]
+        self._give_back(frame)
+        return results
+
+    def _own(self, frame: Frame, slot: int, array) -> None:
+        frame.arrays[slot] = array
+        if isinstance(array, np.ndarray) and array.dtype != object:
+            frame.bases[self.base_of[slot]] = array.ctypes.data if not array.size else array.__array_interface__["data"][0]
+
+    def _run_phase(self, frame: Frame, number: int, phase: tuple[int, ...], observe: Observer | None) -> None:
+        plan = self._plan(number, phase, frame)
+        if plan.layout.arena:
+            size, memory = self._take_arena(number, plan.layout.arena)
+            frame.memory.append((number, size, memory))
+            frame.bases[1 + number] = self.device.address(memory)
+        for slot, shape in plan.results:
+            given = frame.out.get(slot)
+            dtype = self.program.slots[slot].type.dtype.numpy
+            self._own(frame, slot, np.empty(shape, dtype) if given is None else given)
+        for segment in plan.segments:
+            if segment.prepared is None:
+                self._run_other(frame, segment.steps[0], observe)
+            elif observe is None:
+                segment.prepared.run(frame.bases)
+            else:
+                for step, seconds in zip(segment.steps, segment.prepared.profile(frame.bases), strict=True):
+                    observe(step, seconds)
+
+    # Memory ------------------------------------------------------------------------------------
+
+    def _take_arena(self, phase: int, size: int) -> tuple[int, object]:
+        with self._lock:
+            free = self._arenas[phase]
+            for position, (have, _) in enumerate(free):
+                if have >= size:
+                    return free.pop(position)
+            free.clear()  # all too small: give them back rather than keep one for each size seen
+        return size, self.device.allocate(size)
+
+    def _give_back(self, frame: Frame) -> None:
+        with self._lock:
+            for phase, size, memory in frame.memory:
+                self._arenas[phase].append((size, memory))
+
+    def _plan(self, number: int, phase: tuple[int, ...], frame: Frame) -> PhasePlan:
+        key = (number, *frame.sizes.values())
+        plan = self._plans.get(key)
+        if plan is None:
+            plan = self._make_plan(number, phase, frame)
+            with self._lock:
+                self._plans[key] = plan
+                while len(self._plans) > REMEMBERED * len(self.phases):
+                    self._plans.popitem(last=False)
+        return plan
+
+    def _make_plan(self, number: int, phase: tuple[int, ...], frame: Frame) -> PhasePlan:
+        sizes = dict(frame.sizes)
+        layout = lay_out(self.program, self.lives, phase, sizes)
+        earlier = {}
+        for before in range(number):
+            earlier |= {s: (1 + before, o) for s, o in self._layout_of(before, sizes).offsets.items()}
+        places = earlier | {s: (1 + number, o) for s, o in layout.offsets.items()}
+        segments: list[Segment] = []
+        run: list[int] = []
+        for step_number in phase:
+            step = self.program.steps[step_number]
+            if isinstance(step, KernelStep):
+                run.append(step_number)
+                continue
+            segments += self._kernel_segment(run, places, sizes)
+            run = []
+            segments.append(Segment(None, (step_number,)))
+        segments += self._kernel_segment(run, places, sizes)
+        return PhasePlan(layout, tuple(segments), self._results_of(phase, sizes))
+
+    def _layout_of(self, phase: int, sizes: dict[str, int]) -> PhaseLayout:
+        """The layout an earlier phase had; it saw no sizes that it did not use."""
+        return lay_out(self.program, self.lives, self.phases[phase], sizes)
+
+    def _results_of(self, phase: tuple[int, ...], sizes) -> tuple:
+        """Output arrays to make: shaped as the program's result, which may be a view of the slot."""
+        found = {}
+        for slot in self.program.outputs:
+            root = root_of(self.program, slot)
+            if self.program.slots[root].kind == "output" and self.lives.first.get(root) in phase:
+                found[root] = shape_of(self.program, slot, sizes)
+        return tuple(found.items())
+
+    def _kernel_segment(self, run: list[int], places, sizes) -> list[Segment]:
+        bound, kept = [], []
+        for number in run:
+            step = self.program.steps[number]
+            grid = evaluate(step.grid, sizes)
+            if grid > 0:
+                arguments = tuple(self._place(slot, places) for slot in step.arguments)
+                values = tuple(evaluate(dim, sizes) for dim in step.sizes)
+                bound.append(BoundStep(step.entry, arguments, values, grid, step.grain))
+                kept.append(number)
+        return [Segment(self.module.prepare(bound, self.threads), tuple(kept))] if bound else []
+
+    def _place(self, slot: int, places: Mapping[int, tuple[int, int]]) -> tuple[int, int]:
+        root = root_of(self.program, slot)
+        match self.program.slots[root].kind:
+            case "constant":
+                return ABSOLUTE, self.addresses[root]
+            case "temporary":
+                return places[root]
+        return self.base_of[root], 0
+
+    # Steps that are not kernels ----------------------------------------------------------------
+
+    def _view(self, frame: Frame, slot: int):
+        """The slot's value as an array on the host."""
+        root = root_of(self.program, slot)
+        kind = self.program.slots[root].kind
+        if kind == "constant":
+            array = np.asarray(self.constants[root])
+        elif kind == "temporary":
+            array = self._temporary(frame, root)
+        else:
+            array = frame.arrays[root]
+        return array if slot == root else array.reshape(shape_of(self.program, slot, frame.sizes))
+
+    def _temporary(self, frame: Frame, root: int) -> np.ndarray:
+        number = next(n for n, phase in enumerate(self.phases) if self.lives.first[root] in phase)
+        offset = self._layout_of(number, frame.sizes).offsets[root]
+        shape = shape_of(self.program, root, frame.sizes)
+        dtype = self.program.slots[root].type.dtype.numpy
+        memory = next((m for n, _, m in frame.memory if n == number), None)
+        if memory is None or 0 in shape:
+            return np.empty(shape, dtype)
+        count = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        host = self.device.download(memory, None)
+        return host[offset : offset + count].view(dtype).reshape(shape)
+
+    def _run_other(self, frame: Frame, number: int, observe: Observer | None) -> None:
+        step = self.program.steps[number]
+        start = time.perf_counter()
+        arrays = [self._view(frame, slot) for slot in step.inputs]
+        if isinstance(step, HostStep):
+            results = run_host_step(step, arrays, frame.sizes)
+            if step.defines and not step.outputs:
+                read_sizes(step.defines, arrays[0], frame.sizes, step.location)
+        else:
+            results = self._run_control(frame, number, step, arrays)
+        types = [self.program.slots[slot].type for slot in step.outputs]
+        bind_sizes(types, results, frame.sizes, step.location)
+        for slot, type_, array in zip(step.outputs, types, results, strict=True):
+            if isinstance(type_, TensorType):
+                array = np.ascontiguousarray(array).reshape(np.shape(array))
+            self._own(frame, slot, array)
+        if observe is not None:
+            observe(number, time.perf_counter() - start)
+
+    def _run_control(self, frame: Frame, number: int, step: ControlStep, arrays: Sequence) -> tuple:
+        if step.op == "if":
+            branch = "then" if bool(np.asarray(arrays[0]).reshape(())) else "otherwise"
+            return tuple(self._run_region(frame, number, step, branch, ()))
+        return self._run_loop(frame, number, step, arrays)
+
+    def _run_region(self, frame: Frame, number: int, step: ControlStep, name: str, arrays: Sequence) -> list:
+        machine = self.regions[number, name]
+        given = [*arrays, *(self._view(frame, slot) for slot in step.captured[name])]
+        sizes = dict(frame.sizes)
+        types = [machine.program.slots[slot].type for slot in machine.program.inputs]
+        bind_sizes(types, given, sizes, step.location)
+        given = [np.ascontiguousarray(a).reshape(np.shape(a)) if isinstance(a, np.ndarray) else a for a in given]
+        return machine.run(Bound(tuple(given), sizes))
+
+    def _run_loop(self, frame: Frame, number: int, step: ControlStep, arrays: Sequence) -> tuple:
+        trips, condition, *carried = arrays
+        trips, keep_going = int(np.reshape(trips, ())), bool(np.reshape(condition, ()))
+        body = step.regions["body"]
+        scans: list[list[np.ndarray]] = [[] for _ in range(len(body.outputs) - 1 - len(carried))]
+        iteration = 0
+        while keep_going and iteration < trips:
+            given = [np.asarray(iteration, np.int64), np.asarray(keep_going), *carried]
+            keep, *results = self._run_region(frame, number, step, "body", given)
+            keep_going = bool(np.reshape(keep, ()))
+            carried = results[: len(carried)]
+            for scan, element in zip(scans, results[len(carried) :], strict=True):
+                scan.append(element)
+            iteration += 1
+        stacked = []
+        for scan, slot in zip(scans, step.outputs[len(carried) :], strict=True):
+            type_ = self.program.slots[slot].type
+            stacked.append(np.stack(scan) if scan else np.empty(_empty_shape(type_, frame.sizes), type_.dtype.numpy))
+        return (*carried, *stacked)
+
+    def _result(self, frame: Frame, slot: int, position: int):
+        root = root_of(self.program, slot)
+        value = self._view(frame, slot)
+        given = frame.out.get(position) if self.program.slots[root].kind != "output" else None
+        if given is not None:
+            np.copyto(given, value)
+            return given
+        if not isinstance(value, np.ndarray) or self.program.slots[root].kind == "output":
+            return value
+        mine = self.program.slots[root].kind == "host" and not any(
+            np.may_share_memory(value, frame.arrays[s]) for s in self.program.inputs if isinstance(frame.arrays[s], np.ndarray)
+        )
+        return value if mine and root in self.program.outputs else value.copy()
+
+
+def _empty_shape(type_: TensorType, sizes: Mapping[str, int]) -> tuple[int, ...]:
+    """The shape of a scan output of no iterations: 0 for its length and for what was never bound."""
+    shape = []
+    for dim in type_.shape:
+        try:
+            shape.append(evaluate(dim, sizes))
+        except Exception:
+            shape.append(0)
+    return tuple(shape)
+
+
+def check_out(name: str, array: np.ndarray, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    """Refuses an `out` array that results cannot be written into."""
+    if array.dtype != dtype or array.shape != shape or not array.flags.c_contiguous or not array.flags.writeable:
+        raise InputError(
+            f'out "{name}": expected a writable C-contiguous {dtype} array of shape {shape}, '
+            f"got {array.dtype} {array.shape}"
+        )
