@@ -1,0 +1,183 @@
+"""Scalar functions that LLVM has: a table from name and dtype class to instructions.
+
+Functions that are not here must have been expanded by the kernel language's own vector mathematics.
+"""
+
+from __future__ import annotations
+
+from tallow.dtype import DType
+from tallow.errors import CompileError
+from tallow.kernel.grammar import Const, Expr
+from tallow_cpu.llvm.types import constant, register, vector
+
+_ARITHMETIC = {  # (function, is float) -> instruction
+    ("add", True): "fadd",
+    ("sub", True): "fsub",
+    ("mul", True): "fmul",
+    ("div", True): "fdiv",
+    ("add", False): "add",
+    ("sub", False): "sub",
+    ("mul", False): "mul",
+    ("and", False): "and",
+    ("or", False): "or",
+    ("xor", False): "xor",
+    ("bit_and", False): "and",
+    ("bit_or", False): "or",
+    ("bit_xor", False): "xor",
+}
+_INTRINSIC = {  # float functions that are one LLVM intrinsic, which becomes one instruction
+    "abs": "fabs",
+    "floor": "floor",
+    "ceil": "ceil",
+    "trunc": "trunc",
+    "round": "rint",
+    "sqrt": "sqrt",
+}
+_FLOAT_COMPARE = {"eq": "oeq", "ne": "une", "lt": "olt", "le": "ole", "gt": "ogt", "ge": "oge"}
+_COMPARE = {"eq": "eq", "ne": "ne", "lt": "lt", "le": "le", "gt": "gt", "ge": "ge"}
+
+NATIVE = frozenset(
+    {name for name, _ in _ARITHMETIC}
+    | set(_INTRINSIC)
+    | set(_COMPARE)
+    | {"fma", "neg", "max", "min", "sign", "not", "bit_not", "select", "isnan", "isinf", "shift_left", "shift_right"}
+)
+INTEGER_ONLY = frozenset({"mod", "fmod"})
+
+
+def emit(printer, function: str, texts: list[str], arguments: tuple[Expr, ...], dtype: DType) -> str:
+    """Emit `function` of operands that are already emitted; the text of the result."""
+    operand, lanes = arguments[-1].dtype, arguments[0].lanes
+    kind = vector(register(operand), lanes)
+    simple = _ARITHMETIC.get((function, operand.is_float))
+    if simple is not None and not (function == "div" and not operand.is_float):
+        return printer.new(f"{simple} {kind} {texts[0]}, {texts[1]}")
+    if function in _COMPARE:
+        return _compare(printer, function, texts, operand, kind)
+    if function == "select":
+        condition = vector("i1", lanes)
+        return printer.new(f"select {condition} {texts[0]}, {kind} {texts[1]}, {kind} {texts[2]}")
+    if operand.is_float:
+        return _float(printer, function, texts, arguments, kind, operand, lanes)
+    return _integer(printer, function, texts, arguments, kind, operand, lanes)
+
+
+def _compare(printer, function: str, texts: list[str], operand: DType, kind: str) -> str:
+    if operand.is_float:
+        return printer.new(f"fcmp {_FLOAT_COMPARE[function]} {kind} {texts[0]}, {texts[1]}")
+    sign = "" if function in ("eq", "ne") else "s" if operand.kind == "int" else "u"
+    return printer.new(f"icmp {sign}{_COMPARE[function]} {kind} {texts[0]}, {texts[1]}")
+
+
+def intrinsic_suffix(dtype: DType, lanes: int) -> str:
+    scalar = {"f64": "f64", "f32": "f32", "f16": "f16"}.get(dtype.name, register(dtype))
+    return scalar if lanes == 1 else f"v{lanes}{scalar}"
+
+
+def _float(printer, function: str, texts, arguments, kind: str, dtype: DType, lanes: int) -> str:
+    new, suffix = printer.new, intrinsic_suffix(dtype, lanes)
+    mask = vector("i1", lanes)
+    if function in _INTRINSIC:
+        return new(f"call {kind} @llvm.{_INTRINSIC[function]}.{suffix}({kind} {texts[0]})")
+    match function:
+        case "fma":
+            operands = ", ".join(f"{kind} {t}" for t in texts)
+            return new(f"call {kind} @llvm.fma.{suffix}({operands})")
+        case "neg":
+            return new(f"fneg {kind} {texts[0]}")
+        case "max" | "min":  # the second operand wins ties and its own NaN, as the instruction does
+            a, b = texts if not isinstance(arguments[1], Const) else reversed(texts)
+            test = new(f"fcmp {'ogt' if function == 'max' else 'olt'} {kind} {a}, {b}")
+            best = new(f"select {mask} {test}, {kind} {a}, {kind} {b}")
+            if isinstance(arguments[0], Const) or isinstance(arguments[1], Const):
+                return best
+            nan = new(f"fcmp uno {kind} {a}, {a}")
+            return new(f"select {mask} {nan}, {kind} {a}, {kind} {best}")
+        case "isnan":
+            return new(f"fcmp uno {kind} {texts[0]}, {texts[0]}")
+        case "isinf":
+            size = new(f"call {kind} @llvm.fabs.{suffix}({kind} {texts[0]})")
+            return new(f"fcmp oeq {kind} {size}, {constant(float('inf'), dtype, lanes)}")
+        case "sign":
+            zero, one, minus = (constant(v, dtype, lanes) for v in (0.0, 1.0, -1.0))
+            above = new(f"fcmp ogt {kind} {texts[0]}, {zero}")
+            below = new(f"fcmp olt {kind} {texts[0]}, {zero}")
+            part = new(f"select {mask} {below}, {kind} {minus}, {kind} {texts[0]}")
+            return new(f"select {mask} {above}, {kind} {one}, {kind} {part}")
+    raise CompileError(f"the CPU printer has no {function} of {dtype}: it must be expanded first")
+
+
+def _integer(printer, function: str, texts, arguments, kind: str, dtype: DType, lanes: int) -> str:
+    new, signed = printer.new, dtype.kind == "int"
+    mask, suffix = vector("i1", lanes), intrinsic_suffix(dtype, lanes)
+    letter = "s" if signed else "u"
+    match function:
+        case "max" | "min":
+            if dtype.kind == "bool":
+                return new(f"{'or' if function == 'max' else 'and'} {kind} {texts[0]}, {texts[1]}")
+            return new(f"call {kind} @llvm.{letter}{function}.{suffix}({kind} {texts[0]}, {kind} {texts[1]})")
+        case "not" | "bit_not":
+            ones = constant(True if dtype.kind == "bool" else -1, dtype, lanes)
+            return new(f"xor {kind} {texts[0]}, {ones}")
+        case "neg":
+            return new(f"sub {kind} {constant(0, dtype, lanes)}, {texts[0]}")
+        case "abs":
+            return new(f"call {kind} @llvm.abs.{suffix}({kind} {texts[0]}, i1 false)") if signed else texts[0]
+        case "sign":
+            high = constant(1, dtype, lanes)
+            low = constant(-1 if signed else 0, dtype, lanes)
+            inside = new(f"call {kind} @llvm.{letter}max.{suffix}({kind} {texts[0]}, {kind} {low})")
+            return new(f"call {kind} @llvm.{letter}min.{suffix}({kind} {inside}, {kind} {high})")
+        case "fma":
+            product = new(f"mul {kind} {texts[0]}, {texts[1]}")
+            return new(f"add {kind} {product}, {texts[2]}")
+        case "shift_left" | "shift_right":
+            return _shift(printer, function, texts, kind, dtype, lanes)
+        case "div" | "fmod" | "mod":
+            return _divide(printer, function, texts, arguments[1], kind, dtype, lanes)
+    raise CompileError(f"the CPU printer has no {function} of {dtype} ({mask}): it must be expanded first")
+
+
+def _shift(printer, function: str, texts, kind: str, dtype: DType, lanes: int) -> str:
+    """Shifts by the width or more give 0."""
+    new, width = printer.new, dtype.itemsize * 8
+    mask = vector("i1", lanes)
+    wide = new(f"icmp uge {kind} {texts[1]}, {constant(width, dtype, lanes)}")
+    safe = new(f"select {mask} {wide}, {kind} {constant(0, dtype, lanes)}, {kind} {texts[1]}")
+    op = "shl" if function == "shift_left" else "ashr" if dtype.kind == "int" else "lshr"
+    moved = new(f"{op} {kind} {texts[0]}, {safe}")
+    return new(f"select {mask} {wide}, {kind} {constant(0, dtype, lanes)}, {kind} {moved}")
+
+
+def _divide(printer, function: str, texts, divisor: Expr, kind: str, dtype: DType, lanes: int) -> str:
+    """Division and remainders that never trap: by 0 they give 0, the least number by -1 wraps."""
+    new, signed = printer.new, dtype.kind == "int"
+    mask = vector("i1", lanes)
+    letter = "s" if signed else "u"
+    zero, one = constant(0, dtype, lanes), constant(1, dtype, lanes)
+    a, b = texts
+    plain = isinstance(divisor, Const) and divisor.value > 0
+    by_zero = by_minus = None
+    if not plain:
+        by_zero = new(f"icmp eq {kind} {b}, {zero}")
+        b = new(f"select {mask} {by_zero}, {kind} {one}, {kind} {b}")
+        if signed:
+            by_minus = new(f"icmp eq {kind} {b}, {constant(-1, dtype, lanes)}")
+            b = new(f"select {mask} {by_minus}, {kind} {one}, {kind} {b}")
+    if function == "div":
+        result = new(f"{letter}div {kind} {a}, {b}")
+        if by_minus is not None:
+            negated = new(f"sub {kind} {zero}, {a}")
+            result = new(f"select {mask} {by_minus}, {kind} {negated}, {kind} {result}")
+    else:
+        result = new(f"{letter}rem {kind} {a}, {b}")
+        if function == "mod" and signed:
+            differs = new(f"xor {kind} {result}, {b}")
+            opposite = new(f"icmp slt {kind} {differs}, {zero}")
+            some = new(f"icmp ne {kind} {result}, {zero}")
+            fix = new(f"and {mask} {opposite}, {some}")
+            moved = new(f"add {kind} {result}, {b}")
+            result = new(f"select {mask} {fix}, {kind} {moved}, {kind} {result}")
+    if by_zero is not None:
+        result = new(f"select {mask} {by_zero}, {kind} {zero}, {kind} {result}")
+    return result
