@@ -1,0 +1,396 @@
+"""Portable vector mathematics: functions written as kernel expressions over basic arithmetic.
+
+Each function takes a `Maths` (which names intermediate results) and operands that are already names.
+f32 functions that models use most are computed in f32; the others in f64 and rounded. Sources: Cody
+and Waite, "Software Manual for the Elementary Functions" (1980), for reductions; Cephes for the f32
+exponential and hyperbolic tangent polynomials; the other polynomials are least-squares fits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from tallow.dtype import DType, f32, f64, i32, i64
+from tallow.kernel.grammar import Bitcast, Call, Cast, Const, Expr, Let, Stmt, Var
+from tallow.scalar import SCALAR
+
+
+class Maths:
+    """Writes straight code: each operation gets a name, so that nothing is computed twice."""
+
+    def __init__(self, statements: list[Stmt], fresh: Callable[[str], str]):
+        self.statements, self.fresh = statements, fresh
+
+    def let(self, e: Expr, hint: str = "m") -> Expr:
+        if isinstance(e, (Var, Const)):
+            return e
+        var = Var(self.fresh(hint), e.dtype, e.lanes)
+        self.statements.append(Let(var, e))
+        return var
+
+    def do(self, function: str, *operands: Expr | float) -> Expr:
+        """A basic function of operands; numbers take the dtype of the other operands."""
+        like = next(o for o in reversed(operands) if not isinstance(o, (int, float)))
+        typed = tuple(Const(o, like.dtype) if isinstance(o, (int, float)) else o for o in operands)
+        return self.let(Call(function, typed, SCALAR[function].result_dtype(typed[-1].dtype)))
+
+    def cast(self, e: Expr, dtype: DType) -> Expr:
+        return self.let(Cast(e, dtype))
+
+    def bits(self, e: Expr, dtype: DType) -> Expr:
+        return self.let(Bitcast(e, dtype))
+
+    def polynomial(self, x: Expr, coefficients: Sequence[float]) -> Expr:
+        """Horner's rule; coefficients from the constant up."""
+        total: Expr = Const(coefficients[-1], x.dtype)
+        for c in reversed(coefficients[:-1]):
+            total = self.do("fma", total, x, c)
+        return total
+
+
+def _power_of_two(m: Maths, n: Expr) -> Expr:
+    """2 ** n for an integer-valued float n inside the exponent's range."""
+    if n.dtype == f32:
+        return m.bits(m.do("shift_left", m.do("add", m.cast(n, i32), 127), 23), f32)
+    return m.bits(m.do("shift_left", m.do("add", m.cast(n, i64), 1023), 52), f64)
+
+
+def _scale(m: Maths, x: Expr, n: Expr) -> Expr:
+    """x * 2**n in two steps, so that results may be subnormal or overflow."""
+    half = m.do("floor", m.do("mul", n, 0.5))
+    return m.do("mul", m.do("mul", x, _power_of_two(m, half)), _power_of_two(m, m.do("sub", n, half)))
+
+
+_EXP32 = (1.0, 1.0, 5.0000001201e-1, 1.6666665459e-1, 4.1665795894e-2, 8.3334519073e-3, 1.3981999507e-3, 1.9875691500e-4)
+
+
+def exp_f32(m: Maths, x: Expr) -> Expr:
+    x = m.do("max", m.do("min", x, 89.0), -104.0)
+    n = m.do("round", m.do("mul", x, 1.4426950408889634))
+    r = m.do("fma", n, -0.693359375, x)
+    r = m.do("fma", n, 2.12194440e-4, r)
+    return _scale(m, m.polynomial(r, _EXP32), n)
+
+
+def exp_f64(m: Maths, x: Expr) -> Expr:
+    x = m.do("max", m.do("min", x, 710.0), -746.0)
+    n = m.do("round", m.do("mul", x, 1.4426950408889634))
+    r = m.do("fma", n, -6.93147180369123816490e-01, x)
+    r = m.do("fma", n, -1.90821492927058770002e-10, r)
+    return _scale(m, m.polynomial(r, [1 / math.factorial(k) for k in range(14)]), n)
+
+
+def log_f64(m: Maths, x: Expr) -> Expr:
+    """m * 2**e with m in [sqrt(1/2), sqrt(2)); log m = 2 atanh((m-1)/(m+1))."""
+    tiny = m.do("lt", x, 2.2250738585072014e-308)
+    scaled = m.do("select", tiny, m.do("mul", x, 18014398509481984.0), x)
+    bits = m.bits(scaled, i64)
+    biased = m.do("bit_and", m.do("shift_right", bits, 52), 0x7FF)
+    mantissa = m.bits(m.do("bit_or", m.do("bit_and", bits, 0x000FFFFFFFFFFFFF), 0x3FF0000000000000), f64)
+    large = m.do("gt", mantissa, math.sqrt(2))
+    mantissa = m.do("select", large, m.do("mul", mantissa, 0.5), mantissa)
+    e = m.cast(m.do("sub", biased, 1023), f64)
+    e = m.do("select", large, m.do("add", e, 1.0), e)
+    e = m.do("select", tiny, m.do("sub", e, 54.0), e)
+    f = m.do("sub", mantissa, 1.0)
+    s = m.do("div", f, m.do("add", f, 2.0))
+    z = m.do("mul", s, s)
+    series = m.polynomial(z, [2 / (2 * k + 1) for k in range(1, 12)])
+    low = m.do("fma", m.do("mul", s, z), series, m.do("mul", e, 1.90821492927058770002e-10))
+    result = m.do("add", m.do("fma", e, 6.93147180369123816490e-01, m.do("mul", s, 2.0)), low)
+    result = m.do("select", m.do("lt", x, 0.0), math.nan, result)
+    result = m.do("select", m.do("eq", x, 0.0), -math.inf, result)
+    result = m.do("select", m.do("eq", x, math.inf), math.inf, result)
+    return m.do("select", m.do("isnan", x), x, result)
+
+
+_TANH32 = (1.0, -3.33332819422e-1, 1.33314422036e-1, -5.37397155531e-2, 2.06390887954e-2, -5.70498872745e-3)
+
+
+def tanh_f32(m: Maths, x: Expr) -> Expr:
+    size = m.do("abs", x)
+    z = m.do("mul", x, x)
+    small = m.do("mul", x, m.polynomial(z, _TANH32))
+    e = exp_f32(m, m.do("add", size, size))
+    large = m.do("sub", 1.0, m.do("div", 2.0, m.do("add", e, 1.0)))
+    large = m.do("select", m.do("lt", x, 0.0), m.do("neg", large), large)
+    return m.do("select", m.do("lt", size, 0.625), small, large)
+
+
+def tanh_f64(m: Maths, x: Expr) -> Expr:
+    size = m.do("abs", x)
+    z = m.do("mul", x, x)
+    series = (1.0, -1 / 3, 2 / 15, -17 / 315, 62 / 2835, -1382 / 155925, 21844 / 6081075)
+    small = m.do("mul", x, m.polynomial(z, series))
+    e = exp_f64(m, m.do("add", size, size))
+    large = m.do("sub", 1.0, m.do("div", 2.0, m.do("add", e, 1.0)))
+    large = m.do("select", m.do("lt", x, 0.0), m.do("neg", large), large)
+    return m.do("select", m.do("lt", size, 0.05), small, large)
+
+
+def _sigmoid(exp):
+    def sigmoid(m: Maths, x: Expr) -> Expr:
+        e = exp(m, m.do("neg", m.do("abs", x)))
+        s = m.do("div", 1.0, m.do("add", e, 1.0))
+        return m.do("select", m.do("ge", x, 0.0), s, m.do("mul", e, s))
+
+    return sigmoid
+
+
+_ERF_SMALL = (
+    1.1283791664912066,
+    -0.37612632272131874,
+    0.1128367256511083,
+    -0.026858114451463203,
+    0.005197838695090523,
+    -0.0008106569890375254,
+    8.218382659484769e-05,
+)
+_ERF_LARGE = (  # -log(erfc(x)) for x in 0.9..4.1
+    -0.00017078577372296822,
+    1.1294973199251332,
+    0.633379861663782,
+    0.10824711669560844,
+    -0.02510048957078226,
+    0.004164871701813788,
+    -0.00043341002785401983,
+    2.1024997666208023e-05,
+)
+
+
+def erf_f32(m: Maths, x: Expr) -> Expr:
+    size = m.do("abs", x)
+    small = m.do("mul", x, m.polynomial(m.do("mul", x, x), _ERF_SMALL))
+    capped = m.do("min", size, 4.0)
+    large = m.do("sub", 1.0, exp_f32(m, m.do("neg", m.polynomial(capped, _ERF_LARGE))))
+    large = m.do("select", m.do("lt", x, 0.0), m.do("neg", large), large)
+    return m.do("select", m.do("lt", size, 0.9), small, large)
+
+
+_SIN = [(-1.0) ** k / math.factorial(2 * k + 1) for k in range(9)]
+_COS = [(-1.0) ** k / math.factorial(2 * k) for k in range(10)]
+
+
+def _sine_cosine(m: Maths, x: Expr) -> tuple[Expr, Expr]:
+    """sin and cos by reduction to a quarter turn; exact to f32 for |x| up to 1e8."""
+    q = m.do("round", m.do("mul", x, 2 / math.pi))
+    r = m.do("fma", q, -1.5707963267341256, x)
+    r = m.do("fma", q, -6.0771005063039597e-11, r)
+    r = m.do("fma", q, -2.0222662487959506e-21, r)
+    z = m.do("mul", r, r)
+    s, c = m.do("mul", r, m.polynomial(z, _SIN)), m.polynomial(z, _COS)
+    quarter = m.do("bit_and", m.cast(q, i64), 3)
+    odd = m.do("eq", m.do("bit_and", quarter, 1), 1)
+    flip_s = m.do("ge", quarter, 2)
+    flip_c = m.do("or", m.do("eq", quarter, 1), m.do("eq", quarter, 2))
+    sine, cosine = m.do("select", odd, c, s), m.do("select", odd, s, c)
+    return (
+        m.do("select", flip_s, m.do("neg", sine), sine),
+        m.do("select", flip_c, m.do("neg", cosine), cosine),
+    )
+
+
+def sin_f64(m: Maths, x: Expr) -> Expr:
+    return _sine_cosine(m, x)[0]
+
+
+def cos_f64(m: Maths, x: Expr) -> Expr:
+    return _sine_cosine(m, x)[1]
+
+
+def tan_f64(m: Maths, x: Expr) -> Expr:
+    sine, cosine = _sine_cosine(m, x)
+    return m.do("div", sine, cosine)
+
+
+_ATAN = (
+    0.9999999999999449,
+    -0.3333333332820299,
+    0.1999999920606496,
+    -0.1428566686574542,
+    0.11109687802831802,
+    -0.09066797936742971,
+    0.07450438246391893,
+    -0.05229554402139501,
+    0.010856934123860401,
+    0.025342831444763233,
+)
+
+
+def atan_f64(m: Maths, x: Expr) -> Expr:
+    """Reduced to |x| <= tan(pi/8) by atan x = pi/2 - atan 1/x and pi/4 + atan((x-1)/(x+1)); 1e-13 relative."""
+    size = m.do("abs", x)
+    inverted = m.do("gt", size, 1.0)
+    t = m.do("select", inverted, m.do("div", 1.0, size), size)
+    turned = m.do("gt", t, math.tan(math.pi / 8))
+    t = m.do("select", turned, m.do("div", m.do("sub", t, 1.0), m.do("add", t, 1.0)), t)
+    value = m.do("mul", t, m.polynomial(m.do("mul", t, t), _ATAN))
+    value = m.do("select", turned, m.do("add", value, math.pi / 4), value)
+    value = m.do("select", inverted, m.do("sub", math.pi / 2, value), value)
+    return m.do("select", m.do("lt", x, 0.0), m.do("neg", value), value)
+
+
+def asin_f64(m: Maths, x: Expr) -> Expr:
+    root = m.do("sqrt", m.do("mul", m.do("sub", 1.0, x), m.do("add", x, 1.0)))
+    return atan_f64(m, m.do("div", x, root))
+
+
+def acos_f64(m: Maths, x: Expr) -> Expr:
+    """2 atan(sqrt((1 - x) / (1 + x))), accurate at both ends."""
+    ratio = m.do("div", m.do("sub", 1.0, x), m.do("add", x, 1.0))
+    return m.do("mul", atan_f64(m, m.do("sqrt", ratio)), 2.0)
+
+
+def atan2_f64(m: Maths, y: Expr, x: Expr) -> Expr:
+    negative = m.do("lt", m.bits(x, i64), 0)
+    base = atan_f64(m, m.do("abs", m.do("div", y, x)))
+    both = m.do("eq", m.do("abs", y), m.do("abs", x))
+    base = m.do("select", both, math.pi / 4, base)
+    base = m.do("select", m.do("eq", y, 0.0), 0.0, base)
+    base = m.do("select", negative, m.do("sub", math.pi, base), base)
+    below = m.do("lt", m.bits(y, i64), 0)
+    signed = m.do("select", below, m.do("neg", base), base)
+    nan = m.do("or", m.do("isnan", x), m.do("isnan", y))
+    return m.do("select", nan, math.nan, signed)
+
+
+def _near_zero(m: Maths, x: Expr, value: Expr, series: Expr, edge: float = 1e-3) -> Expr:
+    return m.do("select", m.do("lt", m.do("abs", x), edge), series, value)
+
+
+def _cubic(m: Maths, x: Expr, third: float) -> Expr:
+    """x + third * x**3."""
+    return m.do("fma", m.do("mul", m.do("mul", x, x), x), third, x)
+
+
+def sinh_f64(m: Maths, x: Expr) -> Expr:
+    up, down = exp_f64(m, m.do("mul", x, 1.0)), exp_f64(m, m.do("neg", x))
+    return _near_zero(m, x, m.do("mul", m.do("sub", up, down), 0.5), _cubic(m, x, 1 / 6))
+
+
+def cosh_f64(m: Maths, x: Expr) -> Expr:
+    return m.do("mul", m.do("add", exp_f64(m, m.do("mul", x, 1.0)), exp_f64(m, m.do("neg", x))), 0.5)
+
+
+def asinh_f64(m: Maths, x: Expr) -> Expr:
+    size = m.do("abs", x)
+    value = log_f64(m, m.do("add", size, m.do("sqrt", m.do("fma", x, x, 1.0))))
+    value = m.do("select", m.do("lt", x, 0.0), m.do("neg", value), value)
+    return _near_zero(m, x, value, _cubic(m, x, -1 / 6))
+
+
+def acosh_f64(m: Maths, x: Expr) -> Expr:
+    return log_f64(m, m.do("add", x, m.do("sqrt", m.do("fma", x, x, -1.0))))
+
+
+def atanh_f64(m: Maths, x: Expr) -> Expr:
+    value = m.do("mul", log_f64(m, m.do("div", m.do("add", x, 1.0), m.do("sub", 1.0, x))), 0.5)
+    return _near_zero(m, x, value, _cubic(m, x, 1 / 3))
+
+
+def expm1_f64(m: Maths, x: Expr) -> Expr:
+    series = m.do("mul", x, m.polynomial(x, (1.0, 1 / 2, 1 / 6, 1 / 24)))
+    return _near_zero(m, x, m.do("sub", exp_f64(m, x), 1.0), series)
+
+
+def log1p_f64(m: Maths, x: Expr) -> Expr:
+    series = m.do("mul", x, m.polynomial(x, (1.0, -1 / 2, 1 / 3, -1 / 4)))
+    return _near_zero(m, x, log_f64(m, m.do("add", x, 1.0)), series)
+
+
+def exp2_f64(m: Maths, x: Expr) -> Expr:
+    return exp_f64(m, m.do("mul", x, math.log(2)))
+
+
+def log2_f64(m: Maths, x: Expr) -> Expr:
+    return m.do("mul", log_f64(m, x), 1 / math.log(2))
+
+
+def pow_f64(m: Maths, x: Expr, y: Expr) -> Expr:
+    """exp(y log |x|) with C99's signs and special values; exact enough for f32 operands."""
+    size = m.do("abs", x)
+    value = exp_f64(m, m.do("mul", y, log_f64(m, size)))
+    whole = m.do("eq", m.do("floor", y), y)
+    half = m.do("mul", y, 0.5)
+    odd = m.do("and", whole, m.do("ne", m.do("floor", half), half))
+    negative = m.do("lt", m.bits(x, i64), 0)
+    flip = m.do("and", negative, odd)
+    value = m.do("select", flip, m.do("neg", value), value)
+    invalid = m.do("and", m.do("lt", x, 0.0), m.do("not", whole))
+    invalid = m.do("and", invalid, m.do("lt", size, math.inf))
+    value = m.do("select", invalid, math.nan, value)
+    value = m.do("select", m.do("isnan", m.do("add", x, y)), math.nan, value)
+    unit = m.do("or", m.do("eq", x, 1.0), m.do("eq", y, 0.0))
+    minus = m.do("and", m.do("eq", x, -1.0), m.do("isinf", y))
+    return m.do("select", m.do("or", unit, minus), 1.0, value)
+
+
+def fmod_f64(m: Maths, x: Expr, y: Expr) -> Expr:
+    """x - y trunc(x / y), exact while the quotient is below 2**53."""
+    q = m.do("trunc", m.do("div", x, y))
+    r = m.do("fma", m.do("neg", q), y, x)
+    size = m.do("abs", y)
+    wrong = m.do("and", m.do("ne", r, 0.0), m.do("ne", m.do("lt", r, 0.0), m.do("lt", x, 0.0)))
+    up = m.do("select", m.do("lt", x, 0.0), m.do("neg", size), size)
+    r = m.do("select", wrong, m.do("add", r, up), r)
+    return m.do("select", m.do("and", m.do("isinf", y), m.do("lt", m.do("abs", x), math.inf)), x, r)
+
+
+def mod_f64(m: Maths, x: Expr, y: Expr) -> Expr:
+    r = fmod_f64(m, x, y)
+    other = m.do("and", m.do("ne", r, 0.0), m.do("ne", m.do("lt", r, 0.0), m.do("lt", y, 0.0)))
+    return m.do("select", other, m.do("add", r, y), r)
+
+
+def rsqrt(m: Maths, x: Expr) -> Expr:
+    return m.do("div", 1.0, m.do("sqrt", x))
+
+
+def reciprocal(m: Maths, x: Expr) -> Expr:
+    return m.do("div", 1.0, x)
+
+
+@dataclass(frozen=True, slots=True)
+class Approximation:
+    """How a function is computed for f32 and f64, and the largest f32 error in ulp, as tested.
+
+    `exact64` says that the f64 form serves f64 operands too; else it is only good enough to be
+    rounded to f32, and f64 operands are left to the host.
+    """
+
+    wide: Callable[..., Expr]
+    narrow: Callable[..., Expr] | None = None
+    ulp: float = 1.0
+    exact64: bool = True
+
+
+APPROXIMATIONS: dict[str, Approximation] = {
+    "exp": Approximation(exp_f64, exp_f32, 2.0),
+    "log": Approximation(log_f64),
+    "tanh": Approximation(tanh_f64, tanh_f32, 3.0),
+    "sigmoid": Approximation(_sigmoid(exp_f64), _sigmoid(exp_f32), 3.0),
+    "erf": Approximation(exp_f64, erf_f32, 3.0, exact64=False),
+    "exp2": Approximation(exp2_f64, exact64=False),
+    "log2": Approximation(log2_f64),
+    "expm1": Approximation(expm1_f64, exact64=False),
+    "log1p": Approximation(log1p_f64, exact64=False),
+    "sin": Approximation(sin_f64, exact64=False),
+    "cos": Approximation(cos_f64, exact64=False),
+    "tan": Approximation(tan_f64, exact64=False),
+    "asin": Approximation(asin_f64, exact64=False),
+    "acos": Approximation(acos_f64, exact64=False),
+    "atan": Approximation(atan_f64, exact64=False),
+    "atan2": Approximation(atan2_f64, exact64=False),
+    "sinh": Approximation(sinh_f64, exact64=False),
+    "cosh": Approximation(cosh_f64),
+    "asinh": Approximation(asinh_f64, exact64=False),
+    "acosh": Approximation(acosh_f64, exact64=False),
+    "atanh": Approximation(atanh_f64, exact64=False),
+    "pow": Approximation(pow_f64, exact64=False),
+    "fmod": Approximation(fmod_f64, exact64=False),
+    "mod": Approximation(mod_f64, exact64=False),
+    "rsqrt": Approximation(rsqrt, rsqrt),
+    "reciprocal": Approximation(reciprocal, reciprocal),
+}

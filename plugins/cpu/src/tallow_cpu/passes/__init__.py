@@ -1,0 +1,3 @@
+"""Graph passes for CPU targets: packed weights and channel-blocked layouts."""
+
+PASSES: tuple = ()

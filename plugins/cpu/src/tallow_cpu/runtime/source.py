@@ -1,0 +1,261 @@
+"""The thread pool and the step walker, as LLVM IR.
+
+All state lies in memory that the opener gives (`STATE_BYTES`, zeroed), so the code itself stays
+read-only. Workers spin for a bounded time and then sleep on a futex, and so does the caller while it
+waits for them. One run at a time uses the pool; a run that finds it busy works on its own thread.
+
+State, by byte offset: 0 generation (futex) · 64 function · 72 arguments · 80 sizes · 88 grid ·
+96 chunk · 128 next chunk · 192 workers not done (futex) · 256 sleeping workers · 320 busy ·
+384 syscall · 392 pthread_create · 400 clock_gettime · 408 workers.
+
+A step in the table is i64s: function, argument count, size count, grid, chunk, then (base, offset)
+for each argument, then the sizes.
+"""
+
+STATE_BYTES = 448
+SPINS = 5000  # pauses, some 50 to 100 microseconds
+MAX_ARGUMENTS = 256
+
+RUNTIME_IR = f"""
+define internal void @drain(ptr %s) #0 {{
+entry:
+ %fp = getelementptr i8, ptr %s, i64 64
+ %fn = load ptr, ptr %fp
+ %ap = getelementptr i8, ptr %s, i64 72
+ %args = load ptr, ptr %ap
+ %zp = getelementptr i8, ptr %s, i64 80
+ %sizes = load ptr, ptr %zp
+ %gp = getelementptr i8, ptr %s, i64 88
+ %grid = load i64, ptr %gp
+ %cp = getelementptr i8, ptr %s, i64 96
+ %chunk = load i64, ptr %cp
+ %np = getelementptr i8, ptr %s, i64 128
+ br label %next
+next:
+ %i = atomicrmw add ptr %np, i64 1 acq_rel
+ %begin = mul i64 %i, %chunk
+ %more = icmp slt i64 %begin, %grid
+ br i1 %more, label %work, label %done
+work:
+ %e0 = add i64 %begin, %chunk
+ %end = call i64 @llvm.smin.i64(i64 %e0, i64 %grid)
+ call void %fn(ptr %args, ptr %sizes, i64 %begin, i64 %end)
+ br label %next
+done:
+ ret void
+}}
+
+define internal ptr @worker(ptr %s) #0 {{
+entry:
+ %pp = getelementptr i8, ptr %s, i64 192
+ %sp = getelementptr i8, ptr %s, i64 256
+ %cp = getelementptr i8, ptr %s, i64 384
+ %sys = load ptr, ptr %cp
+ br label %idle
+idle:
+ %seen = phi i32 [0, %entry], [%now, %finish], [%now, %last]
+ br label %spin
+spin:
+ %k = phi i64 [0, %idle], [%k1, %pause], [0, %woken]
+ %now = load atomic i32, ptr %s acquire, align 4
+ %new = icmp ne i32 %now, %seen
+ br i1 %new, label %work, label %count
+count:
+ %k1 = add i64 %k, 1
+ %tired = icmp sgt i64 %k1, {SPINS}
+ br i1 %tired, label %sleep, label %pause
+pause:
+ call void @llvm.x86.sse2.pause()
+ br label %spin
+sleep:
+ %o = atomicrmw add ptr %sp, i32 1 seq_cst
+ %r = call i64 (i64, ...) %sys(i64 202, ptr %s, i32 128, i32 %seen, ptr null, ptr null, i32 0)
+ %p = atomicrmw sub ptr %sp, i32 1 seq_cst
+ br label %woken
+woken:
+ br label %spin
+work:
+ call void @drain(ptr %s)
+ %left = atomicrmw sub ptr %pp, i32 1 acq_rel
+ %isl = icmp eq i32 %left, 1
+ br i1 %isl, label %last, label %finish
+last:
+ %r2 = call i64 (i64, ...) %sys(i64 202, ptr %pp, i32 129, i32 1, ptr null, ptr null, i32 0)
+ br label %idle
+finish:
+ br label %idle
+}}
+
+define i64 @tallow_start(ptr %s, i64 %n) #0 {{
+entry:
+ %t = alloca i64
+ %cp = getelementptr i8, ptr %s, i64 392
+ %create = load ptr, ptr %cp
+ %wp = getelementptr i8, ptr %s, i64 408
+ br label %head
+head:
+ %i = phi i64 [0, %entry], [%j, %made]
+ %more = icmp slt i64 %i, %n
+ br i1 %more, label %make, label %done
+make:
+ %r = call i32 %create(ptr %t, ptr null, ptr @worker, ptr %s)
+ %ok = icmp eq i32 %r, 0
+ br i1 %ok, label %made, label %done
+made:
+ %j = add i64 %i, 1
+ store i64 %j, ptr %wp
+ br label %head
+done:
+ %started = load i64, ptr %wp
+ ret i64 %started
+}}
+
+define internal void @parallel(ptr %s, ptr %fn, ptr %args, ptr %sizes, i64 %grid, i64 %chunk) #0 {{
+entry:
+ %fp = getelementptr i8, ptr %s, i64 64
+ store ptr %fn, ptr %fp
+ %ap = getelementptr i8, ptr %s, i64 72
+ store ptr %args, ptr %ap
+ %zp = getelementptr i8, ptr %s, i64 80
+ store ptr %sizes, ptr %zp
+ %gp = getelementptr i8, ptr %s, i64 88
+ store i64 %grid, ptr %gp
+ %cp = getelementptr i8, ptr %s, i64 96
+ store i64 %chunk, ptr %cp
+ %np = getelementptr i8, ptr %s, i64 128
+ store atomic i64 0, ptr %np release, align 8
+ %wp = getelementptr i8, ptr %s, i64 408
+ %w = load i64, ptr %wp
+ %w32 = trunc i64 %w to i32
+ %pp = getelementptr i8, ptr %s, i64 192
+ store atomic i32 %w32, ptr %pp release, align 4
+ %yp = getelementptr i8, ptr %s, i64 384
+ %sys = load ptr, ptr %yp
+ %o = atomicrmw add ptr %s, i32 1 seq_cst
+ %sp = getelementptr i8, ptr %s, i64 256
+ %sleeping = load atomic i32, ptr %sp seq_cst, align 4
+ %any = icmp sgt i32 %sleeping, 0
+ br i1 %any, label %wake, label %work
+wake:
+ %r = call i64 (i64, ...) %sys(i64 202, ptr %s, i32 129, i32 {1 << 20}, ptr null, ptr null, i32 0)
+ br label %work
+work:
+ call void @drain(ptr %s)
+ br label %wait
+wait:
+ %k = phi i64 [0, %work], [%k1, %pause], [0, %sleep]
+ %left = load atomic i32, ptr %pp acquire, align 4
+ %done = icmp eq i32 %left, 0
+ br i1 %done, label %out, label %count
+count:
+ %k1 = add i64 %k, 1
+ %tired = icmp sgt i64 %k1, {SPINS}
+ br i1 %tired, label %sleep, label %pause
+pause:
+ call void @llvm.x86.sse2.pause()
+ br label %wait
+sleep:
+ %r2 = call i64 (i64, ...) %sys(i64 202, ptr %pp, i32 128, i32 %left, ptr null, ptr null, i32 0)
+ br label %wait
+out:
+ ret void
+}}
+
+define internal void @stamp(ptr %s, ptr %times, i64 %i) #0 {{
+entry:
+ %off = icmp eq ptr %times, null
+ br i1 %off, label %out, label %on
+on:
+ %ts = alloca [2 x i64]
+ %cp = getelementptr i8, ptr %s, i64 400
+ %clock = load ptr, ptr %cp
+ %r = call i32 %clock(i32 1, ptr %ts)
+ %sec = load i64, ptr %ts
+ %np = getelementptr i64, ptr %ts, i64 1
+ %nano = load i64, ptr %np
+ %big = mul i64 %sec, 1000000000
+ %all = add i64 %big, %nano
+ %p = getelementptr i64, ptr %times, i64 %i
+ store i64 %all, ptr %p
+ br label %out
+out:
+ ret void
+}}
+
+define void @tallow_run(ptr %table, i64 %count, ptr %bases, ptr %s, i64 %threads, ptr %times) #0 {{
+entry:
+ %args = alloca [{MAX_ARGUMENTS} x ptr], align 64
+ %bp = getelementptr i8, ptr %s, i64 320
+ %many = icmp sgt i64 %threads, 1
+ br i1 %many, label %try, label %start
+try:
+ %got = cmpxchg ptr %bp, i32 0, i32 1 acq_rel monotonic
+ %mine0 = extractvalue {{i32, i1}} %got, 1
+ br label %start
+start:
+ %mine = phi i1 [false, %entry], [%mine0, %try]
+ call void @stamp(ptr %s, ptr %times, i64 0)
+ br label %step
+step:
+ %i = phi i64 [0, %start], [%i1, %after]
+ %at = phi ptr [%table, %start], [%following, %after]
+ %left = icmp slt i64 %i, %count
+ br i1 %left, label %bind, label %out
+bind:
+ %fn = load ptr, ptr %at
+ %p1 = getelementptr i64, ptr %at, i64 1
+ %na = load i64, ptr %p1
+ %p2 = getelementptr i64, ptr %at, i64 2
+ %nz = load i64, ptr %p2
+ %p3 = getelementptr i64, ptr %at, i64 3
+ %grid = load i64, ptr %p3
+ %p4 = getelementptr i64, ptr %at, i64 4
+ %chunk = load i64, ptr %p4
+ %pairs = getelementptr i64, ptr %at, i64 5
+ br label %arg
+arg:
+ %j = phi i64 [0, %bind], [%j1, %put]
+ %am = icmp slt i64 %j, %na
+ br i1 %am, label %put, label %ready
+put:
+ %d = mul i64 %j, 2
+ %q0 = getelementptr i64, ptr %pairs, i64 %d
+ %base = load i64, ptr %q0
+ %q1 = getelementptr i64, ptr %q0, i64 1
+ %offset = load i64, ptr %q1
+ %bq = getelementptr ptr, ptr %bases, i64 %base
+ %addr = load ptr, ptr %bq
+ %full = getelementptr i8, ptr %addr, i64 %offset
+ %slot = getelementptr ptr, ptr %args, i64 %j
+ store ptr %full, ptr %slot
+ %j1 = add i64 %j, 1
+ br label %arg
+ready:
+ %n2 = mul i64 %na, 2
+ %sizes = getelementptr i64, ptr %pairs, i64 %n2
+ %following = getelementptr i64, ptr %sizes, i64 %nz
+ %big = icmp sgt i64 %grid, %chunk
+ %par = and i1 %big, %mine
+ br i1 %par, label %spread, label %alone
+spread:
+ call void @parallel(ptr %s, ptr %fn, ptr %args, ptr %sizes, i64 %grid, i64 %chunk)
+ br label %after
+alone:
+ call void %fn(ptr %args, ptr %sizes, i64 0, i64 %grid)
+ br label %after
+after:
+ %i1 = add i64 %i, 1
+ call void @stamp(ptr %s, ptr %times, i64 %i1)
+ br label %step
+out:
+ br i1 %mine, label %release, label %end
+release:
+ store atomic i32 0, ptr %bp release, align 4
+ br label %end
+end:
+ ret void
+}}
+declare void @llvm.x86.sse2.pause()
+declare i64 @llvm.smin.i64(i64, i64)
+attributes #0 = {{ nounwind "no-builtins" }}
+"""
