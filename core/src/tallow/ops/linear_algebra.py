@@ -1,0 +1,68 @@
+"""Determinants, inverses and Fourier transforms."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tallow.errors import GraphError
+from tallow.graph import TensorType
+from tallow.ops.rules import axis_in, of_kind, tensors
+from tallow.ops.table import Op, register
+
+
+def _infer_square(name, result):
+    def infer(types, attributes):
+        (x,) = tensors(name, types)
+        of_kind(name, x.dtype, ("float",))
+        if x.rank < 2 or (x.shape[-1] != x.shape[-2]):
+            raise GraphError(f"{name}: expected square matrices, got {x}")
+        return (TensorType(x.dtype, result(x.shape)),)
+
+    return infer
+
+
+def _infer_dft(types, attributes):
+    (x,) = tensors("dft", types)
+    of_kind("dft", x.dtype, ("float",))
+    axis = axis_in("dft", attributes["axis"], x.rank - 1)
+    length = attributes["length"]
+    if attributes["onesided"] and attributes["inverse"]:
+        return (TensorType(x.dtype, (*x.shape[:axis], length, *x.shape[axis + 1 : -1], 1)),)
+    bins = length // 2 + 1 if attributes["onesided"] else length
+    return (TensorType(x.dtype, (*x.shape[:axis], bins, *x.shape[axis + 1 : -1], 2)),)
+
+
+def _evaluate_dft(arrays, attributes):
+    """Real ([..., 1]) or complex ([..., 2]) signals along `axis`, cut or filled with zeros to `length`."""
+    (x,) = arrays
+    axis, length = attributes["axis"], attributes["length"]
+    signal = x[..., 0] if x.shape[-1] == 1 else x[..., 0] + 1j * x[..., 1]
+    if attributes["onesided"] and attributes["inverse"]:
+        return (np.fft.irfft(signal, length, axis)[..., None].astype(x.dtype),)
+    result = (np.fft.ifft if attributes["inverse"] else np.fft.fft)(signal, length, axis)
+    if attributes["onesided"]:
+        result = np.take(result, np.arange(length // 2 + 1), axis)
+    return (np.stack([result.real, result.imag], -1).astype(x.dtype),)
+
+
+def _wide(array):
+    return array.astype(np.float32) if array.dtype == np.float16 else array
+
+
+register(
+    Op(
+        "det",
+        "host",
+        _infer_square("det", lambda shape: shape[:-2]),
+        lambda arrays, a: (np.asarray(np.linalg.det(_wide(arrays[0]))).astype(arrays[0].dtype),),
+    )
+)
+register(
+    Op(
+        "inverse",
+        "host",
+        _infer_square("inverse", lambda shape: shape),
+        lambda arrays, a: (np.linalg.inv(_wide(arrays[0])).astype(arrays[0].dtype),),
+    )
+)
+register(Op("dft", "host", _infer_dft, _evaluate_dft))

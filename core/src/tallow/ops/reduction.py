@@ -1,0 +1,107 @@
+"""Reductions over axes: folding, places of extremes, running totals."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tallow.dtype import dtype, i64
+from tallow.errors import GraphError
+from tallow.graph import TensorType
+from tallow.kernel.vectorise import identity
+from tallow.ops.rules import axis_in, tensors
+from tallow.ops.table import Op, register
+
+_FUNCTIONS = {
+    "add": np.add,
+    "mul": np.multiply,
+    "max": np.maximum,
+    "min": np.minimum,
+    "and": np.logical_and,
+    "or": np.logical_or,
+}
+
+
+def kept_shape(type_: TensorType, axes, keepdims: bool) -> tuple:
+    if keepdims:
+        return tuple(1 if a in axes else d for a, d in enumerate(type_.shape))
+    return tuple(d for a, d in enumerate(type_.shape) if a not in axes)
+
+
+def _infer_reduce(types, attributes):
+    (type_,) = tensors("reduce", types)
+    for axis in attributes["axes"]:
+        axis_in("reduce", axis, type_.rank)
+    if attributes["function"] not in _FUNCTIONS:
+        raise GraphError(f"reduce: unknown function {attributes['function']!r}: expected {', '.join(_FUNCTIONS)}")
+    return (TensorType(type_.dtype, kept_shape(type_, attributes["axes"], attributes["keepdims"])),)
+
+
+def _evaluate_reduce(arrays, attributes):
+    (array,) = arrays
+    name, axes = attributes["function"], tuple(attributes["axes"])
+    wide = array.dtype
+    if wide.kind == "V" or wide == np.float16 or wide.name.startswith(("bfloat", "float8")):
+        array = array.astype(np.float32)
+    function = _FUNCTIONS[name]
+    with np.errstate(all="ignore"):
+        if name in ("max", "min"):
+            from_dtype = identity(name, dtype(array.dtype))
+            result = function.reduce(array, axis=axes, keepdims=attributes["keepdims"], initial=from_dtype)
+        else:
+            kind = {"dtype": array.dtype} if name in ("add", "mul") else {}
+            result = function.reduce(array, axis=axes, keepdims=attributes["keepdims"], **kind)
+    return (np.asarray(result).astype(wide),)
+
+
+def _infer_arg(name):
+    def infer(types, attributes):
+        (type_,) = tensors(name, types)
+        axis = axis_in(name, attributes["axis"], type_.rank)
+        return (TensorType(i64, kept_shape(type_, (axis,), attributes["keepdims"])),)
+
+    return infer
+
+
+def _evaluate_arg(function):
+    def evaluate(arrays, attributes):
+        (array,) = arrays
+        axis = attributes["axis"]
+        if array.dtype.kind == "V" or array.dtype == np.float16:
+            array = array.astype(np.float32)
+        if attributes.get("last"):
+            found = array.shape[axis] - 1 - function(np.flip(array, axis), axis=axis)
+        else:
+            found = function(array, axis=axis)
+        return (np.expand_dims(found, axis) if attributes["keepdims"] else np.asarray(found),)
+
+    return evaluate
+
+
+def _infer_cumulative(types, attributes):
+    (type_,) = tensors("cumulative", types)
+    axis_in("cumulative", attributes["axis"], type_.rank)
+    return (type_,)
+
+
+def _evaluate_cumulative(arrays, attributes):
+    (array,) = arrays
+    axis, carrier = attributes["axis"], array.dtype
+    if carrier.kind == "V" or carrier == np.float16:
+        array = array.astype(np.float32)
+    if attributes["reverse"]:
+        array = np.flip(array, axis)
+    add = attributes["function"] == "add"
+    result = (np.cumsum if add else np.cumprod)(array, axis=axis, dtype=array.dtype)
+    if attributes["exclusive"] and array.shape[axis]:
+        result = np.roll(result, 1, axis)
+        first = tuple(slice(0, 1) if a == axis else slice(None) for a in range(array.ndim))
+        result[first] = 0 if add else 1
+    if attributes["reverse"]:
+        result = np.flip(result, axis)
+    return (result.astype(carrier),)
+
+
+register(Op("reduce", "reduction", _infer_reduce, _evaluate_reduce))
+register(Op("argmax", "reduction", _infer_arg("argmax"), _evaluate_arg(np.argmax)))
+register(Op("argmin", "reduction", _infer_arg("argmin"), _evaluate_arg(np.argmin)))
+register(Op("cumulative", "reduction", _infer_cumulative, _evaluate_cumulative))

@@ -1,0 +1,61 @@
+"""Shared parts of type rules: checks that speak the operator's language."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import reduce
+
+from tallow.dim import Dim, broadcast
+from tallow.dtype import DType
+from tallow.errors import GraphError
+from tallow.graph import TensorType, Type
+
+
+def tensors(name: str, types: Sequence[Type]) -> list[TensorType]:
+    """The operand types, all of which must be tensors."""
+    for number, type_ in enumerate(types):
+        if not isinstance(type_, TensorType):
+            raise GraphError(f"{name}: expected a tensor for operand {number}, got {type_}")
+    return list(types)
+
+
+def same_dtype(name: str, types: Sequence[TensorType]) -> DType:
+    """The one dtype of all operands."""
+    found = dict.fromkeys(t.dtype for t in types)
+    if len(found) != 1:
+        raise GraphError(f"{name}: expected operands of one dtype, got {', '.join(map(str, found))}")
+    return next(iter(found))
+
+
+def of_kind(name: str, dtype: DType, kinds: Sequence[str]) -> None:
+    if dtype.kind not in kinds:
+        raise GraphError(f"{name}: expected a dtype of kind {' or '.join(sorted(kinds))}, got {dtype}")
+
+
+def broadcast_shapes(name: str, shapes: Sequence[tuple[Dim, ...]]) -> tuple[Dim, ...]:
+    """The shape that numpy gives operands of these shapes together."""
+    rank = max(map(len, shapes), default=0)
+    padded = [(1,) * (rank - len(s)) + tuple(s) for s in shapes]
+    try:
+        return tuple(reduce(broadcast, column) for column in zip(*padded, strict=True))
+    except GraphError as error:
+        listed = ", ".join(str(list(s)) for s in shapes)
+        raise GraphError(f"{name}: shapes {listed}: {error}") from None
+
+
+def axis_in(name: str, axis: int, rank: int) -> int:
+    """An axis that must be in 0..rank-1."""
+    if not 0 <= axis < rank:
+        raise GraphError(f"{name}: axis {axis} is outside 0..{rank - 1}")
+    return axis
+
+
+def rank_is(name: str, type_: TensorType, rank: int, what: str) -> None:
+    if type_.rank != rank:
+        raise GraphError(f"{name}: expected {what} of rank {rank}, got {type_}")
+
+
+def attribute(name: str, attributes: Mapping, key: str):
+    if key not in attributes:
+        raise GraphError(f"{name}: attribute {key!r} is missing")
+    return attributes[key]

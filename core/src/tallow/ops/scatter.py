@@ -1,0 +1,59 @@
+"""Scatter operators: a copy of the data with updates written or folded in, in order."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tallow.errors import GraphError
+from tallow.ops.gather import _checked
+from tallow.ops.rules import axis_in, same_dtype, tensors
+from tallow.ops.table import Op, register
+
+_FOLD = {"add": np.add, "mul": np.multiply, "max": np.maximum, "min": np.minimum}
+
+
+def _infer(name):
+    def infer(types, attributes):
+        data, indices, updates = tensors(name, types)
+        same_dtype(name, [data, updates])
+        if not indices.dtype.is_integer:
+            raise GraphError(f"{name}: expected integer indices, got {indices}")
+        if attributes["reduction"] not in ("none", *_FOLD):
+            raise GraphError(f"{name}: unknown reduction {attributes['reduction']!r}: expected none, {', '.join(_FOLD)}")
+        if name == "scatter_elements":
+            axis_in(name, attributes["axis"], data.rank)
+        return (data,)
+
+    return infer
+
+
+def _write(data: np.ndarray, place: tuple, updates: np.ndarray, reduction: str) -> np.ndarray:
+    carrier = data.dtype
+    wide = carrier.kind == "V" or carrier == np.float16
+    out = data.astype(np.float32) if wide else data.copy()
+    if reduction == "none":
+        out[place] = updates
+    else:
+        with np.errstate(all="ignore"):
+            _FOLD[reduction].at(out, place, updates)
+    return out.astype(carrier)
+
+
+def _evaluate_elements(arrays, attributes):
+    data, indices, updates = arrays
+    axis = attributes["axis"]
+    at = _checked(indices, data.shape[axis], "scatter_elements").astype(np.int64)
+    place = list(np.indices(indices.shape, sparse=True)) if indices.ndim else []
+    place[axis] = at
+    return (_write(data, tuple(place), updates, attributes["reduction"]),)
+
+
+def _evaluate_nd(arrays, attributes):
+    data, indices, updates = arrays
+    depth = indices.shape[-1]
+    parts = [_checked(indices[..., k], data.shape[k], "scatter_nd").astype(np.int64) for k in range(depth)]
+    return (_write(data, tuple(parts), updates, attributes["reduction"]),)
+
+
+register(Op("scatter_elements", "host", _infer("scatter_elements"), _evaluate_elements, arity=(3, 3)))
+register(Op("scatter_nd", "host", _infer("scatter_nd"), _evaluate_nd, arity=(3, 3)))
