@@ -13,9 +13,9 @@ import numpy as np
 from tallow.backend import BoundStep, Device, Module, Prepared
 from tallow.dim import evaluate
 from tallow.errors import InputError
+from tallow.evaluate import bind_sizes, evaluate_node, read_sizes, stack_scan
 from tallow.graph import TensorType
 from tallow.runtime.binding import Bound
-from tallow.runtime.host import bind_sizes, read_sizes, run_host_step
 from tallow.runtime.layout import PhaseLayout, lay_out, lives_of, phases_of, root_of, shape_of
 from tallow.schedule.program import ControlStep, HostStep, KernelStep, Program
 
@@ -225,7 +225,7 @@ class Machine:
         start = time.perf_counter()
         arrays = [self._view(frame, slot) for slot in step.inputs]
         if isinstance(step, HostStep):
-            results = run_host_step(step, arrays, frame.sizes)
+            results = evaluate_node(step.op, step.attributes, arrays, frame.sizes, step.location)
             if step.defines and not step.outputs:
                 read_sizes(step.defines, arrays[0], frame.sizes, step.location)
         else:
@@ -268,11 +268,8 @@ class Machine:
             for scan, element in zip(scans, results[len(carried) :], strict=True):
                 scan.append(element)
             iteration += 1
-        stacked = []
-        for scan, slot in zip(scans, step.outputs[len(carried) :], strict=True):
-            type_ = self.program.slots[slot].type
-            stacked.append(np.stack(scan) if scan else np.empty(_empty_shape(type_, frame.sizes), type_.dtype.numpy))
-        return (*carried, *stacked)
+        types = [self.program.slots[slot].type for slot in step.outputs[len(carried) :]]
+        return (*carried, *(stack_scan(s, t, frame.sizes) for s, t in zip(scans, types, strict=True)))
 
     def _result(self, frame: Frame, slot: int, position: int):
         root = root_of(self.program, slot)
@@ -287,17 +284,6 @@ class Machine:
             np.may_share_memory(value, frame.arrays[s]) for s in self.program.inputs if isinstance(frame.arrays[s], np.ndarray)
         )
         return value if mine and root in self.program.outputs else value.copy()
-
-
-def _empty_shape(type_: TensorType, sizes: Mapping[str, int]) -> tuple[int, ...]:
-    """The shape of a scan output of no iterations: 0 for its length and for what was never bound."""
-    shape = []
-    for dim in type_.shape:
-        try:
-            shape.append(evaluate(dim, sizes))
-        except Exception:
-            shape.append(0)
-    return tuple(shape)
 
 
 def check_out(name: str, array: np.ndarray, shape: tuple[int, ...], dtype: np.dtype) -> None:

@@ -1,0 +1,1 @@
+"""Tallow's importers: models in files become Graphs."""

@@ -1,0 +1,154 @@
+"""Control flow of ONNX: If, Loop and Scan."""
+
+from __future__ import annotations
+
+import onnx
+
+from tallow.dim import symbol
+from tallow.dtype import bool_, i64
+from tallow.graph import TensorType, Value, type_symbols
+from tallow.ops.control import join_types
+from tallow_importers.onnx.context import Context, NodeView
+from tallow_importers.onnx.registry import onnx_op
+
+
+@onnx_op("If")
+def if_(context: Context, node: NodeView):
+    condition = context.array(node.input(0))
+    then, otherwise = node.attribute("then_branch"), node.attribute("else_branch")
+    if condition is not None:
+        return context.inline(then if bool(condition.reshape(-1)[0]) else otherwise)
+    yes, no = context.region(then), context.region(otherwise)
+    types, fresh = [], []
+    for a, b in zip(yes.outputs, no.outputs, strict=True):
+        joined, names = join_types(a.type, b.type, context.fresh_name)
+        # Sizes bound inside one branch mean nothing outside it.
+        local = _local(yes) | _local(no)
+        joined, more = _rename(context, joined, local)
+        types.append(joined)
+        fresh += [*names, *more]
+    b = context.builder
+    flag = b.reshape(node.input(0), shape=()) if node.input(0).rank else node.input(0)
+    extra = {"defines": tuple(fresh)} if fresh else {}
+    result = b.emit("if", flag, then=yes, otherwise=no, types=tuple(types), **extra)
+    return result if isinstance(result, tuple) else (result,)
+
+
+def _local(graph) -> set[str]:
+    return {name for inner in graph.nodes for name in inner.defines}
+
+
+def _rename(context: Context, type_, local: set[str]):
+    if not isinstance(type_, TensorType):
+        return type_, ()
+    dims, names = [], []
+    for dim in type_.shape:
+        if not isinstance(dim, int) and set(type_symbols(TensorType(type_.dtype, (dim,)))) & local:
+            names.append(context.fresh_name())
+            dim = symbol(names[-1])
+        dims.append(dim)
+    return TensorType(type_.dtype, tuple(dims)), tuple(names)
+
+
+def emit_loop(context: Context, trips: Value, condition: Value, carried: list[Value], body_of) -> tuple[Value, ...]:
+    """A loop whose carried values may change shape: `body_of(types)` imports the body for given types
+    of the carried values, with sizes that change made symbols until the types no longer move."""
+    types = [v.type for v in carried]
+    changing: list[str] = []
+    for _ in range(8):
+        body = body_of(types)
+        results = [v.type for v in body.outputs[1 : 1 + len(types)]]
+        new, moved = [], False
+        for have, got in zip(types, results, strict=True):
+            joined, names = join_types(have, got, context.fresh_name)
+            changing += names
+            moved |= bool(names)
+            new.append(joined)
+        if not moved:
+            break
+        types = new
+    else:
+        context.unsupported("a loop whose values change shape in a way that does not settle")
+    local = _local(body) | set(changing)
+    finals, fresh = [], []
+    for type_ in types:
+        outside, names = _rename(context, type_, local)
+        finals.append(outside)
+        fresh += names
+    trip_symbol = context.fresh_name()
+    scans = []
+    for value in body.outputs[1 + len(types) :]:
+        outside, names = _rename(context, value.type, local)
+        fresh += names
+        scans.append(TensorType(outside.dtype, (symbol(trip_symbol), *outside.shape)))
+    defines = (*fresh, *([trip_symbol] if scans else []))
+    extra = {"defines": defines} if defines else {}
+    result = context.builder.emit("loop", trips, condition, *carried, body=body, types=(*finals, *scans), **extra)
+    return result if isinstance(result, tuple) else (result,)
+
+
+@onnx_op("Loop")
+def loop(context: Context, node: NodeView):
+    b, proto = context.builder, node.attribute("body")
+    trips = b.scalar(2**62, i64) if node.input(0) is None else b.cast(b.reshape(node.input(0), shape=()), dtype=i64)
+    condition = b.scalar(True, bool_) if node.input(1) is None else b.reshape(node.input(1), shape=())
+    names = [i.name for i in proto.input]
+    head = [TensorType(i64, ()), TensorType(bool_, ())]
+
+    def body_of(types):
+        return context.region(proto, list(zip(names, [*head, *types], strict=True)))
+
+    return emit_loop(context, trips, condition, list(node.inputs[2:]), body_of)
+
+
+@onnx_op("Scan", since=9)
+def scan(context: Context, node: NodeView):
+    """A loop that takes slices of its scan inputs and stacks its scan outputs."""
+    proto, count = node.attribute("body"), node.attribute("num_scan_inputs")
+    b = context.builder
+    states, sequences = list(node.inputs[: len(node.inputs) - count]), node.inputs[len(node.inputs) - count :]
+    in_axes = node.attribute("scan_input_axes") or [0] * count
+    backwards = node.attribute("scan_input_directions") or [0] * count
+    in_axes = [context.axis(a, s.rank) for a, s in zip(in_axes, sequences, strict=True)]
+    length = sequences[0].shape[in_axes[0]]
+    body_names = [i.name for i in proto.input]
+    outs = len(proto.output) - len(states)
+
+    def body_of(types):
+        inner = onnx.GraphProto()
+        inner.CopyFrom(proto)
+        return _scan_body(context, inner, body_names, states, sequences, in_axes, backwards, types)
+
+    results = emit_loop(context, context.size(length), b.scalar(True, bool_), states, body_of)
+    finals, scans = list(results[: len(states)]), results[len(states) :]
+    out_axes = node.attribute("scan_output_axes") or [0] * outs
+    flipped = node.attribute("scan_output_directions") or [0] * outs
+    for value, axis, flip in zip(scans, out_axes, flipped, strict=True):
+        if flip:
+            starts = (value.shape[0] - 1, *(0,) * (value.rank - 1))
+            value = b.slice(value, starts=starts, steps=(-1, *(1,) * (value.rank - 1)), shape=value.shape)
+        axis = context.axis(axis, value.rank)
+        order = [*range(1, value.rank)]
+        order.insert(axis, 0)
+        finals.append(value if axis == 0 else b.transpose(value, permutation=tuple(order)))
+    return finals
+
+
+def _scan_body(context, proto, names, states, sequences, axes, backwards, types):
+    """The body as a loop body: iteration and condition in, slices taken inside."""
+    builder = context.builder.region("scan")
+    inside = Context(builder, context.importer, dict(context.scope), context.folder)
+    iteration = Value(builder.unique("iteration"), TensorType(i64, ()))
+    going = Value(builder.unique("going"), TensorType(bool_, ()))
+    builder.inputs += [iteration, going]
+    for name, type_ in zip(names[: len(states)], types, strict=True):
+        value = Value(builder.unique(name), type_)
+        builder.inputs.append(value)
+        inside.scope[name] = value
+    for name, sequence, axis, back in zip(names[len(states) :], sequences, axes, backwards, strict=True):
+        at = iteration
+        if back:
+            at = builder.sub(builder.sub(inside.size(sequence.shape[axis]), 1), iteration)
+        inside.scope[name] = builder.gather(sequence, at, axis=axis)
+    results = context.importer.inline(inside, proto)
+    return builder.finish([builder.scalar(True, bool_), *results])

@@ -1,0 +1,184 @@
+"""Detection and selection operators of ONNX."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tallow.dtype import i64
+from tallow.graph import Value
+from tallow_importers.onnx.context import Context, NodeView
+from tallow_importers.onnx.registry import onnx_op
+
+
+@onnx_op("TopK", since=10)
+def topk(context: Context, node: NodeView):
+    x = node.input(0)
+    axis = context.axis(node.attribute("axis", -1), x.rank)
+    (k,) = context.require_dims(node.input(1), "k")
+    return context.builder.topk(
+        x, k=k, axis=axis, largest=bool(node.attribute("largest", 1)), sorted=bool(node.attribute("sorted", 1))
+    )
+
+
+@onnx_op("TopK")
+def topk_1(context: Context, node: NodeView):
+    x = node.input(0)
+    axis = context.axis(node.attribute("axis", -1), x.rank)
+    return context.builder.topk(x, k=node.attribute("k"), axis=axis, largest=True, sorted=True)
+
+
+@onnx_op("Unique")
+def unique(context: Context, node: NodeView):
+    x = node.input(0)
+    axis = node.attribute("axis")
+    axis = None if axis is None else context.axis(axis, x.rank)
+    return context.builder.unique(x, axis=axis, sorted=bool(node.attribute("sorted", 1)), defines=(context.fresh_name(),))
+
+
+@onnx_op("NonMaxSuppression")
+def nms(context: Context, node: NodeView) -> Value:
+    b = context.builder
+    boxes, scores = node.inputs[:2]
+    limit = node.input(2) if node.input(2) is not None else b.constant(np.array([0], np.int64))
+    threshold = node.input(3) if node.input(3) is not None else b.constant(np.array([0], np.float32))
+    least = node.input(4) if node.input(4) is not None else b.constant(np.array([-np.inf], np.float32))
+    centre = bool(node.attribute("center_point_box", 0))
+    return b.nms(boxes, scores, limit, threshold, least, center_point_box=centre, defines=(context.fresh_name(),))
+
+
+@onnx_op("Det")
+def det(context: Context, node: NodeView) -> Value:
+    return context.builder.det(node.input(0))
+
+
+def _corner(context: Context, x: Value, y_at: Value, x_at: Value, inside: Value | None) -> Value:
+    """x[n, c, y_at[n, p], x_at[n, p]] as [N, C, P]; 0 where not inside."""
+    b = context.builder
+    n, c, h, w = x.shape
+    points = y_at.shape[1]
+    flat = b.reshape(x, shape=(n, c, h * w))
+    rows = b.max(b.min(y_at, b.sub(context.size(h), 1)), 0)
+    columns = b.max(b.min(x_at, b.sub(context.size(w), 1)), 0)
+    at = b.add(b.mul(rows, context.size(w)), columns)
+    at = b.broadcast(b.reshape(at, shape=(n, 1, points)), shape=(n, c, points))
+    picked = b.gather_elements(flat, at, axis=2)
+    if inside is None:
+        return picked
+    return b.select(b.reshape(inside, shape=(n, 1, points)), picked, b.scalar(0, x.dtype))
+
+
+@onnx_op("GridSample")
+def grid_sample(context: Context, node: NodeView) -> Value:
+    x, grid = node.inputs
+    b = context.builder
+    mode = {"bilinear": "linear", "bicubic": "cubic"}.get(node.attribute("mode", "linear"), node.attribute("mode", "linear"))
+    if x.rank != 4 or mode == "cubic":
+        context.unsupported("sampling that is cubic or not in two dimensions")
+    n, c, h, w = x.shape
+    rows, columns = grid.shape[1:3]
+    points = rows * columns
+    padding, aligned = node.attribute("padding_mode", "zeros"), bool(node.attribute("align_corners", 0))
+
+    def coordinate(number: int, size) -> Value:
+        part = b.slice(grid, starts=(0, 0, 0, number), steps=(1,) * 4, shape=(n, rows, columns, 1))
+        at = b.reshape(part, shape=(n, points))
+        length = context.size(size, x.dtype)
+        if aligned:
+            return b.mul(b.mul(b.add(at, 1), 0.5), b.sub(length, 1))
+        return b.mul(b.sub(b.mul(b.add(at, 1), length), 1), 0.5)
+
+    def brought_inside(at: Value, size) -> Value:
+        length = context.size(size, x.dtype)
+        if padding == "border":
+            return b.max(b.min(at, b.sub(length, 1)), 0)
+        if padding == "reflection":
+            low = b.scalar(0 if aligned else -0.5, x.dtype)
+            span = b.sub(length, 1) if aligned else length
+            span = b.max(span, 1e-6)
+            turned = b.mod(b.sub(at, low), b.mul(span, 2))
+            folded = b.select(b.gt(turned, span), b.sub(b.mul(span, 2), turned), turned)
+            return b.max(b.min(b.add(folded, low), b.sub(length, 1)), 0)
+        return at
+
+    xs, ys = brought_inside(coordinate(0, w), w), brought_inside(coordinate(1, h), h)
+
+    def pick(y_at: Value, x_at: Value) -> Value:
+        yi, xi = b.cast(y_at, dtype=i64), b.cast(x_at, dtype=i64)
+        inside = None
+        if padding == "zeros":
+            tests = [b.ge(yi, 0), b.lt(yi, context.size(h)), b.ge(xi, 0), b.lt(xi, context.size(w))]
+            inside = b.and_(b.and_(tests[0], tests[1]), b.and_(tests[2], tests[3]))
+        return _corner(context, x, yi, xi, inside)
+
+    if mode == "nearest":
+        result = pick(b.round(ys), b.round(xs))
+    else:
+        y0, x0 = b.floor(ys), b.floor(xs)
+        fy, fx = (b.reshape(b.sub(at, base), shape=(n, 1, points)) for at, base in ((ys, y0), (xs, x0)))
+        top = _mix(b, pick(y0, x0), pick(y0, b.add(x0, 1)), fx)
+        bottom = _mix(b, pick(b.add(y0, 1), x0), pick(b.add(y0, 1), b.add(x0, 1)), fx)
+        result = _mix(b, top, bottom, fy)
+    return b.reshape(result, shape=(n, c, rows, columns))
+
+
+def _mix(b, low: Value, high: Value, share: Value) -> Value:
+    return b.add(b.mul(low, b.add(b.neg(share), 1.0)), b.mul(high, share))
+
+
+@onnx_op("RoiAlign")
+def roi_align(context: Context, node: NodeView) -> Value:
+    x, rois, batch = node.inputs
+    b = context.builder
+    rows, columns = node.attribute("output_height", 1), node.attribute("output_width", 1)
+    ratio, scale = node.attribute("sampling_ratio", 0), node.attribute("spatial_scale", 1.0)
+    if ratio <= 0:
+        context.unsupported("a sampling ratio that depends on each region's size")
+    half = 0.5 if node.attribute("coordinate_transformation_mode", "half_pixel" if node.opset >= 16 else "output_half_pixel") == "half_pixel" else 0.0
+    count, (_, c, h, w) = rois.shape[0], x.shape
+
+    def edge(number: int) -> Value:
+        return b.sub(b.mul(b.slice(rois, starts=(0, number), steps=(1, 1), shape=(count, 1)), scale), half)
+
+    x1, y1, x2, y2 = (edge(i) for i in range(4))
+
+    def samples(low: Value, high: Value, bins: int) -> Value:
+        length = b.sub(high, low)
+        if not half:
+            length = b.max(length, 1.0)
+        steps = b.constant(((np.arange(bins * ratio) + 0.5) / (bins * ratio)).astype(np.float32)[None])
+        return b.add(low, b.mul(length, b.cast(steps, dtype=x.dtype)))
+
+    ys, xs = samples(y1, y2, rows), samples(x1, x2, columns)
+    shape = (count, rows * ratio, columns * ratio)
+    points = rows * ratio * columns * ratio
+    ys = b.reshape(b.broadcast(b.reshape(ys, shape=(count, rows * ratio, 1)), shape=shape), shape=(count, points))
+    xs = b.reshape(b.broadcast(b.reshape(xs, shape=(count, 1, columns * ratio)), shape=shape), shape=(count, points))
+    data = b.gather(x, b.cast(batch, dtype=i64), axis=0)
+    outside = b.or_(
+        b.or_(b.lt(ys, -1.0), b.gt(ys, context.size(h, x.dtype))), b.or_(b.lt(xs, -1.0), b.gt(xs, context.size(w, x.dtype)))
+    )
+    ys, xs = b.max(ys, 0.0), b.max(xs, 0.0)
+
+    def anchor(at: Value, size) -> tuple[Value, Value, Value]:
+        last = b.sub(context.size(size), 1)
+        low = b.min(b.cast(b.floor(at), dtype=i64), last)
+        high = b.min(b.add(low, 1), last)
+        share = b.select(b.eq(low, last), b.scalar(0, x.dtype), b.sub(at, b.cast(low, dtype=x.dtype)))
+        return low, high, b.reshape(share, shape=(count, 1, points))
+
+    (y_low, y_high, fy), (x_low, x_high, fx) = anchor(ys, h), anchor(xs, w)
+    corners = [_corner(context, data, y, xx, None) for y in (y_low, y_high) for xx in (x_low, x_high)]
+    if node.attribute("mode", "avg") == "max":
+        keep = [(b.add(b.neg(f), 1.0), f) for f in (fy, fx)]
+        weights = [b.mul(wy, wx) for wy in keep[0] for wx in keep[1]]
+        parts = [b.mul(v, weight) for v, weight in zip(corners, weights, strict=True)]
+        value = b.max(b.max(parts[0], parts[1]), b.max(parts[2], parts[3]))
+    else:
+        value = _mix(b, _mix(b, corners[0], corners[1], fx), _mix(b, corners[2], corners[3], fx), fy)
+    value = b.select(b.reshape(outside, shape=(count, 1, points)), b.scalar(0, x.dtype), value)
+    grid = b.reshape(value, shape=(count, c, rows, ratio, columns, ratio))
+    if node.attribute("mode", "avg") == "max":
+        return b.reduce(grid, function="max", axes=(3, 5), keepdims=False)
+    return b.div(b.reduce(grid, function="add", axes=(3, 5), keepdims=False), float(ratio * ratio))
+
+

@@ -1,0 +1,103 @@
+"""Signal operators of ONNX: Fourier transforms and windows."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from tallow.dim import floordiv
+from tallow.dtype import f32, i64
+from tallow.graph import Value
+from tallow_importers.onnx.context import Context, NodeView
+from tallow_importers.onnx.registry import onnx_op
+
+
+@onnx_op("DFT", since=20)
+def dft_20(context: Context, node: NodeView) -> Value:
+    axis = -2 if node.input(2) is None else int(context.constant(node.input(2), "an axis").reshape(()))
+    return _dft(context, node, axis)
+
+
+@onnx_op("DFT")
+def dft(context: Context, node: NodeView) -> Value:
+    return _dft(context, node, node.attribute("axis", 1))
+
+
+def _dft(context: Context, node: NodeView, axis: int) -> Value:
+    x, length = node.input(0), node.input(1)
+    axis = context.axis(axis, x.rank)
+    onesided, inverse = bool(node.attribute("onesided", 0)), bool(node.attribute("inverse", 0))
+    if length is not None:
+        (size,) = context.require_dims(length, "a length")
+    else:
+        size = (x.shape[axis] - 1) * 2 if onesided and inverse else x.shape[axis]
+    return context.builder.dft(x, axis=axis, length=size, onesided=onesided, inverse=inverse)
+
+
+@onnx_op("STFT")
+def stft(context: Context, node: NodeView) -> Value:
+    signal, step, window, frame = (node.input(i) for i in range(4))
+    b = context.builder
+    (hop,) = context.require_dims(step, "a frame step")
+    if frame is not None:
+        (length,) = context.require_dims(frame, "a frame length")
+    else:
+        length = window.shape[0]
+    if signal.rank == 2:
+        signal = b.reshape(signal, shape=(*signal.shape, 1))
+    batch, samples, parts = signal.shape
+    frames = floordiv(samples - length, hop) + 1
+    starts = b.mul(b.iota(shape=(frames, 1), axis=0, dtype=i64), context.size(hop))
+    at = b.add(starts, b.iota(shape=(1, length), axis=1, dtype=i64))
+    cut = b.gather(signal, at, axis=1)
+    if window is not None:
+        cut = b.mul(cut, b.reshape(window, shape=(length, 1)))
+    return b.dft(cut, axis=2, length=length, onesided=bool(node.attribute("onesided", 1)), inverse=False)
+
+
+_WINDOWS = {
+    "HannWindow": (0.5, 0.5, 0.0),
+    "HammingWindow": (25 / 46, 21 / 46, 0.0),
+    "BlackmanWindow": (0.42, 0.5, 0.08),
+}
+
+
+@onnx_op(*_WINDOWS)
+def window(context: Context, node: NodeView) -> Value:
+    b = context.builder
+    (size,) = context.require_dims(node.input(0), "a size")
+    dtype = context.dtype(node.attribute("output_datatype", 1))
+    first, second, third = _WINDOWS[node.op_type]
+    step = b.iota(shape=(size,), axis=0, dtype=f32)
+    span = size if node.attribute("periodic", 1) else size - 1
+    angle = b.div(b.mul(step, 2 * math.pi), context.size(span, f32))
+    value = b.sub(b.scalar(first, f32), b.mul(b.cos(angle), second))
+    if third:
+        value = b.add(value, b.mul(b.cos(b.mul(angle, 2.0)), third))
+    return b.cast(value, dtype=dtype)
+
+
+@onnx_op("MelWeightMatrix")
+def mel_weight_matrix(context: Context, node: NodeView) -> Value:
+    """Triangular filters on the mel scale, from constants."""
+    bins, length, rate, low, high = (context.constant(v, "a filter bank parameter").reshape(()).item() for v in node.inputs)
+    dtype = context.dtype(node.attribute("output_datatype", 1))
+    spectrum = length // 2 + 1
+
+    def mel(hertz):
+        return 2595 * np.log10(1 + hertz / 700)
+
+    edges = np.linspace(mel(low), mel(high), bins + 2)
+    points = ((length + 1) * (700 * (10 ** (edges / 2595) - 1)) // rate).astype(int)
+    out = np.zeros((spectrum, bins))
+    for i in range(bins):
+        lower, centre, upper = points[i : i + 3]
+        if lower == centre:
+            out[centre, i] = 1
+        else:
+            for j in range(lower, centre + 1):
+                out[j, i] = (j - lower) / (centre - lower)
+        for j in range(centre, upper) if upper > centre else ():
+            out[j, i] = (upper - j) / (upper - centre)
+    return context.builder.constant(out.astype(dtype.numpy))

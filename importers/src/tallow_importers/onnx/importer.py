@@ -1,0 +1,276 @@
+"""The ONNX importer: files and protos become Graphs, all that is unsupported reported at once."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
+
+from tallow.dim import Dim, symbol
+from tallow.errors import GraphError, ImportFailed
+from tallow.graph import Graph, Location, OptionalType, SequenceType, TensorType, Type, Value
+from tallow_importers.onnx import families
+from tallow_importers.onnx.context import Context, NodeView, Unsupported, attributes_of
+from tallow_importers.onnx.functions import body_of, type_proto
+from tallow_importers.onnx.known import KnownBuilder
+from tallow_importers.onnx.registry import REGISTRY
+from tallow_importers.onnx.sorting import in_order
+from tallow_importers.onnx.tensors import dtype_of, sparse_to_dense, to_array
+
+OLDEST_OPSET = 7
+DEEPEST = 64  # levels of subgraphs and functions
+assert families
+
+
+def load(path: str | Path) -> Graph:
+    """The Graph of an ONNX file; ImportFailed says what is wrong with it or not supported."""
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ImportFailed(f"cannot read {path}: {error.strerror}") from None
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(data)
+    except (DecodeError, ValueError, RecursionError) as error:
+        raise ImportFailed(f"{path.name} is not an ONNX model, or is truncated or damaged: {error}") from None
+    return load_model_proto(model, path.parent, path.name)
+
+
+def load_model_proto(model: onnx.ModelProto, folder: Path | None = None, source: str = "model") -> Graph:
+    """The Graph of a model in memory; `folder` is where its external data may lie."""
+    if not model.HasField("graph") or not (model.graph.node or model.graph.output):
+        raise ImportFailed(f"{source} holds no graph: it is not an ONNX model, or it is truncated")
+    return _Importer(model, folder, source).graph()
+
+
+class _Importer:
+    def __init__(self, model: onnx.ModelProto, folder: Path | None, source: str):
+        self.model, self.folder, self.source = model, folder, source
+        self.opsets = self._opsets(model.opset_import)
+        self.functions = {(f.domain, f.name): f for f in model.functions}
+        self.problems: dict[str, None] = {}
+        self.depth = 0
+        self.renamed: dict[str, str] = {}
+
+    def _opsets(self, imports) -> dict[str, int]:
+        opsets = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in imports}
+        if "" not in opsets and imports is self.model.opset_import and not opsets:
+            opsets[""] = onnx.defs.onnx_opset_version() if self.model.ir_version >= 3 else 1
+            warnings.warn(f"{self.source} names no opset: assuming {opsets['']}", stacklevel=4)
+        newest = onnx.defs.onnx_opset_version()
+        if "" in opsets and opsets[""] > newest:
+            raise ImportFailed(f"{self.source} uses opset {opsets['']}: this importer knows {OLDEST_OPSET} to {newest}")
+        return opsets
+
+    def graph(self) -> Graph:
+        proto = self.model.graph
+        builder = KnownBuilder(_identifier(proto.name) or "main")
+        scope: dict[str, Value | None] = {"": None}
+        context = Context(builder, self, scope, self.folder)
+        try:
+            self._initializers(context, proto)
+            self._inputs(context, proto)
+            self._nodes(context, proto.node, self.opsets)
+            outputs = self._outputs(context, proto)
+        except GraphError as error:
+            raise ImportFailed(f"{self.source}: {error}") from None
+        except RecursionError:
+            raise ImportFailed(f"{self.source}: subgraphs are nested too deeply") from None
+        if self.problems:
+            listed = "\n".join(f"  {p}" for p in self.problems)
+            raise ImportFailed(f"{self.source} uses what Tallow does not support:\n{listed}")
+        metadata = {p.key: p.value for p in self.model.metadata_props}
+        metadata |= {"producer": f"{self.model.producer_name} {self.model.producer_version}".strip()}
+        metadata |= {"opset": ", ".join(f"{d or 'ai.onnx'} {v}" for d, v in self.opsets.items())}
+        return builder.finish(outputs, metadata)
+
+    # Parts of a graph --------------------------------------------------------------------------
+
+    def _initializers(self, context: Context, proto: onnx.GraphProto) -> None:
+        for tensor in proto.initializer:
+            self._define(context, tensor.name, context.builder.constant(to_array(tensor, self.folder), tensor.name))
+        for sparse in proto.sparse_initializer:
+            dense = sparse_to_dense(sparse, self.folder)
+            self._define(context, sparse.values.name, context.builder.constant(dense, sparse.values.name))
+
+    def _define(self, context: Context, name: str, value: Value | None) -> None:
+        if not name:
+            return
+        if name in context.names:
+            raise ImportFailed(f'{self.source}: the name "{name}" is given to two values')
+        context.names.append(name)
+        context.scope[name] = value
+
+    def _inputs(self, context: Context, proto: onnx.GraphProto) -> None:
+        for info in proto.input:
+            if info.name in context.scope:
+                continue  # an initializer: a default that Tallow keeps constant
+            value = Value(context.builder.unique(info.name), self.type_of(info.type, f'input "{info.name}"', context))
+            context.builder.inputs.append(value)
+            self._define(context, info.name, value)
+
+    def type_of(self, proto: onnx.TypeProto, where: str, context: Context) -> Type:
+        match proto.WhichOneof("value"):
+            case "tensor_type":
+                tensor = proto.tensor_type
+                if not tensor.HasField("shape"):
+                    raise ImportFailed(f"{self.source}: {where} has no shape: give it at least a rank")
+                return TensorType(dtype_of(tensor.elem_type, where), tuple(self._dim(d, where, context) for d in tensor.shape.dim))
+            case "sequence_type":
+                return SequenceType(self.type_of(proto.sequence_type.elem_type, where, context))
+            case "optional_type":
+                return OptionalType(self.type_of(proto.optional_type.elem_type, where, context))
+        raise ImportFailed(f"{self.source}: {where} has no type that Tallow knows")
+
+    def _dim(self, dim, where: str, context: Context) -> Dim:
+        if dim.WhichOneof("value") == "dim_value":
+            if dim.dim_value >= 0:
+                return dim.dim_value
+            return context.builder.fresh_symbol("d")
+        if dim.dim_param:
+            if dim.dim_param not in self.renamed:
+                self.renamed[dim.dim_param] = context.builder.unique(_identifier(dim.dim_param) or "d")
+            return symbol(self.renamed[dim.dim_param])
+        return context.builder.fresh_symbol("d")
+
+    def _outputs(self, context: Context, proto: onnx.GraphProto) -> dict[str, Value]:
+        outputs = {}
+        for info in proto.output:
+            value = context.scope.get(info.name)
+            if value is None:
+                if not self.problems:
+                    raise ImportFailed(f'{self.source}: output "{info.name}" is made by no node')
+                continue
+            outputs[info.name] = value
+        return outputs
+
+    # Nodes -------------------------------------------------------------------------------------
+
+    def _nodes(self, context: Context, nodes: Sequence[onnx.NodeProto], opsets: dict[str, int]) -> None:
+        self.depth += 1
+        if self.depth > DEEPEST:
+            raise ImportFailed(f"{self.source}: more than {DEEPEST} levels of subgraphs and functions")
+        for node in in_order(nodes, set(context.scope), self.source):
+            self._node(context, node, opsets)
+        self.depth -= 1
+
+    def _node(self, context: Context, node: onnx.NodeProto, opsets: dict[str, int]) -> None:
+        where = Location(node.name or (node.output[0] if node.output else ""), node.op_type, self.source)
+        context.builder.location = where
+        missing = [n for n in node.input if n and n not in context.scope]
+        if missing:
+            raise ImportFailed(f"{self.source}: {where} reads {', '.join(missing)}, which nothing makes")
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        opset = opsets.get(domain, self.opsets.get(domain, 1))
+        poisoned = any(n and context.scope[n] is None for n in node.input)
+        results: Sequence[Value | None] = [None] * len(node.output)
+        try:
+            if not poisoned:
+                results = self._apply(context, node, domain, opset)
+            elif REGISTRY.find(domain, node.op_type, opset) is None and body_of(self, node, domain, opset, None) is None:
+                raise Unsupported(self._unknown(domain, node, opset))
+        except Unsupported as error:
+            self.problems[f"{where}: {error}"] = None
+        except GraphError as error:
+            raise ImportFailed(f"{self.source}: {error}") from None
+        for name, value in zip(node.output, [*results, *[None] * len(node.output)], strict=False):
+            self._define(context, name, value)
+
+    def _apply(self, context: Context, node: onnx.NodeProto, domain: str, opset: int) -> Sequence[Value | None]:
+        inputs = [context.scope[n] for n in node.input]
+        function = self.functions.get((domain, node.op_type))
+        handler = None if function is not None else REGISTRY.find(domain, node.op_type, opset)
+        if handler is not None:
+            result = handler(context, NodeView(node, inputs, attributes_of(node), opset))
+            return [result] if isinstance(result, Value) else list(result)
+        types = [None if v is None else type_proto(v.type) for v in inputs]
+        found = (function, None) if function is not None else body_of(self, node, domain, opset, types)
+        if found is None:
+            raise Unsupported(self._unknown(domain, node, opset))
+        return self._call(context, node, found[0], inputs)
+
+    def _unknown(self, domain: str, node: onnx.NodeProto, opset: int) -> str:
+        known = {name for d, name in REGISTRY.rows if d == domain}
+        near = difflib.get_close_matches(node.op_type, known, 1)
+        hint = f" (did you mean {near[0]}?)" if near and node.op_type not in known else ""
+        return f"no operator {node.op_type} in {domain or 'ai.onnx'} opset {opset}{hint}"
+
+    def _call(self, context: Context, node: onnx.NodeProto, function: onnx.FunctionProto, inputs) -> list[Value | None]:
+        """A function's body written in place of its call."""
+        scope: dict[str, Value | None] = {"": None}
+        for position, name in enumerate(function.input):
+            scope[name] = inputs[position] if position < len(inputs) else None
+        absent = {n for n in function.input if scope[n] is None}
+        given = {a.name: a for a in node.attribute}
+        defaults = {a.name: a for a in function.attribute_proto}
+        nodes = []
+        for inner in function.node:
+            copy = onnx.NodeProto()
+            copy.CopyFrom(inner)
+            _resolve_references(copy, {**defaults, **given})
+            for i, name in enumerate(copy.input):
+                if name in absent:
+                    copy.input[i] = ""
+            nodes.append(copy)
+        inside = Context(context.builder, self, scope, self.folder)
+        location = context.builder.location
+        self._nodes(inside, nodes, self._opsets(function.opset_import))
+        context.builder.location = location
+        return [scope.get(name) for name in function.output]
+
+    # Subgraphs ---------------------------------------------------------------------------------
+
+    def region(self, context: Context, proto: onnx.GraphProto, inputs: Sequence[tuple[str, Type]]) -> Graph:
+        """A subgraph with its own inputs; it sees every value of the enclosing graphs."""
+        builder = context.builder.region(_identifier(proto.name) or "region")
+        inside = Context(builder, self, dict(context.scope), self.folder)
+        for name, type_ in inputs:
+            value = Value(builder.unique(name), type_)
+            builder.inputs.append(value)
+            inside.scope[name] = value
+        self._initializers(inside, proto)
+        self._nodes(inside, proto.node, self.opsets)
+        values = [inside.scope.get(o.name) for o in proto.output]
+        if any(v is None for v in values):
+            raise Unsupported("a subgraph with unsupported nodes")
+        return builder.finish(values)
+
+    def inline(self, context: Context, proto: onnx.GraphProto) -> tuple[Value, ...]:
+        inside = Context(context.builder, self, dict(context.scope), self.folder)
+        location = context.builder.location
+        self._initializers(inside, proto)
+        self._nodes(inside, proto.node, self.opsets)
+        context.builder.location = location
+        return tuple(inside.scope.get(o.name) for o in proto.output)
+
+
+def _resolve_references(node: onnx.NodeProto, values: dict[str, onnx.AttributeProto]) -> None:
+    """Attributes that refer to the function's own, replaced by the call's values or dropped."""
+    kept = []
+    for attribute in node.attribute:
+        if attribute.ref_attr_name:
+            if attribute.ref_attr_name in values:
+                copy = onnx.AttributeProto()
+                copy.CopyFrom(values[attribute.ref_attr_name])
+                copy.name = attribute.name
+                kept.append(copy)
+            continue
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            for inner in attribute.g.node:
+                _resolve_references(inner, values)
+        kept.append(attribute)
+    copies = [onnx.AttributeProto.FromString(a.SerializeToString()) for a in kept]
+    del node.attribute[:]
+    node.attribute.extend(copies)
+
+
+def _identifier(name: str) -> str:
+    """A name as an identifier that size expressions can be written with."""
+    cleaned = re.sub(r"\W+", "_", name).strip("_")
+    return f"_{cleaned}" if cleaned[:1].isdigit() else cleaned
