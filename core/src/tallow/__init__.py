@@ -1,0 +1,39 @@
+"""Tallow: a tensor compiler and inference runtime.
+
+    import tallow
+    run = tallow.compile("model.onnx")
+    y = run(x)
+"""
+
+from tallow.compile import Model, compile, load
+from tallow.errors import (
+    ArtifactError,
+    CompileError,
+    GraphError,
+    ImportFailed,
+    InputError,
+    PluginError,
+    TallowError,
+    Unavailable,
+    VerifyError,
+)
+from tallow.evaluate import evaluate
+from tallow.executable import Executable
+
+__version__ = "0.1.0"
+__all__ = [
+    "ArtifactError",
+    "CompileError",
+    "Executable",
+    "GraphError",
+    "ImportFailed",
+    "InputError",
+    "Model",
+    "PluginError",
+    "TallowError",
+    "Unavailable",
+    "VerifyError",
+    "compile",
+    "evaluate",
+    "load",
+]

@@ -65,7 +65,8 @@ class Builder:
     def emit(self, name_of_op: str, *operands, name: str | None = None, names: Sequence[str] = (), **attributes):
         """Append a node; returns its value, or a tuple of values when the op has several results."""
         row = op(name_of_op)
-        like = next((o.dtype for o in operands if isinstance(o, Value) and isinstance(o.type, TensorType)), None)
+        typed = operands[1:] if name_of_op == "select" else operands
+        like = next((o.dtype for o in typed if isinstance(o, Value) and isinstance(o.type, TensorType)), None)
         inputs = tuple(self._operand(o, like, name_of_op) for o in operands)
         low, high = row.arity
         if len(inputs) < low or (high is not None and len(inputs) > high):

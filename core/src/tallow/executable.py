@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from tallow.backend import Code, Device, Target
 from tallow.dtype import DType
-from tallow.dtype import dtype as dtype_of
 from tallow.errors import InputError
 from tallow.graph import TensorType
 from tallow.plan import Plan, describe
@@ -59,22 +57,21 @@ class Executable:
         self.compiled = compiled
         self.device = device
         self.threads = threads
-        self._machine = Machine(compiled, device, threads)
         program = compiled.program
+        self._machine = Machine(program, device.load(compiled.code), device, compiled.constants, threads)
         self.inputs = tuple(
             port(n, program.slots[s].type) for n, s in zip(program.input_names, program.inputs, strict=True)
         )
         self.outputs = tuple(
             port(n, program.slots[s].type) for n, s in zip(program.output_names, program.outputs, strict=True)
         )
-        self._lock = threading.Lock()
 
     def __call__(self, *arrays, out: Mapping[str, np.ndarray] | None = None):
         """Results for inputs in order: one array, or a tuple when the model has several results."""
         if len(arrays) != len(self.inputs):
             names = ", ".join(map(str, self.inputs))
             raise InputError(f"expected {len(self.inputs)} inputs ({names}), got {len(arrays)}")
-        results = self._machine.run(self._bound(arrays), out)
+        results = self._machine.run(bind_inputs(self.compiled.program, arrays), self._out(out))
         return results[0] if len(results) == 1 else tuple(results)
 
     def run(self, inputs: Mapping[str, object], out: Mapping[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
@@ -85,11 +82,19 @@ class Executable:
         if missing or unknown:
             parts = [f"missing {', '.join(missing)}"] * bool(missing) + [f"unknown {', '.join(unknown)}"] * bool(unknown)
             raise InputError(f"inputs: {'; '.join(parts)}. This model takes {', '.join(map(str, self.inputs))}")
-        results = self._machine.run(self._bound([inputs[n] for n in names]), out)
+        bound = bind_inputs(self.compiled.program, [inputs[n] for n in names])
+        results = self._machine.run(bound, self._out(out))
         return dict(zip(self.compiled.program.output_names, results, strict=True))
 
-    def _bound(self, arrays: Sequence[object]):
-        return bind_inputs(self.compiled.program, arrays)
+    def _out(self, out: Mapping[str, np.ndarray] | None) -> dict[int, np.ndarray] | None:
+        """Result arrays that the caller gives, by the position of the output."""
+        if out is None:
+            return None
+        names = self.compiled.program.output_names
+        unknown = [n for n in out if n not in names]
+        if unknown:
+            raise InputError(f"out: unknown output {unknown[0]!r}: this model gives {', '.join(map(str, self.outputs))}")
+        return {names.index(n): array for n, array in out.items()}
 
     @property
     def plan(self) -> Plan:
@@ -101,7 +106,3 @@ class Executable:
 
     def __repr__(self) -> str:
         return f"<Executable {self.compiled.program.name} for {self.compiled.target}, {len(self.compiled.program.steps)} steps>"
-
-
-def as_dtype(name: str) -> DType:
-    return dtype_of(name)

@@ -50,7 +50,7 @@ class PhasePlan:
 
     layout: PhaseLayout
     segments: tuple[Segment, ...]
-    results: tuple[tuple[int, tuple[int, ...]], ...]  # output slots first written here, and their shapes
+    results: tuple[tuple[int, int, tuple[int, ...]], ...]  # slot, output position and shape of results first written here
 
 
 class Machine:
@@ -100,9 +100,11 @@ class Machine:
             size, memory = self._take_arena(number, plan.layout.arena)
             frame.memory.append((number, size, memory))
             frame.bases[1 + number] = self.device.address(memory)
-        for slot, shape in plan.results:
-            given = frame.out.get(slot)
+        for slot, position, shape in plan.results:
+            given = frame.out.get(position)
             dtype = self.program.slots[slot].type.dtype.numpy
+            if given is not None:
+                check_out(self.program.output_names[position], given, shape, dtype)
             self._own(frame, slot, np.empty(shape, dtype) if given is None else given)
         for segment in plan.segments:
             if segment.prepared is None:
@@ -167,11 +169,11 @@ class Machine:
     def _results_of(self, phase: tuple[int, ...], sizes) -> tuple:
         """Output arrays to make: shaped as the program's result, which may be a view of the slot."""
         found = {}
-        for slot in self.program.outputs:
+        for position, slot in enumerate(self.program.outputs):
             root = root_of(self.program, slot)
             if self.program.slots[root].kind == "output" and self.lives.first.get(root) in phase:
-                found[root] = shape_of(self.program, slot, sizes)
-        return tuple(found.items())
+                found.setdefault(root, (root, position, shape_of(self.program, slot, sizes)))
+        return tuple(found.values())
 
     def _kernel_segment(self, run: list[int], places, sizes) -> list[Segment]:
         bound, kept = [], []
@@ -274,11 +276,13 @@ class Machine:
     def _result(self, frame: Frame, slot: int, position: int):
         root = root_of(self.program, slot)
         value = self._view(frame, slot)
-        given = frame.out.get(position) if self.program.slots[root].kind != "output" else None
-        if given is not None:
+        given = frame.out.get(position)
+        if given is not None and value is not given:
+            check_out(self.program.output_names[position], given, value.shape, value.dtype)
             np.copyto(given, value)
             return given
-        if not isinstance(value, np.ndarray) or self.program.slots[root].kind == "output":
+        first = self.program.outputs.index(slot) == position
+        if not isinstance(value, np.ndarray) or (self.program.slots[root].kind == "output" and first):
             return value
         mine = self.program.slots[root].kind == "host" and not any(
             np.may_share_memory(value, frame.arrays[s]) for s in self.program.inputs if isinstance(frame.arrays[s], np.ndarray)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import onnx
@@ -27,8 +27,8 @@ DEEPEST = 64  # levels of subgraphs and functions
 assert families
 
 
-def load(path: str | Path) -> Graph:
-    """The Graph of an ONNX file; ImportFailed says what is wrong with it or not supported."""
+def load(path: str | Path, dims: Mapping[str, int] | None = None) -> Graph:
+    """The Graph of an ONNX file, sizes in `dims` fixed; ImportFailed says what is wrong or not supported."""
     path = Path(path)
     try:
         data = path.read_bytes()
@@ -39,19 +39,24 @@ def load(path: str | Path) -> Graph:
         model.ParseFromString(data)
     except (DecodeError, ValueError, RecursionError) as error:
         raise ImportFailed(f"{path.name} is not an ONNX model, or is truncated or damaged: {error}") from None
-    return load_model_proto(model, path.parent, path.name)
+    return load_model_proto(model, path.parent, path.name, dims)
 
 
-def load_model_proto(model: onnx.ModelProto, folder: Path | None = None, source: str = "model") -> Graph:
+def load_model_proto(
+    model: onnx.ModelProto,
+    folder: Path | None = None,
+    source: str = "model",
+    dims: Mapping[str, int] | None = None,
+) -> Graph:
     """The Graph of a model in memory; `folder` is where its external data may lie."""
     if not model.HasField("graph") or not (model.graph.node or model.graph.output):
         raise ImportFailed(f"{source} holds no graph: it is not an ONNX model, or it is truncated")
-    return _Importer(model, folder, source).graph()
+    return _Importer(model, folder, source, dims or {}).graph()
 
 
 class _Importer:
-    def __init__(self, model: onnx.ModelProto, folder: Path | None, source: str):
-        self.model, self.folder, self.source = model, folder, source
+    def __init__(self, model: onnx.ModelProto, folder: Path | None, source: str, dims: Mapping[str, int]):
+        self.model, self.folder, self.source, self.dims = model, folder, source, dims
         self.opsets = self._opsets(model.opset_import)
         self.functions = {(f.domain, f.name): f for f in model.functions}
         self.problems: dict[str, None] = {}
@@ -136,8 +141,12 @@ class _Importer:
         if dim.dim_param:
             if dim.dim_param not in self.renamed:
                 self.renamed[dim.dim_param] = context.builder.unique(_identifier(dim.dim_param) or "d")
-            return symbol(self.renamed[dim.dim_param])
-        return context.builder.fresh_symbol("d")
+            return self._size(self.renamed[dim.dim_param], dim.dim_param)
+        return self._size(str(context.builder.fresh_symbol("d")))
+
+    def _size(self, name: str, original: str = "") -> Dim:
+        """The symbol of a size, or the number that the caller fixed it to."""
+        return self.dims.get(original, self.dims.get(name, symbol(name)))
 
     def _outputs(self, context: Context, proto: onnx.GraphProto) -> dict[str, Value]:
         outputs = {}

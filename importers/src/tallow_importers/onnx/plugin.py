@@ -18,10 +18,10 @@ class OnnxImporter:
     def claims(self, path: Path) -> bool:
         return path.suffix == ".onnx"
 
-    def load(self, path: Path):
+    def load(self, path: Path, dims=None):
         from tallow_importers.onnx.importer import load
 
-        return load(path)
+        return load(path, dims)
 
 
 @hook

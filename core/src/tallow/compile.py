@@ -1,0 +1,134 @@
+"""compile: a model and a device's name in, an Executable out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tallow import plugins
+from tallow.backend import Backend, Target
+from tallow.errors import CompileError
+from tallow.executable import Compiled, Executable, port
+from tallow.graph import Graph, Node
+from tallow.kernel.expand import unable
+from tallow.lower.common import COMMON
+from tallow.lower.group import Lowering
+from tallow.ops import OPS
+from tallow.passes.bind import bind_dims
+from tallow.passes.decompose import decompose
+from tallow.passes.pipeline import clean, run_common
+from tallow.schedule.program import Scheduled
+from tallow.schedule.schedule import Lowerer, schedule
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """An imported model: its Graph, and its inputs and outputs as users name them."""
+
+    graph: Graph
+    path: Path | None = None
+
+    @property
+    def inputs(self):
+        return tuple(port(v.name, v.type) for v in self.graph.inputs)
+
+    @property
+    def outputs(self):
+        return tuple(port(n, v.type) for n, v in zip(self.graph.output_names, self.graph.outputs, strict=True))
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        return self.graph.metadata
+
+
+def load(path: str | Path, dims: Mapping[str, int] | None = None) -> Model:
+    """The model in a file or folder, with sizes named in `dims` fixed; ImportFailed says what is wrong."""
+    path = Path(path)
+    return Model(plugins.importer_for(path).load(path, dims or {}), path)
+
+
+def split_device(device: str) -> tuple[str, str | None]:
+    """Backend and architecture of `cpu` or `cpu:x86-64-v3`."""
+    name, _, arch = device.partition(":")
+    return name, arch or None
+
+
+def prepare(graph: Graph, backend: Backend, target: Target) -> Graph:
+    """The graph after all passes for a target, ready to schedule."""
+    graph = run_common(graph)
+    graph = decompose(graph, keep=lambda node: find_lowering(backend, target, node) is not None)
+    graph = run_common(graph)
+    for each in backend.passes:
+        graph = clean(each(graph, target))
+    return graph
+
+
+def find_lowering(backend: Backend, target: Target, node: Node) -> Lowering | None:
+    """The backend's lowering of a node, or the common one."""
+    if backend.supports(node, target) is not None:
+        return None
+    return backend.lowerings.get(node.op) or COMMON.get(node.op)
+
+
+def refusal(backend: Backend, target: Target, node: Node) -> str | None:
+    """Why a node cannot be in a kernel of the target, or None."""
+    reason = backend.supports(node, target)
+    if reason is None and node.inputs and OPS[node.op].kind == "pointwise":
+        reason = unable(node.op, node.inputs[-1].dtype)
+    return reason
+
+
+def lower(graph: Graph, backend: Backend, target: Target) -> Scheduled:
+    """The program and kernels of a prepared graph."""
+    return schedule(
+        graph,
+        Lowerer(
+            find=lambda node: find_lowering(backend, target, node),
+            refuses=lambda node: refusal(backend, target, node),
+            target=target,
+        ),
+    )
+
+
+def compile_graph(graph: Graph, device: str = "cpu") -> Compiled:
+    """Everything a device needs to run the graph; opens none."""
+    name, arch = split_device(device)
+    backend = plugins.backend(name)
+    target = backend.target(arch)
+    scheduled = lower(prepare(graph, backend, target), backend, target)
+    code = backend.compile(list(scheduled.kernels.values()), target)
+    return Compiled(scheduled.program, target, code, scheduled.constants, dict(graph.metadata))
+
+
+def open_compiled(compiled: Compiled, threads: int | None = None) -> Executable:
+    """Load compiled code on its backend's device."""
+    backend = plugins.backend(compiled.target.backend)
+    return Executable(compiled, backend.open(compiled.target.backend), threads or default_threads())
+
+
+def default_threads() -> int:
+    """All cores; backends use no more than they may."""
+    return int(os.environ.get("TALLOW_THREADS") or os.cpu_count() or 1)
+
+
+def compile(
+    model: Model | Graph | str | Path,
+    device: str = "cpu",
+    *,
+    dims: Mapping[str, int | tuple[int, int]] | None = None,
+    threads: int | None = None,
+) -> Executable:
+    """An Executable of a model for a device.
+
+    dims fixes sizes ({"batch": 8}) or bounds them ({"batch": (1, 8)}). threads: at most so many.
+    Raises ImportFailed, CompileError, or Unavailable when the backend is not installed.
+    """
+    sizes = dims or {}
+    if isinstance(model, (str, Path)):
+        model = load(model, {n: s for n, s in sizes.items() if isinstance(s, int)})
+    graph = model.graph if isinstance(model, Model) else model
+    if not isinstance(graph, Graph):
+        raise CompileError(f"expected a Model, a Graph or a path, got {type(model).__name__}")
+    return open_compiled(compile_graph(bind_dims(graph, sizes), device), threads)

@@ -1,0 +1,34 @@
+"""The hooks of Tallow: what a plugin module may define. Each hook gets a callback to register with.
+
+A plugin is a module named by an entry point of the group `tallow`; it must say `TALLOW_API = 1`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pluggy
+
+GROUP = "tallow"
+hook = pluggy.HookimplMarker(GROUP)
+_spec = pluggy.HookspecMarker(GROUP)
+
+
+@_spec
+def register_backends(register: Callable[[str, Callable], None]) -> None:
+    """Call `register(name, factory)` for each backend; `factory()` makes it when it is first used."""
+
+
+@_spec
+def register_importers(register: Callable[[str, Callable], None]) -> None:
+    """Call `register(name, factory)` for each importer; `factory()` makes it when it is first used."""
+
+
+@_spec
+def register_ops(register: Callable) -> None:
+    """Call `register(op)` with an `Op` row for each operator that the plugin adds."""
+
+
+@_spec
+def register_commands(register: Callable) -> None:
+    """Call `register(command)` with a click command for each subcommand of `tallow`."""

@@ -1,0 +1,24 @@
+"""Which passes run on every graph, and in what order."""
+
+from __future__ import annotations
+
+from tallow.graph import Graph
+from tallow.passes.clean import merge_equal, remove_dead
+from tallow.passes.fold import fold_constants
+from tallow.passes.simplify import simplify
+
+COMMON = (remove_dead, fold_constants, merge_equal, simplify, fold_constants, merge_equal, remove_dead)
+
+
+def clean(graph: Graph) -> Graph:
+    """The graph folded, merged and without what is dead."""
+    for each in (fold_constants, merge_equal, remove_dead):
+        graph = each(graph)
+    return graph
+
+
+def run_common(graph: Graph) -> Graph:
+    """The target-independent passes."""
+    for each in COMMON:
+        graph = each(graph)
+    return graph

@@ -1,0 +1,18 @@
+"""The CPU backend as a plugin of Tallow."""
+
+from __future__ import annotations
+
+from tallow.hookspecs import hook
+
+TALLOW_API = 1
+
+
+def _make():
+    from tallow_cpu.backend import CpuBackend
+
+    return CpuBackend()
+
+
+@hook
+def register_backends(register) -> None:
+    register("cpu", _make)
