@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from tallow.hookspecs import hook
+from tallow_cpu.ops import OPS
 
 TALLOW_API = 1
 
 
 def _make():
+    # Deferred so that listing plugins does not import a compiler.
     from tallow_cpu.backend import CpuBackend
 
     return CpuBackend()
@@ -16,3 +18,9 @@ def _make():
 @hook
 def register_backends(register) -> None:
     register("cpu", _make)
+
+
+@hook
+def register_ops(register) -> None:
+    for row in OPS:
+        register(row)

@@ -1,3 +1,12 @@
-"""Lowerings that beat the common ones on a CPU: register tiles, row kernels, blocked layouts."""
+"""Lowerings that beat the common ones on a CPU: register tiles, windows of channels, row kernels."""
 
-LOWERINGS: dict = {}
+from tallow_cpu.lowerings.contraction import lower_conv, lower_matmul, lower_packed
+from tallow_cpu.lowerings.window import lower_depthwise, lower_pool
+
+LOWERINGS = {
+    "matmul": lower_matmul,
+    "cpu.matmul": lower_packed,
+    "cpu.conv": lower_conv,
+    "cpu.depthwise": lower_depthwise,
+    "cpu.pool": lower_pool,
+}

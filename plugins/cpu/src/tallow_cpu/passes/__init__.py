@@ -1,3 +1,6 @@
-"""Graph passes for CPU targets: packed weights and channel-blocked layouts."""
+"""Graph passes for CPU targets: channels last, packed weights."""
 
-PASSES: tuple = ()
+from tallow_cpu.passes.channels_last import convert_windows, sink_transposes
+from tallow_cpu.passes.pack import pack_products
+
+PASSES = (convert_windows, sink_transposes, pack_products)

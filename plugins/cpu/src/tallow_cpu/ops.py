@@ -1,0 +1,80 @@
+"""Operators of the CPU backend: products with packed weights, and window operators with channels last."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tallow.graph import TensorType
+from tallow.ops import Op, op
+from tallow.ops.contraction import window_size
+
+
+def unpack(packed: np.ndarray, n: int) -> np.ndarray:
+    """[groups, panels, K, width] back to [groups, K, n]."""
+    groups, panels, k, width = packed.shape
+    return packed.transpose(0, 2, 1, 3).reshape(groups, k, panels * width)[..., :n]
+
+
+def _infer_matmul(types, attributes):
+    a, packed = types
+    return (TensorType(a.dtype, (*a.shape[:-1], attributes["n"])),)
+
+
+def _evaluate_matmul(arrays, attributes):
+    a, packed = arrays
+    return op("matmul").evaluate([a, unpack(packed, attributes["n"])[0]], {})
+
+
+def _infer_conv(types, attributes):
+    x, _ = types
+    sizes = tuple(
+        window_size(d, k, s, (0, 0), dil)
+        for d, k, s, dil in zip(x.shape[1:-1], attributes["kernel"], attributes["strides"], attributes["dilations"], strict=True)
+    )
+    return (TensorType(x.dtype, (x.shape[0], *sizes, attributes["n"] * attributes["groups"])),)
+
+
+def _first(x: np.ndarray) -> np.ndarray:
+    return np.moveaxis(x, -1, 1)
+
+
+def _evaluate_conv(arrays, attributes):
+    x, packed = arrays
+    kernel, groups, n = attributes["kernel"], attributes["groups"], attributes["n"]
+    w = unpack(packed, n).reshape(groups, *kernel, -1, n)
+    w = np.moveaxis(np.moveaxis(w, -1, 1), -1, 2).reshape(groups * n, -1, *kernel)
+    spec = {"strides": attributes["strides"], "dilations": attributes["dilations"], "groups": groups, "pads": ((0, 0),) * len(kernel)}
+    return (np.moveaxis(op("conv").evaluate([_first(x), w], spec)[0], 1, -1),)
+
+
+def _infer_depthwise(types, attributes):
+    x, w = types
+    sizes = tuple(
+        window_size(d, k, s, p, dil)
+        for d, k, s, p, dil in zip(x.shape[1:-1], w.shape[:-1], attributes["strides"], attributes["pads"], attributes["dilations"], strict=True)
+    )
+    return (TensorType(x.dtype, (x.shape[0], *sizes, x.shape[-1])),)
+
+
+def _evaluate_depthwise(arrays, attributes):
+    x, w = arrays
+    spec = {**attributes, "groups": x.shape[-1]}
+    weights = np.moveaxis(w, -1, 0)[:, None]
+    return (np.moveaxis(op("conv").evaluate([_first(x), weights], spec)[0], 1, -1),)
+
+
+def _infer_pool(types, attributes):
+    (x,) = types
+    spec = zip(x.shape[1:-1], attributes["kernel"], attributes["strides"], attributes["pads"], attributes["dilations"], strict=True)
+    return (TensorType(x.dtype, (x.shape[0], *(window_size(*s) for s in spec), x.shape[-1])),)
+
+
+def _evaluate_pool(arrays, attributes):
+    return (np.moveaxis(op("pool").evaluate([_first(arrays[0])], attributes)[0], 1, -1),)
+
+
+MATMUL = Op("cpu.matmul", "contraction", _infer_matmul, _evaluate_matmul, arity=(2, 2))
+CONV = Op("cpu.conv", "contraction", _infer_conv, _evaluate_conv, arity=(2, 2))
+DEPTHWISE = Op("cpu.depthwise", "contraction", _infer_depthwise, _evaluate_depthwise, arity=(2, 2))
+POOL = Op("cpu.pool", "window", _infer_pool, _evaluate_pool)
+OPS = (MATMUL, CONV, DEPTHWISE, POOL)
