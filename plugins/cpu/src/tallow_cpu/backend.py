@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,14 +17,9 @@ from tallow_cpu.lowerings import LOWERINGS
 from tallow_cpu.passes import PASSES
 from tallow_cpu.runtime.module import Module, aligned
 from tallow_cpu.runtime.threads import usable_cores
+from tallow_cpu.targets import cpuinfo, host_flags, make_target, missing_features
 
-# x86-64 micro-architecture levels (System V ABI), and the vector width that goes with each.
-LEVELS = {
-    "x86-64": ((), 16),
-    "x86-64-v2": (("sse4.2", "popcnt"), 16),
-    "x86-64-v3": (("avx2", "fma", "f16c", "bmi2"), 32),
-    "x86-64-v4": (("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd", "fma", "f16c", "bmi2", "avx2"), 64),
-}
+SHOWN = ("avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx512_bf16", "asimd", "asimddp", "i8mm", "bf16")
 COMPUTED = ("f64", "f32", "f16", "bf16", "i64", "i32", "i16", "i8", "u64", "u32", "u16", "u8", "bool")
 
 
@@ -36,20 +30,13 @@ class CpuBackend:
 
     def devices(self) -> Sequence[DeviceInfo]:
         """This machine."""
-        flags = _cpu_flags()
-        known = tuple(f for f in ("avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx512_bf16") if f in flags)
-        return [DeviceInfo("cpu", f"{_cpu_model()}, {usable_cores()} cores", _memory(), known)]
+        flags = tuple(f for f in SHOWN if f in host_flags())
+        model = cpuinfo("model name", "Model") or platform.machine()
+        return [DeviceInfo("cpu", f"{model}, {usable_cores()} cores", _memory(), flags)]
 
     def target(self, arch: str | None = None) -> Target:
-        """An x86-64 level by name, or the highest that this machine has."""
-        if platform.machine() not in ("x86_64", "AMD64") or sys.platform != "linux":
-            if arch is None:
-                raise Unavailable(f"tallow-cpu runs on x86-64 Linux for now, and this is {platform.machine()} {sys.platform}")
-        name = arch or _host_level()
-        if name not in LEVELS:
-            raise Unavailable(f"no CPU target {name!r}: expected one of {', '.join(LEVELS)}")
-        features, width = LEVELS[name]
-        return Target("cpu", name, features, width)
+        """A target by name, or the widest base that this machine has; see `targets`."""
+        return make_target(arch)
 
     def supports(self, node: Node, target: Target) -> str | None:
         """Kernels compute with numbers up to 64 bits; other dtypes run as host steps."""
@@ -83,9 +70,10 @@ class CpuDevice:
 
     def load(self, code: Code) -> Module:
         """Maps the code; ArtifactError when this machine lacks an instruction set it needs."""
-        needs = [f for f in code.notes.get("features", "").split(",") if f]
-        have = _cpu_flags()
-        missing = [f for f in needs if _FLAG.get(f, f) not in have]
+        machine = code.notes.get("machine", "x86_64")
+        if machine != platform.machine():
+            raise ArtifactError(f"compiled for {machine}, and this machine is {platform.machine()}: compile for it")
+        missing = missing_features(f for f in code.notes.get("features", "").split(",") if f)
         if missing:
             raise ArtifactError(
                 f"compiled for a CPU with {', '.join(missing)}, which this one lacks: compile for this machine's target"
@@ -105,25 +93,6 @@ class CpuDevice:
         return memory
 
 
-_FLAG = {"sse4.2": "sse4_2"}
-
-
-def _cpu_lines(key: str) -> str:
-    try:
-        with open("/proc/cpuinfo") as file:
-            return next((line.split(":", 1)[1].strip() for line in file if line.startswith(key)), "")
-    except OSError:
-        return ""
-
-
-def _cpu_flags() -> frozenset[str]:
-    return frozenset(_cpu_lines("flags").split())
-
-
-def _cpu_model() -> str:
-    return _cpu_lines("model name") or platform.processor() or "x86-64"
-
-
 def _memory() -> int:
     try:
         with open("/proc/meminfo") as file:
@@ -131,9 +100,3 @@ def _memory() -> int:
     except (OSError, ValueError, IndexError):
         return 0
 
-
-def _host_level() -> str:
-    """The highest level all of whose features this machine has."""
-    flags = _cpu_flags()
-    fitting = [name for name, (features, _) in LEVELS.items() if all(_FLAG.get(f, f) in flags for f in features)]
-    return fitting[-1] if fitting else "x86-64"

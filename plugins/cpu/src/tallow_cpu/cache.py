@@ -20,11 +20,6 @@ def folder() -> Path | None:
     return Path(chosen or user_cache_dir("tallow")) / "cpu"
 
 
-def any_version() -> str:
-    """What stands for the compiler's version when there is no compiler."""
-    return "none"
-
-
 def load(key: str) -> bytes | None:
     """What was stored under `key`, or None; a damaged file counts as absent."""
     base = folder()

@@ -1,14 +1,17 @@
 """Scalar functions that LLVM has: a table from name and dtype class to instructions.
 
 Functions that are not here must have been expanded by the kernel language's own vector mathematics.
+Nothing here may end as a call into a library: where a processor lacks an instruction (`abilities` in
+targets), the function is spelled out.
 """
 
 from __future__ import annotations
 
-from tallow.dtype import DType
+from tallow.dtype import DType, f32
 from tallow.errors import CompileError
-from tallow.kernel.grammar import Const, Expr
-from tallow_cpu.llvm.types import constant, register, vector
+from tallow.kernel.grammar import Cast, Const, Expr
+from tallow_cpu.llvm import casts
+from tallow_cpu.llvm.types import constant, is_narrow, register, suffix, vector
 
 _ARITHMETIC = {  # (function, is float) -> instruction
     ("add", True): "fadd",
@@ -25,29 +28,37 @@ _ARITHMETIC = {  # (function, is float) -> instruction
     ("bit_or", False): "or",
     ("bit_xor", False): "xor",
 }
-_INTRINSIC = {  # float functions that are one LLVM intrinsic, which becomes one instruction
-    "abs": "fabs",
-    "floor": "floor",
-    "ceil": "ceil",
-    "trunc": "trunc",
-    "round": "rint",
-    "sqrt": "sqrt",
-}
+_INTRINSIC = {"abs": "fabs", "sqrt": "sqrt"}  # one LLVM intrinsic, one instruction on every processor
+_ROUNDING = {"floor": "floor", "ceil": "ceil", "trunc": "trunc", "round": "rint"}  # on those with "round"
 _FLOAT_COMPARE = {"eq": "oeq", "ne": "une", "lt": "olt", "le": "ole", "gt": "ogt", "ge": "oge"}
 _COMPARE = {"eq": "eq", "ne": "ne", "lt": "lt", "le": "le", "gt": "gt", "ge": "ge"}
 
 NATIVE = frozenset(
     {name for name, _ in _ARITHMETIC}
     | set(_INTRINSIC)
+    | set(_ROUNDING)
     | set(_COMPARE)
     | {"fma", "neg", "max", "min", "sign", "not", "bit_not", "select", "isnan", "isinf", "shift_left", "shift_right"}
 )
-INTEGER_ONLY = frozenset({"mod", "fmod"})
 
 
 def emit(printer, function: str, texts: list[str], arguments: tuple[Expr, ...], dtype: DType) -> str:
     """Emit `function` of operands that are already emitted; the text of the result."""
     operand, lanes = arguments[-1].dtype, arguments[0].lanes
+    if is_narrow(operand) and function != "select":
+        return _through_f32(printer, function, texts, arguments, dtype, lanes)
+    text = _emit(printer, function, texts, arguments, operand, lanes)
+    return text if function == "select" else casts.wrap(printer, text, dtype, lanes)
+
+
+def _through_f32(printer, function: str, texts: list[str], arguments: tuple[Expr, ...], dtype: DType, lanes: int) -> str:
+    wide = [casts.emit(printer, t, a.dtype, f32, lanes) for t, a in zip(texts, arguments, strict=True)]
+    typed = tuple(Cast(a, f32) for a in arguments)
+    result = f32 if dtype == arguments[-1].dtype else dtype
+    return casts.emit(printer, emit(printer, function, wide, typed, result), result, dtype, lanes)
+
+
+def _emit(printer, function: str, texts: list[str], arguments: tuple[Expr, ...], operand: DType, lanes: int) -> str:
     kind = vector(register(operand), lanes)
     simple = _ARITHMETIC.get((function, operand.is_float))
     if simple is not None and not (function == "div" and not operand.is_float):
@@ -69,20 +80,20 @@ def _compare(printer, function: str, texts: list[str], operand: DType, kind: str
     return printer.new(f"icmp {sign}{_COMPARE[function]} {kind} {texts[0]}, {texts[1]}")
 
 
-def intrinsic_suffix(dtype: DType, lanes: int) -> str:
-    scalar = {"f64": "f64", "f32": "f32", "f16": "f16"}.get(dtype.name, register(dtype))
-    return scalar if lanes == 1 else f"v{lanes}{scalar}"
-
-
 def _float(printer, function: str, texts, arguments, kind: str, dtype: DType, lanes: int) -> str:
-    new, suffix = printer.new, intrinsic_suffix(dtype, lanes)
+    new, overload = printer.new, suffix(dtype, lanes)
     mask = vector("i1", lanes)
     if function in _INTRINSIC:
-        return new(f"call {kind} @llvm.{_INTRINSIC[function]}.{suffix}({kind} {texts[0]})")
+        return new(f"call {kind} @llvm.{_INTRINSIC[function]}.{overload}({kind} {texts[0]})")
+    if function in _ROUNDING:
+        if "round" not in printer.abilities:
+            return _round(printer, function, texts[0], kind, dtype, lanes)
+        return new(f"call {kind} @llvm.{_ROUNDING[function]}.{overload}({kind} {texts[0]})")
     match function:
         case "fma":
             operands = ", ".join(f"{kind} {t}" for t in texts)
-            return new(f"call {kind} @llvm.fma.{suffix}({operands})")
+            name = "fma" if "fma" in printer.abilities else "fmuladd"  # without the instruction, rounded twice
+            return new(f"call {kind} @llvm.{name}.{overload}({operands})")
         case "neg":
             return new(f"fneg {kind} {texts[0]}")
         case "max" | "min":  # the second operand wins ties and its own NaN, as the instruction does
@@ -96,7 +107,7 @@ def _float(printer, function: str, texts, arguments, kind: str, dtype: DType, la
         case "isnan":
             return new(f"fcmp uno {kind} {texts[0]}, {texts[0]}")
         case "isinf":
-            size = new(f"call {kind} @llvm.fabs.{suffix}({kind} {texts[0]})")
+            size = new(f"call {kind} @llvm.fabs.{overload}({kind} {texts[0]})")
             return new(f"fcmp oeq {kind} {size}, {constant(float('inf'), dtype, lanes)}")
         case "sign":
             zero, one, minus = (constant(v, dtype, lanes) for v in (0.0, 1.0, -1.0))
@@ -107,27 +118,53 @@ def _float(printer, function: str, texts, arguments, kind: str, dtype: DType, la
     raise CompileError(f"the CPU printer has no {function} of {dtype}: it must be expanded first")
 
 
+def _round(printer, function: str, text: str, kind: str, dtype: DType, lanes: int) -> str:
+    """Rounding by adding a number so large that no fraction is left; larger ones have none anyway."""
+    new, overload, mask = printer.new, suffix(dtype, lanes), vector("i1", lanes)
+    large = constant(2.0 ** (23 if dtype == f32 else 52), dtype, lanes)
+    size = new(f"call {kind} @llvm.fabs.{overload}({kind} {text})")
+    sum_ = new(f"fadd {kind} {size}, {large}")
+    near = new(f"fsub {kind} {sum_}, {large}")
+    if function == "trunc":
+        near = _correct(printer, near, size, "ogt", -1.0, kind, dtype, lanes)
+    near = new(f"call {kind} @llvm.copysign.{overload}({kind} {near}, {kind} {text})")
+    if function == "floor":
+        near = _correct(printer, near, text, "ogt", -1.0, kind, dtype, lanes)
+    elif function == "ceil":
+        near = _correct(printer, near, text, "olt", 1.0, kind, dtype, lanes)
+    near = new(f"call {kind} @llvm.copysign.{overload}({kind} {near}, {kind} {text})")
+    whole = new(f"fcmp ult {kind} {size}, {large}")
+    return new(f"select {mask} {whole}, {kind} {near}, {kind} {text}")
+
+
+def _correct(printer, near: str, exact: str, test: str, step: float, kind: str, dtype: DType, lanes: int) -> str:
+    """One step back where rounding to nearest went to the wrong side."""
+    wrong = printer.new(f"fcmp {test} {kind} {near}, {exact}")
+    moved = printer.new(f"fadd {kind} {near}, {constant(step, dtype, lanes)}")
+    return printer.new(f"select {vector('i1', lanes)} {wrong}, {kind} {moved}, {kind} {near}")
+
+
 def _integer(printer, function: str, texts, arguments, kind: str, dtype: DType, lanes: int) -> str:
     new, signed = printer.new, dtype.kind == "int"
-    mask, suffix = vector("i1", lanes), intrinsic_suffix(dtype, lanes)
+    overload = suffix(dtype, lanes)
     letter = "s" if signed else "u"
     match function:
         case "max" | "min":
             if dtype.kind == "bool":
                 return new(f"{'or' if function == 'max' else 'and'} {kind} {texts[0]}, {texts[1]}")
-            return new(f"call {kind} @llvm.{letter}{function}.{suffix}({kind} {texts[0]}, {kind} {texts[1]})")
+            return new(f"call {kind} @llvm.{letter}{function}.{overload}({kind} {texts[0]}, {kind} {texts[1]})")
         case "not" | "bit_not":
             ones = constant(True if dtype.kind == "bool" else -1, dtype, lanes)
             return new(f"xor {kind} {texts[0]}, {ones}")
         case "neg":
             return new(f"sub {kind} {constant(0, dtype, lanes)}, {texts[0]}")
         case "abs":
-            return new(f"call {kind} @llvm.abs.{suffix}({kind} {texts[0]}, i1 false)") if signed else texts[0]
+            return new(f"call {kind} @llvm.abs.{overload}({kind} {texts[0]}, i1 false)") if signed else texts[0]
         case "sign":
             high = constant(1, dtype, lanes)
             low = constant(-1 if signed else 0, dtype, lanes)
-            inside = new(f"call {kind} @llvm.{letter}max.{suffix}({kind} {texts[0]}, {kind} {low})")
-            return new(f"call {kind} @llvm.{letter}min.{suffix}({kind} {inside}, {kind} {high})")
+            inside = new(f"call {kind} @llvm.{letter}max.{overload}({kind} {texts[0]}, {kind} {low})")
+            return new(f"call {kind} @llvm.{letter}min.{overload}({kind} {inside}, {kind} {high})")
         case "fma":
             product = new(f"mul {kind} {texts[0]}, {texts[1]}")
             return new(f"add {kind} {product}, {texts[2]}")
@@ -135,7 +172,7 @@ def _integer(printer, function: str, texts, arguments, kind: str, dtype: DType, 
             return _shift(printer, function, texts, kind, dtype, lanes)
         case "div" | "fmod" | "mod":
             return _divide(printer, function, texts, arguments[1], kind, dtype, lanes)
-    raise CompileError(f"the CPU printer has no {function} of {dtype} ({mask}): it must be expanded first")
+    raise CompileError(f"the CPU printer has no {function} of {dtype}: it must be expanded first")
 
 
 def _shift(printer, function: str, texts, kind: str, dtype: DType, lanes: int) -> str:

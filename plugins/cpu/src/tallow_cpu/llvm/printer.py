@@ -7,7 +7,7 @@ from what it writes, so they are `noalias`.
 
 from __future__ import annotations
 
-from tallow.dtype import DType, bool_, f32, i64
+from tallow.dtype import DType, bool_
 from tallow.errors import CompileError
 from tallow.kernel.grammar import (
     Alloc,
@@ -33,17 +33,20 @@ from tallow.kernel.grammar import (
 )
 from tallow.kernel.vectorise import combine
 from tallow_cpu.llvm import casts, functions
-from tallow_cpu.llvm.types import constant, memory, register, vector
+from tallow_cpu.llvm.types import constant, memory, register, suffix, vector
 
 
-def print_kernel(kernel: Kernel, name: str) -> str:
-    """The definitions of one kernel; intrinsics need no declaration."""
-    return _Printer(kernel, name).text()
+def print_kernel(kernel: Kernel, name: str, abilities: frozenset[str]) -> str:
+    """The definitions of one kernel; intrinsics need no declaration.
+
+    abilities: what the processor does in one instruction, see `targets.abilities`.
+    """
+    return _Printer(kernel, name, abilities).text()
 
 
 class _Printer:
-    def __init__(self, kernel: Kernel, name: str):
-        self.kernel, self.name = kernel, name
+    def __init__(self, kernel: Kernel, name: str, abilities: frozenset[str]):
+        self.kernel, self.name, self.abilities = kernel, name, abilities
         self.lines: list[str] = []
         self.entry: list[str] = []
         self.count = 0
@@ -177,7 +180,7 @@ class _Printer:
             address = self.address(buffer, index)
             guard = self.mask_text(mask, index.lanes)
             pointers = vector("ptr", index.lanes)
-            name = f"@llvm.masked.scatter.v{index.lanes}{_suffix(buffer.dtype)}.v{index.lanes}p0"
+            name = f"@llvm.masked.scatter.v{index.lanes}{suffix(buffer.dtype, 1, memory(buffer.dtype))}.v{index.lanes}p0"
             self.lines.append(
                 f" call void {name}({kind} {text}, {pointers} {address}, i32 {buffer.dtype.itemsize}, {guard})"
             )
@@ -185,7 +188,7 @@ class _Printer:
             self.lines.append(f" store {kind} {text}, ptr {self.address(buffer, index)}, align {align}")
         elif value.lanes > 1:
             guard = self.mask_text(mask, value.lanes)
-            name = f"@llvm.masked.store.v{value.lanes}{_suffix(buffer.dtype)}.p0"
+            name = f"@llvm.masked.store.v{value.lanes}{suffix(buffer.dtype, 1, memory(buffer.dtype))}.p0"
             address = self.address(buffer, index)
             self.lines.append(f" call void {name}({kind} {text}, ptr {address}, i32 {align}, {guard})")
         else:
@@ -204,7 +207,7 @@ class _Printer:
         if e.index.lanes > 1:
             address = self.address(buffer, e.index)
             guard = self.mask_text(e.mask, lanes)
-            name = f"@llvm.masked.gather.v{lanes}{_suffix(buffer.dtype)}.v{lanes}p0"
+            name = f"@llvm.masked.gather.v{lanes}{suffix(buffer.dtype, 1, memory(buffer.dtype))}.v{lanes}p0"
             pointers = vector("ptr", lanes)
             text = self.new(
                 f"call {kind} {name}({pointers} {address}, i32 {buffer.dtype.itemsize}, {guard}, {kind} {zero})"
@@ -214,7 +217,7 @@ class _Printer:
         elif lanes > 1:
             address = self.address(buffer, e.index)
             guard = self.mask_text(e.mask, lanes)
-            name = f"@llvm.masked.load.v{lanes}{_suffix(buffer.dtype)}.p0"
+            name = f"@llvm.masked.load.v{lanes}{suffix(buffer.dtype, 1, memory(buffer.dtype))}.p0"
             text = self.new(f"call {kind} {name}(ptr {address}, i32 {align}, {guard}, {kind} {zero})")
         else:
             text = self.guarded_load(e, kind, align, zero)
@@ -245,10 +248,12 @@ class _Printer:
 
     def from_memory(self, text: str, dtype: DType, lanes: int) -> str:
         if dtype.kind != "bool":
-            return text
+            return casts.wrap(self, text, dtype, lanes)
         return self.new(f"icmp ne {vector('i8', lanes)} {text}, {'zeroinitializer' if lanes > 1 else 0}")
 
     def to_memory(self, text: str, dtype: DType, lanes: int) -> str:
+        if dtype.kind == "int" and dtype.bits < 8:
+            return self.new(f"and {vector('i8', lanes)} {text}, {constant((1 << dtype.bits) - 1, dtype, lanes)}")
         if dtype.kind != "bool":
             return text
         return self.new(f"zext {vector('i1', lanes)} {text} to {vector('i8', lanes)}")
@@ -312,9 +317,6 @@ class _Printer:
         return text
 
 
-def _suffix(dtype: DType) -> str:
-    return {"f64": "f64", "f32": "f32", "f16": "f16"}.get(dtype.name, memory(dtype))
-
-
 def _zero(dtype: DType) -> str:
-    return constant(0.0, f32) if dtype.name in ("f32", "f64", "f16") else constant(0, i64)
+    """All bits zero, as a scalar."""
+    return constant(0.0, dtype) if register(dtype) in ("float", "double") else "0"

@@ -1,22 +1,30 @@
-"""How dtypes look in LLVM: in registers, in memory, as constants."""
+"""How dtypes look in LLVM: in registers, in memory, as constants.
+
+f64 and f32 are LLVM's own; narrower floats stay bit patterns in integers, since arithmetic on them is
+done in f32. 4-bit and 2-bit integers are sign- or zero-extended to 8 bits in registers.
+"""
 
 from __future__ import annotations
 
 import struct
 
+import numpy as np
+
 from tallow.dtype import DType
 
-_FLOATS = {"f64": "double", "f32": "float", "f16": "half"}
-BIT_STORED = ("bf16", "f8e4m3", "f8e4m3fnuz", "f8e5m2", "f8e5m2fnuz", "f8e8m0")  # floats kept as integers
+_FLOATS = {"f64": "double", "f32": "float"}
+
+
+def is_narrow(dtype: DType) -> bool:
+    """Whether the dtype is a float that registers hold as a bit pattern."""
+    return dtype.is_float and dtype.name not in _FLOATS
 
 
 def register(dtype: DType) -> str:
     """The scalar type of a value in a register."""
     if dtype.kind == "bool":
         return "i1"
-    if dtype.name in _FLOATS:
-        return _FLOATS[dtype.name]
-    return f"i{dtype.itemsize * 8}"
+    return _FLOATS.get(dtype.name) or f"i{dtype.itemsize * 8}"
 
 
 def memory(dtype: DType) -> str:
@@ -24,32 +32,30 @@ def memory(dtype: DType) -> str:
     return "i8" if dtype.kind == "bool" else register(dtype)
 
 
+def suffix(dtype: DType, lanes: int = 1, scalar: str | None = None) -> str:
+    """The part of an overloaded intrinsic's name that gives the type."""
+    scalar = scalar or register(dtype)
+    scalar = {"double": "f64", "float": "f32"}.get(scalar, scalar)
+    return scalar if lanes == 1 else f"v{lanes}{scalar}"
+
+
 def vector(scalar: str, lanes: int) -> str:
     return scalar if lanes == 1 else f"<{lanes} x {scalar}>"
 
 
 def constant(value, dtype: DType, lanes: int = 1) -> str:
-    """The text of a constant, the same in all lanes."""
+    """The text of a constant, the same in all lanes; floats are rounded to the dtype."""
+    text = _scalar(value, dtype)
+    return text if lanes == 1 else f"<{', '.join([f'{register(dtype)} {text}'] * lanes)}>"
+
+
+def _scalar(value, dtype: DType) -> str:
     if dtype.kind == "bool":
-        text = "true" if value else "false"
-    elif dtype.name in ("f32", "f16"):
-        rounded = struct.unpack("<f", struct.pack("<f", _clamp(value)))[0]
-        text = f"0x{struct.unpack('<Q', struct.pack('<d', rounded))[0]:016X}"
-        if dtype.name == "f16":
-            text = f"0xH{struct.unpack('<H', struct.pack('<e', rounded))[0]:04X}"
-    elif dtype.name == "f64":
-        text = f"0x{struct.unpack('<Q', struct.pack('<d', value))[0]:016X}"
-    else:
-        text = str(int(value))
-    if lanes == 1:
-        return text
-    return "<" + ", ".join([f"{register(dtype)} {text}"] * lanes) + ">"
-
-
-def _clamp(value: float) -> float:
-    """Values beyond f32 become infinite, as rounding does."""
-    try:
-        struct.pack("<f", value)
-    except OverflowError:
-        return float("inf") if value > 0 else float("-inf")
-    return value
+        return "true" if value else "false"
+    if not dtype.is_float:
+        return str(int(value))
+    with np.errstate(over="ignore"):
+        rounded = np.asarray(value, np.float64).astype(dtype.numpy)
+    if is_narrow(dtype):
+        return str(int(rounded.view(f"u{dtype.itemsize}")))
+    return f"0x{struct.unpack('<Q', struct.pack('<d', rounded))[0]:016X}"

@@ -1,4 +1,4 @@
-"""Loaded code: mapping blobs, one thread pool per process, and prepared step tables."""
+"""Loaded code: mapped blobs, one thread pool per process, and prepared step tables."""
 
 from __future__ import annotations
 
@@ -7,67 +7,111 @@ import hashlib
 import json
 import mmap
 import os
+import signal
+import struct
 import threading
+import time
 from collections.abc import Sequence
 
 import numpy as np
 
 from tallow.backend import BoundStep, Code
 from tallow.errors import ArtifactError, CompileError
-from tallow_cpu.runtime.source import MAX_ARGUMENTS, STATE_BYTES
+from tallow_cpu.runtime.source import IMPORTS, MAX_ARGUMENTS, SPINS_AT, STATE_BYTES
 from tallow_cpu.runtime.threads import usable_cores
 
 CHUNKS_PER_THREAD = 4
-_RUN = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p])
-_START = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64)
+SPIN_SECONDS = 50e-6
+_POINTER, _INTEGER = ctypes.c_void_p, ctypes.c_int64
+_RUN = ctypes.CFUNCTYPE(None, _POINTER, _INTEGER, _POINTER, _POINTER, _INTEGER, _POINTER)
+_START = ctypes.CFUNCTYPE(_INTEGER, _POINTER, _INTEGER)
+_SPIN = ctypes.CFUNCTYPE(None, _INTEGER)
 _libc = ctypes.CDLL(None, use_errno=True)
-_libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+_libc.mmap.argtypes = [_POINTER, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, _INTEGER]
+_libc.mmap.restype = _POINTER
+_libc.munmap.argtypes = [_POINTER, ctypes.c_size_t]
+_libc.mprotect.argtypes = [_POINTER, ctypes.c_size_t, ctypes.c_int]
+
+
+def _map(size: int) -> int:
+    """The address of fresh zeroed pages."""
+    access = mmap.PROT_READ | mmap.PROT_WRITE
+    address = _libc.mmap(None, size, access, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
+    if address in (None, ctypes.c_void_p(-1).value):
+        raise ArtifactError(f"the system gives no memory for code: {os.strerror(ctypes.get_errno())}")
+    return address
 
 
 class Mapped:
-    """A blob of machine code in executable memory that nothing can write any more."""
+    """A blob of machine code in executable memory that nothing can write any more.
 
-    def __init__(self, blob: bytes):
-        self.memory = mmap.mmap(-1, max(len(blob), 1))
-        self.memory.write(blob)
-        anchor = (ctypes.c_char * len(self.memory)).from_buffer(self.memory)
-        self.address = ctypes.addressof(anchor)
-        self._anchor = anchor
-        if _libc.mprotect(self.address, len(self.memory), mmap.PROT_READ | mmap.PROT_EXEC):
+    It stays mapped as long as this object lives; `forever`, as long as the process does.
+    """
+
+    def __init__(self, blob: bytes, forever: bool = False):
+        self.size, self.forever = max(len(blob), 1), forever
+        self.address = _map(self.size)
+        ctypes.memmove(self.address, blob, len(blob))
+        if _libc.mprotect(self.address, self.size, mmap.PROT_READ | mmap.PROT_EXEC):
             raise ArtifactError(f"the system refuses to run generated code: {os.strerror(ctypes.get_errno())}")
+
+    def __del__(self, _unmap=_libc.munmap):
+        if not getattr(self, "forever", True):
+            _unmap(self.address, self.size)
 
 
 class Pool:
-    """The runtime code of a target and its worker threads, which start with the first parallel run."""
+    """The runtime code of a target and its worker threads, which start with the first parallel run.
+
+    Code and state are never unmapped: workers stand in them until the process ends.
+    """
 
     def __init__(self, blob: bytes):
         entries = json.loads(blob[:256])
-        self.code = Mapped(blob[256:])
-        self.run = _RUN(self.code.address + entries["tallow_run"])
-        self._start = _START(self.code.address + entries["tallow_start"])
-        self._lock = threading.Lock()
-        self._renew()
-        os.register_at_fork(after_in_child=self._renew)
+        base = Mapped(blob[256:], forever=True).address
+        self.run = _RUN(base + entries["tallow_run"])
+        self._start = _START(base + entries["tallow_start"])
+        self._spin = _SPIN(base + entries["tallow_spin"])
+        self.renew()
 
-    def _renew(self) -> None:
+    def renew(self) -> None:
         """Fresh state without workers: at first, and in a forked child, which has no threads."""
-        self.state = aligned(STATE_BYTES)
-        self.state[:] = 0
-        words = self.state.view(np.int64)
-        for offset, name in ((384, "syscall"), (392, "pthread_create"), (400, "clock_gettime")):
-            words[offset // 8] = ctypes.cast(getattr(_libc, name), ctypes.c_void_p).value
-        self.address = self.state.ctypes.data
+        self.lock = threading.Lock()
         self.workers = 0
+        self.address = _map(STATE_BYTES)
+        for name, offset in IMPORTS.items():
+            self._word(offset).value = ctypes.cast(getattr(_libc, name), _POINTER).value
+
+    def _word(self, offset: int) -> ctypes.c_int64:
+        return _INTEGER.from_address(self.address + offset)
 
     def ensure(self, threads: int) -> int:
         """Start workers on first use; the number of threads that a run may use."""
         if threads <= 1:
             return 1
         if self.workers == 0:
-            with self._lock:
+            with self.lock:
                 if self.workers == 0:
-                    self.workers = self._start(self.address, usable_cores() - 1)
+                    self._word(SPINS_AT).value = self._pauses(SPIN_SECONDS)
+                    self.workers = self._start_workers(usable_cores() - 1)
         return min(threads, self.workers + 1)
+
+    def _start_workers(self, count: int) -> int:
+        """Workers take no signals, so that handlers interrupt the threads that wait for them."""
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            return self._start(self.address, count)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def _pauses(self, seconds: float) -> int:
+        """How many pause instructions take so long on this processor."""
+        count, best = 200, float("inf")
+        for _ in range(3):
+            start = time.perf_counter()
+            self._spin(count)
+            best = min(best, time.perf_counter() - start)
+        return max(1, int(count * seconds / max(best, 1e-9)))
 
 
 _pools: dict[str, Pool] = {}
@@ -81,6 +125,16 @@ def pool_for(blob: bytes) -> Pool:
         if key not in _pools:
             _pools[key] = Pool(blob)
         return _pools[key]
+
+
+def _renew_after_fork() -> None:
+    global _pools_lock
+    _pools_lock = threading.Lock()
+    for pool in _pools.values():
+        pool.renew()
+
+
+os.register_at_fork(after_in_child=_renew_after_fork)
 
 
 def aligned(size: int, alignment: int = 64) -> np.ndarray:
@@ -100,40 +154,46 @@ class Module:
 
     def prepare(self, steps: Sequence[BoundStep], threads: int) -> Prepared:
         """The step table of bound steps, for up to `threads` threads."""
-        return Prepared(self, steps, min(threads, usable_cores()))
+        return Prepared(self, steps, max(1, min(threads, usable_cores())))
 
 
 class Prepared:
-    """A step table in native memory. Runs share it; each brings its own base addresses."""
+    """A step table in native memory. Runs share it; each brings its own base addresses.
+
+    How a grid is cut depends on `threads`, but its iterations are independent, so results do not.
+    """
 
     def __init__(self, module: Module, steps: Sequence[BoundStep], threads: int):
-        self.module, self.threads, self.count = module, threads, len(steps)
+        self.module, self.count = module, len(steps)
         words: list[int] = []
         parallel = False
         for step in steps:
             if len(step.arguments) > MAX_ARGUMENTS:
                 raise CompileError(f"{step.entry} takes {len(step.arguments)} buffers: expected at most {MAX_ARGUMENTS}")
             chunk = max(step.grain, -(-step.grid // (threads * CHUNKS_PER_THREAD)), 1)
-            parallel |= step.grid > chunk and threads > 1
+            parallel |= step.grid > chunk
             words += [module.entries[step.entry], len(step.arguments), len(step.sizes), step.grid, chunk]
             words += [number for pair in step.arguments for number in pair]
             words += step.sizes
-        self.parallel = parallel
+        self.threads = threads if parallel else 1
         self.table = np.array(words, np.int64)
         self._address = self.table.ctypes.data
+        self._pack = struct.Struct("").pack
+        self._bases = 0
 
     def run(self, bases: Sequence[int]) -> None:
         """Run all steps; releases the GIL."""
-        pool = self.module.pool
-        threads = pool.ensure(self.threads) if self.parallel else 1
-        addresses = (ctypes.c_int64 * len(bases))(*bases)
-        pool.run(self._address, self.count, ctypes.addressof(addresses), pool.address, threads, None)
+        self._call(bases, None)
 
     def profile(self, bases: Sequence[int]) -> list[float]:
         """Run all steps; the seconds each took."""
-        pool = self.module.pool
-        threads = pool.ensure(self.threads) if self.parallel else 1
-        addresses = (ctypes.c_int64 * len(bases))(*bases)
         times = np.zeros(self.count + 1, np.int64)
-        pool.run(self._address, self.count, ctypes.addressof(addresses), pool.address, threads, times.ctypes.data)
+        self._call(bases, times.ctypes.data)
         return (np.diff(times) / 1e9).tolist()
+
+    def _call(self, bases: Sequence[int], times: int | None) -> None:
+        if len(bases) != self._bases:
+            self._pack, self._bases = struct.Struct(f"{len(bases)}q").pack, len(bases)
+        pool = self.module.pool
+        threads = 1 if self.threads == 1 else pool.ensure(self.threads)
+        pool.run(self._address, self.count, self._pack(*bases), pool.address, threads, times)

@@ -4,20 +4,55 @@ All state lies in memory that the opener gives (`STATE_BYTES`, zeroed), so the c
 read-only. Workers spin for a bounded time and then sleep on a futex, and so does the caller while it
 waits for them. One run at a time uses the pool; a run that finds it busy works on its own thread.
 
-State, by byte offset: 0 generation (futex) · 64 function · 72 arguments · 80 sizes · 88 grid ·
-96 chunk · 128 next chunk · 192 workers not done (futex) · 256 sleeping workers · 320 busy ·
-384 syscall · 392 pthread_create · 400 clock_gettime · 408 workers.
+A parallel loop is a job behind a gate. The caller fills in the job and opens the gate with a new
+generation and as many tickets as helpers are wanted; a worker that takes a ticket is counted active
+until it finds no chunk left. The caller takes chunks too, then closes the gate and waits for active
+workers only: one that wakes late finds the gate closed, and costs nothing.
+
+State, by byte offset: 0 gate: active (16 bits), tickets (16), generation (32, a futex at 4); the low
+half is the futex on which the caller waits · 64 function · 72 arguments · 80 sizes · 88 grid ·
+96 chunk · 128 next chunk · 192 caller is asleep · 256 sleeping workers · 320 busy · then the imports
+of `IMPORTS` from 384 · 408 workers · 416 pauses before sleep.
 
 A step in the table is i64s: function, argument count, size count, grid, chunk, then (base, offset)
 for each argument, then the sizes.
 """
 
-STATE_BYTES = 448
-SPINS = 5000  # pauses, some 50 to 100 microseconds
-MAX_ARGUMENTS = 256
+from __future__ import annotations
 
-RUNTIME_IR = f"""
-define internal void @drain(ptr %s) #0 {{
+from dataclasses import dataclass
+
+STATE_BYTES = 448
+IMPORTS = {"syscall": 384, "pthread_create": 392, "clock_gettime": 400}
+SPINS_AT = 416
+MAX_ARGUMENTS = 256
+ENTRIES = ("tallow_run", "tallow_start", "tallow_spin")
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """What differs between processors on Linux: the futex call's number and the pause instruction."""
+
+    futex: int
+    pause: str
+    declare: str = ""
+
+
+PLATFORMS = {
+    "x86_64": Platform(202, "call void @llvm.x86.sse2.pause()", "declare void @llvm.x86.sse2.pause()"),
+    "aarch64": Platform(98, 'call void asm sideeffect "yield", ""()'),
+}
+
+
+def runtime_ir(platform: Platform) -> str:
+    """The module text for a processor; its functions are those of `ENTRIES`."""
+    parts = (_WORK, _WORKER, _START, _PARALLEL, _CLOCK, _RUN, platform.declare, _DECLARATIONS)
+    text = "\n".join(parts).replace("PAUSE", platform.pause).replace("FUTEX", f"i64 {platform.futex}")
+    return text.replace("MAX_ARGUMENTS", str(MAX_ARGUMENTS)).replace("SPINS_AT", str(SPINS_AT))
+
+
+_WORK = """
+define internal void @drain(ptr %s) #0 {
 entry:
  %fp = getelementptr i8, ptr %s, i64 64
  %fn = load ptr, ptr %fp
@@ -43,50 +78,87 @@ work:
  br label %next
 done:
  ret void
-}}
+}
 
-define internal ptr @worker(ptr %s) #0 {{
+define void @tallow_spin(i64 %n) #0 {
 entry:
- %pp = getelementptr i8, ptr %s, i64 192
+ br label %spin
+spin:
+ %k = phi i64 [0, %entry], [%k1, %pause]
+ %k1 = add i64 %k, 1
+ %more = icmp slt i64 %k, %n
+ br i1 %more, label %pause, label %done
+pause:
+ PAUSE
+ br label %spin
+done:
+ ret void
+}
+"""
+
+_WORKER = """
+define internal ptr @worker(ptr %s) #0 {
+entry:
+ %gen = getelementptr i8, ptr %s, i64 4
+ %wp = getelementptr i8, ptr %s, i64 192
  %sp = getelementptr i8, ptr %s, i64 256
  %cp = getelementptr i8, ptr %s, i64 384
  %sys = load ptr, ptr %cp
+ %lp = getelementptr i8, ptr %s, i64 SPINS_AT
+ %spins = load i64, ptr %lp
  br label %idle
 idle:
- %seen = phi i32 [0, %entry], [%now, %finish], [%now, %last]
+ %seen = phi i32 [0, %entry], [%now, %shut], [%now, %finish], [%now, %last]
  br label %spin
 spin:
- %k = phi i64 [0, %idle], [%k1, %pause], [0, %woken]
- %now = load atomic i32, ptr %s acquire, align 4
+ %k = phi i64 [0, %idle], [%k1, %pause], [0, %sleep], [0, %join]
+ %gate = load atomic i64, ptr %s acquire, align 8
+ %high = lshr i64 %gate, 32
+ %now = trunc i64 %high to i32
  %new = icmp ne i32 %now, %seen
- br i1 %new, label %work, label %count
+ br i1 %new, label %look, label %count
 count:
  %k1 = add i64 %k, 1
- %tired = icmp sgt i64 %k1, {SPINS}
+ %tired = icmp sgt i64 %k1, %spins
  br i1 %tired, label %sleep, label %pause
 pause:
- call void @llvm.x86.sse2.pause()
+ PAUSE
  br label %spin
 sleep:
  %o = atomicrmw add ptr %sp, i32 1 seq_cst
- %r = call i64 (i64, ...) %sys(i64 202, ptr %s, i32 128, i32 %seen, ptr null, ptr null, i32 0)
+ %r = call i64 (i64, ...) %sys(FUTEX, ptr %gen, i32 128, i32 %seen, ptr null, ptr null, i32 0)
  %p = atomicrmw sub ptr %sp, i32 1 seq_cst
- br label %woken
-woken:
  br label %spin
+look:
+ %tickets = and i64 %gate, 4294901760
+ %open = icmp ne i64 %tickets, 0
+ br i1 %open, label %join, label %shut
+shut:
+ br label %idle
+join:
+ %taken = sub i64 %gate, 65535
+ %swap = cmpxchg ptr %s, i64 %gate, i64 %taken seq_cst monotonic
+ %mine = extractvalue {i64, i1} %swap, 1
+ br i1 %mine, label %work, label %spin
 work:
  call void @drain(ptr %s)
- %left = atomicrmw sub ptr %pp, i32 1 acq_rel
- %isl = icmp eq i32 %left, 1
- br i1 %isl, label %last, label %finish
+ %before = atomicrmw sub ptr %s, i64 1 seq_cst
+ %active = and i64 %before, 65535
+ %islast = icmp eq i64 %active, 1
+ %waits = load atomic i32, ptr %wp seq_cst, align 4
+ %asleep = icmp ne i32 %waits, 0
+ %wake = and i1 %islast, %asleep
+ br i1 %wake, label %last, label %finish
 last:
- %r2 = call i64 (i64, ...) %sys(i64 202, ptr %pp, i32 129, i32 1, ptr null, ptr null, i32 0)
+ %r2 = call i64 (i64, ...) %sys(FUTEX, ptr %s, i32 129, i32 1, ptr null, ptr null, i32 0)
  br label %idle
 finish:
  br label %idle
-}}
+}
+"""
 
-define i64 @tallow_start(ptr %s, i64 %n) #0 {{
+_START = """
+define i64 @tallow_start(ptr %s, i64 %n) #0 {
 entry:
  %t = alloca i64
  %cp = getelementptr i8, ptr %s, i64 392
@@ -108,9 +180,11 @@ made:
 done:
  %started = load i64, ptr %wp
  ret i64 %started
-}}
+}
+"""
 
-define internal void @parallel(ptr %s, ptr %fn, ptr %args, ptr %sizes, i64 %grid, i64 %chunk) #0 {{
+_PARALLEL = """
+define internal void @parallel(ptr %s, ptr %fn, ptr %args, ptr %sizes, i64 %grid, i64 %chunk, i64 %helpers) #0 {
 entry:
  %fp = getelementptr i8, ptr %s, i64 64
  store ptr %fn, ptr %fp
@@ -124,49 +198,70 @@ entry:
  store i64 %chunk, ptr %cp
  %np = getelementptr i8, ptr %s, i64 128
  store atomic i64 0, ptr %np release, align 8
- %wp = getelementptr i8, ptr %s, i64 408
- %w = load i64, ptr %wp
- %w32 = trunc i64 %w to i32
- %pp = getelementptr i8, ptr %s, i64 192
- store atomic i32 %w32, ptr %pp release, align 4
+ %wp = getelementptr i8, ptr %s, i64 192
+ %sp = getelementptr i8, ptr %s, i64 256
  %yp = getelementptr i8, ptr %s, i64 384
  %sys = load ptr, ptr %yp
- %o = atomicrmw add ptr %s, i32 1 seq_cst
- %sp = getelementptr i8, ptr %s, i64 256
+ %lp = getelementptr i8, ptr %s, i64 SPINS_AT
+ %spins = load i64, ptr %lp
+ %gen = getelementptr i8, ptr %s, i64 4
+ %rest = sub i64 %grid, 1
+ %others = udiv i64 %rest, %chunk
+ %tickets = call i64 @llvm.smin.i64(i64 %helpers, i64 %others)
+ %was = load atomic i64, ptr %s monotonic, align 8
+ %later = add i64 %was, 4294967296
+ %low = shl i64 %tickets, 16
+ %gate = or i64 %later, %low
+ store atomic i64 %gate, ptr %s seq_cst, align 8
  %sleeping = load atomic i32, ptr %sp seq_cst, align 4
  %any = icmp sgt i32 %sleeping, 0
  br i1 %any, label %wake, label %work
 wake:
- %r = call i64 (i64, ...) %sys(i64 202, ptr %s, i32 129, i32 {1 << 20}, ptr null, ptr null, i32 0)
+ %n32 = trunc i64 %tickets to i32
+ %r = call i64 (i64, ...) %sys(FUTEX, ptr %gen, i32 129, i32 %n32, ptr null, ptr null, i32 0)
  br label %work
 work:
  call void @drain(ptr %s)
+ %closed = atomicrmw and ptr %s, i64 -4294901761 seq_cst
  br label %wait
 wait:
- %k = phi i64 [0, %work], [%k1, %pause], [0, %sleep]
- %left = load atomic i32, ptr %pp acquire, align 4
- %done = icmp eq i32 %left, 0
+ %k = phi i64 [0, %work], [%k1, %pause]
+ %g = load atomic i64, ptr %s acquire, align 8
+ %active = and i64 %g, 65535
+ %done = icmp eq i64 %active, 0
  br i1 %done, label %out, label %count
 count:
  %k1 = add i64 %k, 1
- %tired = icmp sgt i64 %k1, {SPINS}
- br i1 %tired, label %sleep, label %pause
+ %tired = icmp sgt i64 %k1, %spins
+ br i1 %tired, label %doze, label %pause
 pause:
- call void @llvm.x86.sse2.pause()
+ PAUSE
  br label %wait
+doze:
+ store atomic i32 1, ptr %wp seq_cst, align 4
+ br label %check
+check:
+ %g2 = load atomic i32, ptr %s seq_cst, align 4
+ %done2 = icmp eq i32 %g2, 0
+ br i1 %done2, label %rise, label %sleep
 sleep:
- %r2 = call i64 (i64, ...) %sys(i64 202, ptr %pp, i32 128, i32 %left, ptr null, ptr null, i32 0)
- br label %wait
+ %r2 = call i64 (i64, ...) %sys(FUTEX, ptr %s, i32 128, i32 %g2, ptr null, ptr null, i32 0)
+ br label %check
+rise:
+ store atomic i32 0, ptr %wp seq_cst, align 4
+ br label %out
 out:
  ret void
-}}
+}
+"""
 
-define internal void @stamp(ptr %s, ptr %times, i64 %i) #0 {{
+_CLOCK = """
+define internal void @stamp(ptr %s, ptr %times, i64 %i) #0 {
 entry:
+ %ts = alloca [2 x i64]
  %off = icmp eq ptr %times, null
  br i1 %off, label %out, label %on
 on:
- %ts = alloca [2 x i64]
  %cp = getelementptr i8, ptr %s, i64 400
  %clock = load ptr, ptr %cp
  %r = call i32 %clock(i32 1, ptr %ts)
@@ -180,17 +275,20 @@ on:
  br label %out
 out:
  ret void
-}}
+}
+"""
 
-define void @tallow_run(ptr %table, i64 %count, ptr %bases, ptr %s, i64 %threads, ptr %times) #0 {{
+_RUN = """
+define void @tallow_run(ptr %table, i64 %count, ptr %bases, ptr %s, i64 %threads, ptr %times) #0 {
 entry:
- %args = alloca [{MAX_ARGUMENTS} x ptr], align 64
+ %args = alloca [MAX_ARGUMENTS x ptr], align 64
  %bp = getelementptr i8, ptr %s, i64 320
- %many = icmp sgt i64 %threads, 1
+ %helpers = sub i64 %threads, 1
+ %many = icmp sgt i64 %helpers, 0
  br i1 %many, label %try, label %start
 try:
  %got = cmpxchg ptr %bp, i32 0, i32 1 acq_rel monotonic
- %mine0 = extractvalue {{i32, i1}} %got, 1
+ %mine0 = extractvalue {i32, i1} %got, 1
  br label %start
 start:
  %mine = phi i1 [false, %entry], [%mine0, %try]
@@ -238,7 +336,7 @@ ready:
  %par = and i1 %big, %mine
  br i1 %par, label %spread, label %alone
 spread:
- call void @parallel(ptr %s, ptr %fn, ptr %args, ptr %sizes, i64 %grid, i64 %chunk)
+ call void @parallel(ptr %s, ptr %fn, ptr %args, ptr %sizes, i64 %grid, i64 %chunk, i64 %helpers)
  br label %after
 alone:
  call void %fn(ptr %args, ptr %sizes, i64 0, i64 %grid)
@@ -254,8 +352,10 @@ release:
  br label %end
 end:
  ret void
-}}
-declare void @llvm.x86.sse2.pause()
+}
+"""
+
+_DECLARATIONS = """
 declare i64 @llvm.smin.i64(i64, i64)
-attributes #0 = {{ nounwind "no-builtins" }}
+attributes #0 = { nounwind "no-builtins" }
 """
