@@ -29,6 +29,7 @@ class Builder:
         self._names: set[str] = parent._names if parent else set()
         self._counter = parent._counter if parent else itertools.count()
         self._scalars: dict[tuple, Value] = {}
+        self.replaced: dict[Value, Value] = {}  # operands that a rewrite has replaced by others
 
     def unique(self, hint: str) -> str:
         """`hint` or, if it is taken, hint with a number."""
@@ -83,6 +84,8 @@ class Builder:
 
     def _operand(self, operand, like: DType | None, name_of_op: str) -> Value:
         if isinstance(operand, Value):
+            while operand in self.replaced:
+                operand = self.replaced[operand]
             return operand
         if isinstance(operand, (int, float, bool, np.generic)) and like is not None:
             return self.scalar(operand, like)

@@ -27,6 +27,7 @@ def rewrite(graph: Graph, rule: Rule) -> Graph:
 
 def _rewrite(graph: Graph, rule: Rule, builder: Builder, mapping: dict[Value, Value]) -> Graph:
     builder.inputs = list(graph.inputs)
+    builder.replaced = mapping
     for node in graph.nodes:
         builder.location = node.location
         current = _renew(node, rule, builder, mapping)
@@ -38,7 +39,9 @@ def _rewrite(graph: Graph, rule: Rule, builder: Builder, mapping: dict[Value, Va
         for old, new in zip(node.outputs, values, strict=True):
             if old.type != new.type:
                 raise GraphError(f"rewriting {node.op} gave {new.type}, expected {old.type} ({node.location})")
-            mapping[old] = new
+            new = resolve(new, mapping)
+            if new is not old:
+                mapping[old] = new
     outputs = tuple(resolve(v, mapping) for v in graph.outputs)
     unchanged = len(builder.nodes) == len(graph.nodes) and all(
         a is b for a, b in zip(builder.nodes, graph.nodes, strict=True)

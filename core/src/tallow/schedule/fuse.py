@@ -93,7 +93,8 @@ def _join(node: Node, readers, escaping, home, rules: Rules) -> _Draft | None:
     if not _accepts(draft, rules):
         return None
     if root:
-        return draft if draft.root is None and _same_place(node.output, draft) else None
+        fits = node.op != "concat" and draft.root is None and _same_place(node.output, draft)
+        return draft if fits else None
     for user in using:
         if user is draft.root and not rules.feeds(node, user):
             return None
