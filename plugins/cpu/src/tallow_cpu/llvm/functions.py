@@ -96,14 +96,13 @@ def _float(printer, function: str, texts, arguments, kind: str, dtype: DType, la
             return new(f"call {kind} @llvm.{name}.{overload}({operands})")
         case "neg":
             return new(f"fneg {kind} {texts[0]}")
-        case "max" | "min":  # the second operand wins ties and its own NaN, as the instruction does
-            a, b = texts if not isinstance(arguments[1], Const) else reversed(texts)
+        case "max" | "min" if not any(isinstance(a, Const) for a in arguments):
+            name = f"@llvm.{function}imum.{overload}"  # of zeros either sign may come: one instruction and a blend
+            return new(f"call nsz {kind} {name}({kind} {texts[0]}, {kind} {texts[1]})")
+        case "max" | "min":  # the instruction gives its second operand where one is NaN
+            a, b = texts if isinstance(arguments[0], Const) else reversed(texts)
             test = new(f"fcmp {'ogt' if function == 'max' else 'olt'} {kind} {a}, {b}")
-            best = new(f"select {mask} {test}, {kind} {a}, {kind} {b}")
-            if isinstance(arguments[0], Const) or isinstance(arguments[1], Const):
-                return best
-            nan = new(f"fcmp uno {kind} {a}, {a}")
-            return new(f"select {mask} {nan}, {kind} {a}, {kind} {best}")
+            return new(f"select {mask} {test}, {kind} {a}, {kind} {b}")
         case "isnan":
             return new(f"fcmp uno {kind} {texts[0]}, {texts[0]}")
         case "isinf":

@@ -35,12 +35,12 @@ class Platform:
 
     futex: int
     pause: str
-    declare: str = ""
+    declare: str
 
 
 PLATFORMS = {
     "x86_64": Platform(202, "call void @llvm.x86.sse2.pause()", "declare void @llvm.x86.sse2.pause()"),
-    "aarch64": Platform(98, 'call void asm sideeffect "yield", ""()'),
+    "aarch64": Platform(98, "call void @llvm.aarch64.hint(i32 1)", "declare void @llvm.aarch64.hint(i32)"),
 }
 
 
