@@ -43,7 +43,9 @@ class Native:
         self.code = BACKEND.compile(kernels, target)
         self.module = BACKEND.open("cpu").load(self.code)
 
-    def __call__(self, name: str, *arrays: np.ndarray, sizes: Sequence[int] = (), grid: int = 1, threads: int = 1) -> None:
+    def __call__(
+        self, name: str, *arrays: np.ndarray, sizes: Sequence[int] = (), grid: int = 1, threads: int = 1
+    ) -> None:
         """Run one kernel on arrays in the order of its parameters."""
         arguments = tuple((i, 0) for i in range(len(arrays)))
         step = BoundStep(name, arguments, tuple(sizes), grid, 1)

@@ -20,11 +20,55 @@ def values(dtype) -> np.ndarray:
     if dtype.kind == "bool":
         return np.array([True, False, True, True, False])
     if dtype.is_float:
-        numbers = [0.0, -0.0, 0.5, -0.5, 1.0, -1.0, 1.5, 2.5, -3.75, 100.0, -129.0, 200.0, 300.7, 4e4, 7e4, 3e9, -3e9, 1e19, -1e19]
+        numbers = [
+            0.0,
+            -0.0,
+            0.5,
+            -0.5,
+            1.0,
+            -1.0,
+            1.5,
+            2.5,
+            -3.75,
+            100.0,
+            -129.0,
+            200.0,
+            300.7,
+            4e4,
+            7e4,
+            3e9,
+            -3e9,
+            1e19,
+            -1e19,
+        ]
         with np.errstate(over="ignore"):
-            return np.array([*numbers, 1e30, -1e30, np.inf, -np.inf, np.nan, 1e-7, -2e-9], np.float32).astype(dtype.numpy)
+            return np.array([*numbers, 1e30, -1e30, np.inf, -np.inf, np.nan, 1e-7, -2e-9], np.float32).astype(
+                dtype.numpy
+            )
     info = ml_dtypes.iinfo(dtype.numpy)
-    numbers = [0, 1, 2, 3, -1, -2, -8, 7, 15, 100, -100, 127, 128, 255, 1000, 40000, 70001, -70001, 2**31, 2**53 + 1, 2**62 + 12345]
+    numbers = [
+        0,
+        1,
+        2,
+        3,
+        -1,
+        -2,
+        -8,
+        7,
+        15,
+        100,
+        -100,
+        127,
+        128,
+        255,
+        1000,
+        40000,
+        70001,
+        -70001,
+        2**31,
+        2**53 + 1,
+        2**62 + 12345,
+    ]
     fitting = [n for n in [*numbers, int(info.min), int(info.max)] if info.min <= n <= info.max]
     return np.array(fitting, dtype.numpy)
 
@@ -101,7 +145,16 @@ def test_narrow_floats_round_to_nearest_even(arch):
 def test_f64_to_f16_rounds_once():
     """A number just above the middle of two f16, so little that f32 does not show it."""
     native = Native([casting(f64, f16)])
-    array = np.array([1 + 2.0**-11 + 2.0**-40, 1 + 2.0**-11 - 2.0**-40, 1 + 2.0**-11, 65519.999999999, 2.0**-25 * (1 + 2.0**-50), 1e300])
+    array = np.array(
+        [
+            1 + 2.0**-11 + 2.0**-40,
+            1 + 2.0**-11 - 2.0**-40,
+            1 + 2.0**-11,
+            65519.999999999,
+            2.0**-25 * (1 + 2.0**-50),
+            1e300,
+        ]
+    )
     array = np.concatenate([array, -array])
     with np.errstate(over="ignore"):
         want = array.astype(np.float16)

@@ -54,8 +54,22 @@ def native():
         whole("strided", (X, OUT), loop(Store(OUT, mul(INDEX, const(3)), Load(X, mul(INDEX, const(2)))))),
         whole("gather", (X, wide, OUT), loop(Store(OUT, INDEX, Load(X, Load(wide, INDEX))))),
         whole("masked", (X, OUT), loop(Store(OUT, INDEX, Load(X, INDEX, 1, call("lt", INDEX, const(5)))))),
-        whole("masked_serial", (X, OUT), loop(Store(OUT, INDEX, Load(X, INDEX, 1, call("lt", INDEX, const(5)))), kind="serial")),
-        whole("branch", (X, OUT), loop(If(call("gt", Load(X, INDEX), const(0.0, f32)), (Store(OUT, INDEX, Load(X, INDEX)),), (Store(OUT, INDEX, const(-1.0, f32)),)))),
+        whole(
+            "masked_serial",
+            (X, OUT),
+            loop(Store(OUT, INDEX, Load(X, INDEX, 1, call("lt", INDEX, const(5)))), kind="serial"),
+        ),
+        whole(
+            "branch",
+            (X, OUT),
+            loop(
+                If(
+                    call("gt", Load(X, INDEX), const(0.0, f32)),
+                    (Store(OUT, INDEX, Load(X, INDEX)),),
+                    (Store(OUT, INDEX, const(-1.0, f32)),),
+                )
+            ),
+        ),
     ]
     return Native(kernels)
 
@@ -110,7 +124,14 @@ def test_reductions(reductions, size, seed):
         x = numbers < 2 if name == "bool" else numbers.astype(dtype.numpy)
         start = {"add": 0, "mul": 1, "max": 0, "min": 3, "or": 0, "and": 3}[op]
         out = np.full(1, start).astype(dtype.numpy)
-        function = {"add": np.add, "mul": np.multiply, "max": np.maximum, "min": np.minimum, "or": np.bitwise_or, "and": np.bitwise_and}[op]
+        function = {
+            "add": np.add,
+            "mul": np.multiply,
+            "max": np.maximum,
+            "min": np.minimum,
+            "or": np.bitwise_or,
+            "and": np.bitwise_and,
+        }[op]
         wide = x.astype(np.float64) if dtype.is_float else x
         want = function.reduce(np.concatenate([wide, out.astype(wide.dtype)]), dtype=wide.dtype)
         reductions(f"{op}_{name}", x, out, sizes=(size,))
@@ -166,7 +187,9 @@ def test_private_buffers():
 
 def test_narrow_floats_accumulate_in_f32_per_step():
     out = Buffer("out", f16, writable=True)
-    kernel = whole("k", (Buffer("x", f16), out), loop(Update(out, const(0), "add", Load(Buffer("x", f16), INDEX)), kind="serial"))
+    kernel = whole(
+        "k", (Buffer("x", f16), out), loop(Update(out, const(0), "add", Load(Buffer("x", f16), INDEX)), kind="serial")
+    )
     x = np.full(50, 0.1, np.float16)
     got = np.zeros(1, np.float16)
     Native([kernel])("k", x, got, sizes=(50,))
@@ -191,7 +214,10 @@ SHARED = Buffer("tile", f32, 16, "shared", True)
 REFUSED = {
     "barrier": (Kernel("k", (), (), (grid([Barrier()]),)), "no barrier"),
     "shared": (Kernel("k", (), (), (grid([Alloc(SHARED)]),)), "tile is shared"),
-    "unbound": (Kernel("k", (OUT,), (), (grid([Store(OUT, var("nowhere"), const(0.0, f32))]),)), "nowhere is read before"),
+    "unbound": (
+        Kernel("k", (OUT,), (), (grid([Store(OUT, var("nowhere"), const(0.0, f32))]),)),
+        "nowhere is read before",
+    ),
     "unknown buffer": (Kernel("k", (), (), (grid([Store(OUT, const(0), const(0.0, f32))]),)), "out is neither"),
     "ill-typed": (Kernel("k", (OUT,), (), (grid([Store(OUT, const(0), const(1, u8))]),)), "LLVM refuses"),
 }

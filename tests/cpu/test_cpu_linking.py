@@ -46,7 +46,8 @@ def objects(text: str, arch: str) -> bytes:
 @pytest.mark.parametrize("arch", ["x86-64-v3", "aarch64-linux-gnu"])
 @pytest.mark.parametrize("symbol", ["expf", "memcpy"])
 def test_undefined_symbols_are_refused_by_name(arch, symbol):
-    text = f"define float @K(float %x) {{\n %y = call float @{symbol}(float %x)\n ret float %y\n}}\ndeclare float @{symbol}(float)\n"
+    body = f"define float @K(float %x) {{\n %y = call float @{symbol}(float %x)\n ret float %y\n}}\n"
+    text = f"{body}declare float @{symbol}(float)\n"
     with pytest.raises(CompileError, match=f"calls {symbol}, which"):
         elf.link(objects(text, arch), ["K"])
 
@@ -95,7 +96,9 @@ def test_code_for_another_machine_is_refused():
     code = BACKEND.compile([TWICE], BACKEND.target("aarch64-linux-gnu"))
     with pytest.raises(ArtifactError, match="compiled for aarch64, and this machine is"):
         BACKEND.open("cpu").load(code)
-    code = Code(code.blob, code.entries, code.support, {**code.notes, "machine": "x86_64", "features": "avx512f,quantum"})
+    code = Code(
+        code.blob, code.entries, code.support, {**code.notes, "machine": "x86_64", "features": "avx512f,quantum"}
+    )
     with pytest.raises(ArtifactError, match="quantum, which this one lacks"):
         BACKEND.open("cpu").load(code)
     with pytest.raises(Unavailable, match="has one, cpu"):

@@ -23,7 +23,9 @@ def tile_kernel(rows: int, columns: int) -> Kernel:
     depth, g, k, u, m, n = (var(x) for x in ("depth", "g", "k", "u", "m", "n"))
     at = add(mul(m, const(columns)), n)
     step = add(k, u)
-    product = call("mul", Load(a, add(mul(step, const(rows)), m)), Load(b, add(mul(add(mul(g, depth), step), const(columns)), n)))
+    product = call(
+        "mul", Load(a, add(mul(step, const(rows)), m)), Load(b, add(mul(add(mul(g, depth), step), const(columns)), n))
+    )
 
     def each(*body):
         return For(m, const(rows), (For(n, const(columns), body, "vector"),), "unroll")

@@ -16,7 +16,24 @@ from tallow.scalar import SCALAR, apply
 COMPUTED = ("f64", "f32", "f16", "bf16", "i64", "i32", "i16", "i8", "i4", "u64", "u32", "u16", "u8", "u4", "bool")
 F64_ULPS = 24  # of functions that have an f64 form
 BASES = ("x86-64", "x86-64-v2", "x86-64-v3")
-SPECIAL = (0.0, -0.0, 1.0, -1.0, 0.5, 1.5, 2.5, -2.5, 0.49999997, 1e-40, 8388609.0, -4194304.5, 3e9, np.inf, -np.inf, np.nan)
+SPECIAL = (
+    0.0,
+    -0.0,
+    1.0,
+    -1.0,
+    0.5,
+    1.5,
+    2.5,
+    -2.5,
+    0.49999997,
+    1e-40,
+    8388609.0,
+    -4194304.5,
+    3e9,
+    np.inf,
+    -np.inf,
+    np.nan,
+)
 
 
 def samples(dtype, seed: int, count: int = 331) -> np.ndarray:
@@ -48,7 +65,9 @@ def operands(row, dtype) -> list[np.ndarray]:
     if row.name == "select":
         found[0] = samples(bool_, 9)
     if row.name.startswith("shift"):
-        found[1] = np.abs(np.random.default_rng(3).integers(0, 8 if dtype.bits < 8 else dtype.bits + 9, len(found[0]))).astype(dtype.numpy)
+        found[1] = np.abs(
+            np.random.default_rng(3).integers(0, 8 if dtype.bits < 8 else dtype.bits + 9, len(found[0]))
+        ).astype(dtype.numpy)
     if row.arity > 1 and row.name in ("eq", "le", "ge", "max", "min"):
         found[1][::3] = found[0][::3]
     return found
@@ -60,7 +79,9 @@ def same(got: np.ndarray, expected: np.ndarray, ulps: float = 0) -> None:
         np.testing.assert_array_equal(got, expected)
         return
     wide, want = got.astype(np.float64), expected.astype(np.float64)
-    unit = np.maximum(np.abs(want), float(ml_dtypes.finfo(got.dtype).smallest_normal)) * float(ml_dtypes.finfo(got.dtype).eps)
+    unit = np.maximum(np.abs(want), float(ml_dtypes.finfo(got.dtype).smallest_normal)) * float(
+        ml_dtypes.finfo(got.dtype).eps
+    )
     with np.errstate(invalid="ignore"):
         close = (wide == want) | (np.isnan(wide) & np.isnan(want)) | (np.abs(wide - want) <= ulps * unit)
     assert close.all(), list(zip(wide[~close][:5], want[~close][:5], strict=True))
@@ -79,7 +100,11 @@ def reference(row, dtype, arrays) -> np.ndarray:
         if row.result == "bool":
             return apply(row.name, *arrays)
         got = apply(row.name, *arrays).astype(wider).view(np.uint8) & 15
-        return got.view(wider).astype(dtype.numpy) if dtype.kind == "uint" else (got.astype(np.int8) << 4 >> 4).astype(dtype.numpy)
+        return (
+            got.view(wider).astype(dtype.numpy)
+            if dtype.kind == "uint"
+            else (got.astype(np.int8) << 4 >> 4).astype(dtype.numpy)
+        )
     if dtype.is_float and dtype.bits < 32 and row.name != "select":
         arrays = [a.astype(np.float32) for a in arrays]
         got = apply(row.name, *arrays)
@@ -91,7 +116,11 @@ def reference(row, dtype, arrays) -> np.ndarray:
 @pytest.mark.parametrize("name", COMPUTED)
 def test_exact_functions(name):
     dtype = DTYPES[name]
-    rows = [r for r in SCALAR.values() if dtype.kind in r.kinds and (is_exact(r.name) or not dtype.is_float) and r.name != "pow"]
+    rows = [
+        r
+        for r in SCALAR.values()
+        if dtype.kind in r.kinds and (is_exact(r.name) or not dtype.is_float) and r.name != "pow"
+    ]
     native = Native([kernel(r, dtype) for r in rows])
     for row in rows:
         arrays = operands(row, dtype)
@@ -104,7 +133,11 @@ def test_exact_functions(name):
 def test_exact_functions_on_smaller_processors(arch, name):
     """Without rounding, half and fused instructions; fma is rounded twice there."""
     dtype = DTYPES[name]
-    rows = [r for r in SCALAR.values() if dtype.kind in r.kinds and (is_exact(r.name) or not dtype.is_float) and r.name != "pow"]
+    rows = [
+        r
+        for r in SCALAR.values()
+        if dtype.kind in r.kinds and (is_exact(r.name) or not dtype.is_float) and r.name != "pow"
+    ]
     native = Native([kernel(r, dtype) for r in rows], BACKEND.target(arch))
     for row in rows:
         arrays = operands(row, dtype)
@@ -123,14 +156,20 @@ def test_exact_functions_on_smaller_processors(arch, name):
 @pytest.mark.parametrize("name", ["f32", "f64", "f16"])
 def test_approximated_functions(name):
     dtype = DTYPES[name]
-    rows = [r for r in SCALAR.values() if not is_exact(r.name) and r.name in APPROXIMATIONS and unable(r.name, dtype) is None]
+    rows = [
+        r
+        for r in SCALAR.values()
+        if not is_exact(r.name) and r.name in APPROXIMATIONS and unable(r.name, dtype) is None
+    ]
     native = Native([kernel(r, dtype) for r in rows])
     for row in rows:
         arrays = operands(row, dtype)
         if row.name in ("fmod", "mod"):  # exact while the quotient has no more bits than an f64
             arrays[0] = np.clip(arrays[0], -60000, 60000)
             arrays[1] = np.where((np.abs(arrays[1]) < 1e-6) & (arrays[1] != 0), 3, arrays[1]).astype(dtype.numpy)
-        wide = [a.astype(np.longdouble) if dtype == f64 and row.name != "erf" else a.astype(np.float64) for a in arrays]
+        wide = [
+            a.astype(np.longdouble) if dtype == f64 and row.name != "erf" else a.astype(np.float64) for a in arrays
+        ]
         with np.errstate(over="ignore"):
             want = apply(row.name, *wide).astype(dtype.numpy)
         ulps = 1 if dtype.bits < 32 else APPROXIMATIONS[row.name].ulp if dtype == f32 else F64_ULPS
@@ -164,7 +203,16 @@ def test_division_by_constants_and_by_zero_never_traps():
 
 
 def test_constants_of_every_dtype():
-    values = {"f16": 65520.0, "bf16": 3.0e38, "f8e4m3": 1.1, "u64": 2**64 - 1, "i64": -(2**63), "f64": 0.1, "i4": -8, "bool": True}
+    values = {
+        "f16": 65520.0,
+        "bf16": 3.0e38,
+        "f8e4m3": 1.1,
+        "u64": 2**64 - 1,
+        "i64": -(2**63),
+        "f64": 0.1,
+        "i4": -8,
+        "bool": True,
+    }
     kernels = [element_wise(n, lambda x, n=n, v=v: const(v, DTYPES[n]), [f32], DTYPES[n]) for n, v in values.items()]
     native = Native(kernels)
     for name, value in values.items():

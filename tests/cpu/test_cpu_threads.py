@@ -32,7 +32,9 @@ def add_one() -> Kernel:
 def row_sums() -> Kernel:
     """out[g] = sum of exp(x[g, :])."""
     x, out = Buffer("x", f32), Buffer("out", f32, writable=True)
-    inner = For(INDEX, const(ROW), (Update(out, G, "add", call("exp", Load(x, add(mul(G, const(ROW)), INDEX)))),), "vector")
+    inner = For(
+        INDEX, const(ROW), (Update(out, G, "add", call("exp", Load(x, add(mul(G, const(ROW)), INDEX)))),), "vector"
+    )
     return Kernel("row_sums", (x, out), (N,), (grid([Store(out, G, const(0.0, f32)), inner], N),))
 
 
@@ -200,7 +202,9 @@ def test_the_interpreter_exits_with_workers_alive(how):
     here = os.path.dirname(__file__)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     for _ in range(3):
-        done = subprocess.run([sys.executable, "-c", EXIT, here, how], env=environment, timeout=60, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-c", EXIT, here, how], env=environment, timeout=60, capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stderr
 
 

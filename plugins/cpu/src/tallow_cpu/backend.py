@@ -99,4 +99,3 @@ def _memory() -> int:
             return int(file.readline().split()[1]) * 1024
     except (OSError, ValueError, IndexError):
         return 0
-

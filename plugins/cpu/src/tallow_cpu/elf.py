@@ -90,7 +90,11 @@ def link(data: bytes, entries: Sequence[str]) -> Linked:
         if section.flags & _ALLOC and section.size and not section.name.startswith((".eh_frame", ".note")):
             blob += b"\0" * (-len(blob) % max(section.align, 16))
             section.address = len(blob)
-            blob += b"\0" * section.size if section.type == _NOBITS else data[section.offset : section.offset + section.size]
+            blob += (
+                b"\0" * section.size
+                if section.type == _NOBITS
+                else data[section.offset : section.offset + section.size]
+            )
     symbols = _read_symbols(data, sections)
     kinds = set()
     for section in sections:
@@ -139,7 +143,9 @@ def _relocate(data: bytes, blob: bytearray, table: _Section, base: int, symbols,
         offset, info, addend = _RELA.unpack_from(data, at)
         type_, (name, value) = info & 0xFFFFFFFF, symbols[info >> 32]
         if value is None:
-            raise CompileError(f"compiled code calls {name or 'an unnamed symbol'}, which generated code may not import")
+            raise CompileError(
+                f"compiled code calls {name or 'an unnamed symbol'}, which generated code may not import"
+            )
         field = _FIELDS.get((machine, type_))
         if field is None:
             raise CompileError(
@@ -161,7 +167,9 @@ def _write(blob: bytearray, place: int, target: int, field: _Field, name: str) -
         raise CompileError(f"{name or 'a section'} at {target} is not aligned to {1 << field.drop} bytes")
     value >>= field.drop
     if field.kind != "low" and not -(1 << field.bits - 1) <= value < 1 << field.bits - 1:
-        raise CompileError(f"{name or 'a section'} is too far from its use: {value} needs more than {field.bits} bits")
+        raise CompileError(
+            f"{name or 'a section'} is too far from its use: {value} needs more than {field.bits} bits"
+        )
     word = struct.unpack_from("<I", blob, place)[0]
     mask = (1 << field.bits) - 1
     if field.kind == "page":  # the low two bits of the page distance stand apart, at bit 29

@@ -80,7 +80,11 @@ def make_target(arch: str | None = None) -> Target:
         known = ", ".join(_EXTRA[machine_of(base.triple)])
         raise Unavailable(f"no feature {unknown[0]!r} for CPU target {name}: expected {known}")
     features = tuple(dict.fromkeys((*base.features, *features, *added)))
-    limits = {"l1": 32 << 10, "l2": (1 << 20) if base.vector_bytes == 64 else (512 << 10), "registers": base.registers}
+    limits = {
+        "l1": 32 << 10,
+        "l2": (1 << 20) if base.vector_bytes == 64 else (512 << 10),
+        "registers": base.registers,
+    }
     return Target("cpu", "+".join((name, *added)), features, base.vector_bytes, limits)
 
 
@@ -116,7 +120,9 @@ def missing_features(features: Iterable[str]) -> list[str]:
 def host_base() -> str:
     """The name of the widest base that this machine runs; Unavailable where there is none."""
     if sys.platform != "linux":
-        raise Unavailable(f"tallow-cpu runs on Linux for now, and this is {sys.platform}: name a target to compile for")
+        raise Unavailable(
+            f"tallow-cpu runs on Linux for now, and this is {sys.platform}: name a target to compile for"
+        )
     machine = {"AMD64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine())
     fitting = [n for n, b in BASES.items() if machine_of(b.triple) == machine and not missing_features(b.features)]
     if not fitting:

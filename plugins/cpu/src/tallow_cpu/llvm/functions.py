@@ -51,7 +51,9 @@ def emit(printer, function: str, texts: list[str], arguments: tuple[Expr, ...], 
     return text if function == "select" else casts.wrap(printer, text, dtype, lanes)
 
 
-def _through_f32(printer, function: str, texts: list[str], arguments: tuple[Expr, ...], dtype: DType, lanes: int) -> str:
+def _through_f32(
+    printer, function: str, texts: list[str], arguments: tuple[Expr, ...], dtype: DType, lanes: int
+) -> str:
     wide = [casts.emit(printer, t, a.dtype, f32, lanes) for t, a in zip(texts, arguments, strict=True)]
     typed = tuple(Cast(a, f32) for a in arguments)
     result = f32 if dtype == arguments[-1].dtype else dtype

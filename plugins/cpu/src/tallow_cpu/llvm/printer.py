@@ -122,7 +122,9 @@ class _Printer:
 
     def alloc(self, buffer: Buffer) -> None:
         if buffer.space == "shared":
-            raise CompileError(f"kernel {self.kernel.name}: buffer {buffer.name} is shared; the CPU has no work-groups")
+            raise CompileError(
+                f"kernel {self.kernel.name}: buffer {buffer.name} is shared; the CPU has no work-groups"
+            )
         self.count += 1
         name = f"%m{self.count}"
         self.entry.append(f" {name} = alloca [{buffer.size} x {memory(buffer.dtype)}], align 64")
@@ -165,7 +167,9 @@ class _Printer:
 
     def address(self, buffer: Buffer, index: Expr) -> str:
         if buffer not in self.pointers:
-            raise CompileError(f"kernel {self.kernel.name}: buffer {buffer.name} is neither a parameter nor allocated")
+            raise CompileError(
+                f"kernel {self.kernel.name}: buffer {buffer.name} is neither a parameter nor allocated"
+            )
         at = self.expression(index)
         element = memory(buffer.dtype)
         return self.new(
@@ -180,7 +184,9 @@ class _Printer:
             address = self.address(buffer, index)
             guard = self.mask_text(mask, index.lanes)
             pointers = vector("ptr", index.lanes)
-            name = f"@llvm.masked.scatter.v{index.lanes}{suffix(buffer.dtype, 1, memory(buffer.dtype))}.v{index.lanes}p0"
+            name = (
+                f"@llvm.masked.scatter.v{index.lanes}{suffix(buffer.dtype, 1, memory(buffer.dtype))}.v{index.lanes}p0"
+            )
             self.lines.append(
                 f" call void {name}({kind} {text}, {pointers} {address}, i32 {buffer.dtype.itemsize}, {guard})"
             )

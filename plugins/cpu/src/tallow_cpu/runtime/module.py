@@ -169,7 +169,9 @@ class Prepared:
         parallel = False
         for step in steps:
             if len(step.arguments) > MAX_ARGUMENTS:
-                raise CompileError(f"{step.entry} takes {len(step.arguments)} buffers: expected at most {MAX_ARGUMENTS}")
+                raise CompileError(
+                    f"{step.entry} takes {len(step.arguments)} buffers: expected at most {MAX_ARGUMENTS}"
+                )
             chunk = max(step.grain, -(-step.grid // (threads * CHUNKS_PER_THREAD)), 1)
             parallel |= step.grid > chunk
             words += [module.entries[step.entry], len(step.arguments), len(step.sizes), step.grid, chunk]
