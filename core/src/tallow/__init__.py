@@ -5,7 +5,7 @@
     y = run(x)
 """
 
-from tallow.compile import Model, compile, load
+from tallow.compile import Model, compile, load, open
 from tallow.errors import (
     ArtifactError,
     CompileError,
@@ -36,4 +36,5 @@ __all__ = [
     "compile",
     "evaluate",
     "load",
+    "open",
 ]

@@ -7,10 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tallow import plugins
+import numpy as np
+
+from tallow import artifact, plugins
 from tallow.backend import Backend, Target
 from tallow.errors import CompileError
-from tallow.executable import Compiled, Executable, port
+from tallow.compiled import Compiled
+from tallow.executable import Executable, port
 from tallow.graph import Graph, Node
 from tallow.kernel.expand import unable
 from tallow.lower.common import COMMON
@@ -99,13 +102,34 @@ def compile_graph(graph: Graph, device: str = "cpu") -> Compiled:
     target = backend.target(arch)
     scheduled = lower(prepare(graph, backend, target), backend, target)
     code = backend.compile(list(scheduled.kernels.values()), target)
-    return Compiled(scheduled.program, target, code, scheduled.constants, dict(graph.metadata))
+    constants = {key: aligned(np.asarray(a)) for key, a in scheduled.constants.items()}
+    return Compiled(scheduled.program, target, code, constants, dict(graph.metadata))
+
+
+def aligned(array: np.ndarray) -> np.ndarray:
+    """The array starting at a multiple of 64 bytes, copied if it does not: a vector load that crosses
+    cache lines costs twice."""
+    if array.dtype == object or array.nbytes < 64 or array.ctypes.data % 64 == 0:
+        return array
+    raw = np.empty(array.nbytes + 64, np.uint8)
+    skip = -raw.ctypes.data % 64
+    copy = raw[skip : skip + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
 
 
 def open_compiled(compiled: Compiled, threads: int | None = None) -> Executable:
     """Load compiled code on its backend's device."""
     backend = plugins.backend(compiled.target.backend)
     return Executable(compiled, backend.open(compiled.target.backend), threads or default_threads())
+
+
+def open(path: str | Path, threads: int | None = None) -> Executable:
+    """The Executable in a `.tallow` file, its constants mapped; needs neither importers nor a compiler.
+
+    Raises ArtifactError when the file is damaged, of another version, or made for a CPU that this is not.
+    """
+    return open_compiled(artifact.read(Path(path)), threads)
 
 
 def default_threads() -> int:

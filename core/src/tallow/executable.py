@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from tallow.backend import Code, Device, Target
+from tallow import artifact, plugins
+from tallow.backend import Device
+from tallow.compiled import Compiled
 from tallow.dtype import DType
 from tallow.errors import InputError
 from tallow.graph import TensorType
 from tallow.plan import Plan, describe
+from tallow.profile import Profile, measure
 from tallow.runtime.binding import bind_inputs
 from tallow.runtime.machine import Machine
-from tallow.schedule.program import Program
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,17 +30,6 @@ class Port:
 
     def __str__(self) -> str:
         return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]"
-
-
-@dataclass(frozen=True, slots=True)
-class Compiled:
-    """What compiling makes and a `.tallow` file holds: nothing of it belongs to a device."""
-
-    program: Program
-    target: Target
-    code: Code
-    constants: Mapping[str, np.ndarray]
-    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 def port(name: str, type_: TensorType) -> Port:
@@ -101,8 +93,24 @@ class Executable:
         """Steps in order with where and why each runs, and the memory they need."""
         return describe(self.compiled, self.threads)
 
+    def save(self, path: str | Path, force: bool = False) -> Path:
+        """Write a `.tallow` file that opens without importers or compiler; ArtifactError if it exists
+        and `force` is not given."""
+        return artifact.write(self.compiled, Path(path), force)
+
+    def profile(self, inputs: Mapping[str, object], runs: int = 10) -> Profile:
+        """Time of each step, the median of `runs` runs."""
+        program = self.compiled.program
+        bound = bind_inputs(program, [inputs[n] for n in program.input_names])
+        return measure(program, self._machine, bound, runs)
+
     def __getstate__(self):
         return {"compiled": self.compiled, "device": self.device.info.name, "threads": self.threads}
+
+    def __setstate__(self, state):
+        compiled = state["compiled"]
+        device = plugins.backend(compiled.target.backend).open(state["device"])
+        self.__init__(compiled, device, state["threads"])
 
     def __repr__(self) -> str:
         return f"<Executable {self.compiled.program.name} for {self.compiled.target}, {len(self.compiled.program.steps)} steps>"

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from tallow.compiled import Compiled
 from tallow.dim import evaluate, symbols
 from tallow.runtime.layout import lay_out, lives_of, phases_of
 from tallow.schedule.program import ControlStep, HostStep, KernelStep, Program
-
-if TYPE_CHECKING:
-    from tallow.executable import Compiled
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,13 +105,6 @@ class Graph:
         if not self.output_names:
             object.__setattr__(self, "output_names", tuple(value.name for value in self.outputs))
 
-    def __str__(self) -> str:
-        from_text = _PRINTERS.get("graph")
-        return from_text(self) if from_text else object.__repr__(self)
-
-
-_PRINTERS: dict = {}  # filled by graph.text, which imports this module
-
 
 def producers(graph: Graph) -> dict[Value, Node]:
     """The node that makes each value of this graph (not of its regions)."""

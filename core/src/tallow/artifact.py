@@ -1,0 +1,192 @@
+"""Artifacts: a Compiled as one `.tallow` file in the safetensors format.
+
+Tensors start at multiples of 64 bytes, so that opening is mapping: `code`, `support.NAME` and one for
+each constant. The metadata holds the manifest, with room for several targets.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from tallow.backend import Code, Target
+from tallow.compiled import Compiled
+from tallow.dim import Expr, parse_dim
+from tallow.dtype import DTYPES, DType, dtype
+from tallow.errors import ArtifactError, TallowError
+from tallow.graph import Location, OptionalType, SequenceType, TensorType
+from tallow.schedule.program import ControlStep, HostStep, KernelStep, Program, Slot
+
+FORMAT = 1
+ALIGNMENT = 64
+LARGEST_HEADER = 256 << 20
+_CLASSES = {c.__name__: c for c in (KernelStep, HostStep, ControlStep, Program, Slot, Location)}
+
+
+class _Tensors:
+    """Arrays of a file while it is written: name -> bytes."""
+
+    def __init__(self):
+        self.parts: dict[str, np.ndarray] = {}
+
+    def add(self, name: str, array: np.ndarray) -> dict:
+        """Note an array; what the manifest says of it."""
+        if array.dtype == object:
+            return {"strings": [str(v) for v in array.reshape(-1)], "shape": list(array.shape)}
+        self.parts[name] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        return {"tensor": name, "dtype": dtype(array.dtype).name, "shape": list(array.shape)}
+
+
+def encode(value, tensors: _Tensors):
+    """A part of a program as JSON; arrays go to `tensors`."""
+    match value:
+        case None | bool() | int() | float() | str():
+            return value
+        case Expr():
+            return {"dim": str(value)}
+        case DType():
+            return {"dtype": value.name}
+        case TensorType():
+            return {"type": [value.dtype.name, [str(d) for d in value.shape]]}
+        case SequenceType() | OptionalType():
+            return {type(value).__name__: encode(value.element, tensors)}
+        case np.ndarray():
+            return {"array": tensors.add(f"attribute.{len(tensors.parts)}", value)}
+        case tuple() | list():
+            return [encode(v, tensors) for v in value]
+        case Mapping():
+            return {"map": [[encode(k, tensors), encode(v, tensors)] for k, v in value.items()]}
+    if type(value).__name__ in _CLASSES:
+        fields = {name: encode(getattr(value, name), tensors) for name in value.__dataclass_fields__}
+        return {"class": type(value).__name__, **fields}
+    raise ArtifactError(f"cannot save a {type(value).__name__}")
+
+
+def decode(value, arrays: Mapping[str, np.ndarray]):
+    """What `encode` wrote."""
+    match value:
+        case list():
+            return tuple(decode(v, arrays) for v in value)
+        case {"dim": text}:
+            return parse_dim(text)
+        case {"dtype": name}:
+            return DTYPES[name]
+        case {"type": [name, dims]}:
+            return TensorType(DTYPES[name], tuple(parse_dim(d) for d in dims))
+        case {"SequenceType": inner}:
+            return SequenceType(decode(inner, arrays))
+        case {"OptionalType": inner}:
+            return OptionalType(decode(inner, arrays))
+        case {"array": entry}:
+            return _array(entry, arrays)
+        case {"map": pairs}:
+            return {decode(k, arrays): decode(v, arrays) for k, v in pairs}
+        case {"class": name, **fields}:
+            return _CLASSES[name](**{k: decode(v, arrays) for k, v in fields.items()})
+    return value
+
+
+def _array(entry: dict, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    if "strings" in entry:
+        values = np.empty(len(entry["strings"]), object)
+        values[:] = entry["strings"]
+        return values.reshape(entry["shape"])
+    carrier = DTYPES[entry["dtype"]].numpy
+    count = int(np.prod(entry["shape"], dtype=np.int64)) * carrier.itemsize
+    return arrays[entry["tensor"]][:count].view(carrier).reshape(entry["shape"])
+
+
+def write(compiled: Compiled, path: Path, force: bool = False) -> Path:
+    """Write a file, whole or not at all."""
+    if path.exists() and not force:
+        raise ArtifactError(f"{path} exists already: choose another name or say force")
+    tensors = _Tensors()
+    tensors.parts["code"] = np.frombuffer(compiled.code.blob, np.uint8)
+    for name, blob in compiled.code.support.items():
+        tensors.parts[f"support.{name}"] = np.frombuffer(blob, np.uint8)
+    constants = {key: tensors.add(f"constant.{key}", array) for key, array in compiled.constants.items()}
+    target = {
+        "target": {**asdict(compiled.target), "limits": dict(compiled.target.limits)},
+        "entries": dict(compiled.code.entries),
+        "notes": dict(compiled.code.notes),
+        "support": list(compiled.code.support),
+        "program": encode(compiled.program, tensors),
+        "constants": constants,
+        "code": hashlib.sha256(compiled.code.blob).hexdigest(),
+    }
+    manifest = {"format": FORMAT, "targets": [target], "metadata": dict(compiled.metadata)}
+    text = json.dumps(manifest)
+    metadata = {"tallow": text, "tallow.sha256": hashlib.sha256(text.encode()).hexdigest()}
+    entries, offset = {}, 0
+    for name, part in tensors.parts.items():
+        padded = -(-part.size // ALIGNMENT) * ALIGNMENT
+        entries[name] = {"dtype": "U8", "shape": [padded], "data_offsets": [offset, offset + padded]}
+        offset += padded
+    header = json.dumps({"__metadata__": metadata, **entries}).encode()
+    header += b" " * (-(8 + len(header)) % ALIGNMENT)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(draft, "wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        for part in tensors.parts.values():
+            file.write(memoryview(part))
+            file.write(b"\0" * (-part.size % ALIGNMENT))
+    os.replace(draft, path)
+    return path
+
+
+def read(path: Path) -> Compiled:
+    """Map a file; ArtifactError says what is wrong with it."""
+    try:
+        size = path.stat().st_size
+        data = np.memmap(path, np.uint8, "r") if size else np.empty(0, np.uint8)
+    except OSError as error:
+        raise ArtifactError(f"cannot read {path}: {error.strerror}") from None
+    try:
+        return _parse(data, size, path)
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError, AttributeError) as error:
+        raise ArtifactError(f"{path.name} is not a .tallow file, or is damaged ({type(error).__name__}: {error})") from None
+    except TallowError as error:
+        raise ArtifactError(f"{path.name}: {error}") from None
+
+
+def _parse(data: np.ndarray, size: int, path: Path) -> Compiled:
+    length = int.from_bytes(bytes(data[:8]), "little")
+    if size < 8 or length > min(size - 8, LARGEST_HEADER):
+        raise ArtifactError("it is not a .tallow file, or is truncated")
+    header = json.loads(bytes(data[8 : 8 + length]))
+    metadata = header.get("__metadata__", {})
+    if "tallow" not in metadata:
+        raise ArtifactError("it is a safetensors file without a Tallow manifest: expected one written by save")
+    text = metadata["tallow"]
+    if hashlib.sha256(text.encode()).hexdigest() != metadata.get("tallow.sha256"):
+        raise ArtifactError("its manifest is damaged: compile the model again")
+    manifest = json.loads(text)
+    if manifest["format"] != FORMAT:
+        raise ArtifactError(f"it has format {manifest['format']}, this Tallow reads {FORMAT}: compile the model again")
+    arrays = {}
+    for name, entry in header.items():
+        if name != "__metadata__":
+            start, stop = entry["data_offsets"]
+            if not 0 <= start <= stop <= size - 8 - length:
+                raise ArtifactError(f"tensor {name} lies outside the file: it is truncated")
+            arrays[name] = data[8 + length + start : 8 + length + stop]
+    (target,) = manifest["targets"]
+    return _restore(target, manifest, arrays)
+
+
+def _restore(target: dict, manifest: dict, arrays: Mapping[str, np.ndarray]) -> Compiled:
+    blob = bytes(arrays["code"])
+    constants = {key: _array(entry, arrays) for key, entry in target["constants"].items()}
+    program = decode(target["program"], arrays)
+    if not any(hashlib.sha256(blob[: len(blob) - cut]).hexdigest() == target["code"] for cut in range(ALIGNMENT)):
+        raise ArtifactError("its machine code is damaged: compile the model again")
+    support = {name: bytes(arrays[f"support.{name}"]) for name in target["support"]}
+    described = target["target"]
+    made_for = Target(described["backend"], described["arch"], tuple(described["features"]), described["vector_bytes"], described["limits"])
+    return Compiled(program, made_for, Code(blob, target["entries"], support, target["notes"]), constants, manifest["metadata"])

@@ -1,0 +1,91 @@
+"""Printer of kernels as indented text, for people."""
+
+from __future__ import annotations
+
+from tallow.errors import VerifyError
+from tallow.kernel.grammar import (
+    Alloc,
+    Barrier,
+    Bitcast,
+    Call,
+    Cast,
+    Const,
+    Expr,
+    For,
+    If,
+    Kernel,
+    Let,
+    Load,
+    Ramp,
+    Reduce,
+    Splat,
+    Stmt,
+    Store,
+    Update,
+    Var,
+)
+
+_INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/", "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
+
+
+def print_expr(e: Expr) -> str:
+    """One expression on one line."""
+    match e:
+        case Const(value, _, lanes):
+            return str(value) if lanes == 1 else f"{value}x{lanes}"
+        case Var(name):
+            return name
+        case Ramp(lanes):
+            return f"ramp({lanes})"
+        case Splat(value, lanes):
+            return f"splat({print_expr(value)}, {lanes})"
+        case Load(buffer, index, lanes, mask):
+            width = f":{lanes}" if lanes > 1 else ""
+            guard = "" if mask is None else f" if {print_expr(mask)}"
+            return f"{buffer.name}[{print_expr(index)}{width}{guard}]"
+        case Call(function, (a, b)) if function in _INFIX:
+            return f"({print_expr(a)} {_INFIX[function]} {print_expr(b)})"
+        case Call(function, arguments):
+            return f"{function}({', '.join(map(print_expr, arguments))})"
+        case Cast(value, dtype):
+            return f"{dtype}({print_expr(value)})"
+        case Bitcast(value, dtype):
+            return f"bits<{dtype}>({print_expr(value)})"
+        case Reduce(op, value):
+            return f"reduce<{op}>({print_expr(value)})"
+    raise VerifyError(f"no text for {e!r}")
+
+
+def print_kernel(kernel: Kernel) -> str:
+    """A kernel, one statement a line."""
+    parameters = [f"{'out ' if b.writable else ''}{b.name}: {b.dtype}" for b in kernel.parameters]
+    parameters += [f"{s.name}: size" for s in kernel.sizes]
+    return "\n".join([f"kernel {kernel.name}({', '.join(parameters)})", *_block(kernel.body, 1)])
+
+
+def _block(body: tuple[Stmt, ...], depth: int) -> list[str]:
+    pad = "  " * depth
+    lines: list[str] = []
+    for s in body:
+        match s:
+            case Let(var, value):
+                lines.append(f"{pad}{var.name} = {print_expr(value)}")
+            case Alloc(buffer):
+                lines.append(f"{pad}{buffer.space} {buffer.name}: {buffer.dtype}[{buffer.size}]")
+            case Store(buffer, index, value, mask):
+                guard = "" if mask is None else f" if {print_expr(mask)}"
+                lines.append(f"{pad}{buffer.name}[{print_expr(index)}] = {print_expr(value)}{guard}")
+            case Update(buffer, index, op, value):
+                lines.append(f"{pad}{buffer.name}[{print_expr(index)}] {op}= {print_expr(value)}")
+            case For(var, stop, inner, kind, start, step):
+                by = "" if step == 1 else f" by {step}"
+                lines.append(f"{pad}{kind} {var.name} in {print_expr(start)}..{print_expr(stop)}{by}")
+                lines += _block(inner, depth + 1)
+            case If(condition, then, otherwise):
+                lines.append(f"{pad}if {print_expr(condition)}")
+                lines += _block(then, depth + 1)
+                if otherwise:
+                    lines += [f"{pad}else", *_block(otherwise, depth + 1)]
+            case Barrier():
+                lines.append(f"{pad}barrier")
+    return lines
