@@ -1,0 +1,157 @@
+"""interpret: what a kernel means, statement by statement; every printer is tested against it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from tallow.dtype import DType, bool_
+from tallow.errors import VerifyError
+from tallow.kernel.grammar import (
+    Alloc,
+    Bitcast,
+    Buffer,
+    Call,
+    Cast,
+    Const,
+    Expr,
+    For,
+    If,
+    Kernel,
+    Let,
+    Load,
+    Ramp,
+    Reduce,
+    Splat,
+    Stmt,
+    Store,
+    Update,
+    Var,
+)
+from tallow.kernel.vectorise import combine
+from tallow.scalar import apply
+
+
+def interpret(
+    kernel: Kernel, arrays: Mapping[str, np.ndarray], sizes: Mapping[str, int], begin: int = 0, stop: int | None = None
+) -> None:
+    """Run iterations begin..stop of the grid on flat arrays by parameter name, writing results in place.
+
+    Raises VerifyError for an access out of bounds, naming buffer and index.
+    """
+    _Interpreter(kernel, arrays, sizes, begin, stop).run()
+
+
+class _Interpreter:
+    def __init__(self, kernel: Kernel, arrays, sizes, begin: int, stop: int | None):
+        self.kernel, self.begin, self.stop = kernel, begin, stop
+        self.memory: dict[str, np.ndarray] = dict(arrays)
+        self.values: dict[str, object] = {name: np.int64(size) for name, size in sizes.items()}
+
+    def run(self) -> None:
+        for s in self.kernel.body:
+            self.statement(s)
+
+    def block(self, body: tuple[Stmt, ...]) -> None:
+        for s in body:
+            self.statement(s)
+
+    def statement(self, s: Stmt) -> None:
+        match s:
+            case Let(var, value):
+                self.values[var.name] = self.value(value)
+            case Alloc(buffer):
+                self.memory[buffer.name] = np.zeros(buffer.size, buffer.dtype.numpy)
+            case Store(buffer, index, value, mask):
+                self.store(buffer, index, self.value(value), max(value.lanes, index.lanes), mask)
+            case Update(buffer, index, op, value):
+                lanes = value.lanes
+                new = combine(op, Load(buffer, index, lanes), value, lanes, buffer.dtype)
+                self.store(buffer, index, self.value(new), lanes, None)
+            case For(var, stop, body, kind, start, step):
+                low, high = int(self.value(start)), int(self.value(stop))
+                if kind == "grid":
+                    low, high = self.begin, high if self.stop is None else self.stop
+                for number in range(low, high, step):
+                    self.values[var.name] = np.int64(number)
+                    self.block(body)
+            case If(condition, then, otherwise):
+                self.block(then if self.value(condition) else otherwise)
+
+    def places(self, buffer: Buffer, index: Expr, lanes: int, mask) -> np.ndarray:
+        """Positions that are touched; those that the mask hides come as 0."""
+        at = np.atleast_1d(self.value(index))
+        if index.lanes == 1 and lanes > 1:
+            at = at + np.arange(lanes)
+        at = np.where(mask, at, 0)
+        size = self.memory[buffer.name].size
+        bad = at[mask & ((at < 0) | (at >= size))]
+        if bad.size:
+            raise VerifyError(f"kernel {self.kernel.name}: {buffer.name}[{bad[0]}] is outside its {size} elements")
+        return at
+
+    def mask(self, mask: Expr | None, lanes: int) -> np.ndarray:
+        return np.ones(lanes, bool) if mask is None else np.broadcast_to(self.value(mask), lanes)
+
+    def store(self, buffer: Buffer, index: Expr, value, lanes: int, mask: Expr | None) -> None:
+        on = self.mask(mask, lanes)
+        at = self.places(buffer, index, lanes, on)
+        self.memory[buffer.name][at[on]] = np.broadcast_to(value, lanes)[on]
+
+    def value(self, e: Expr):
+        match e:
+            case Const(value, dtype, lanes):
+                one = np.asarray(value).astype(dtype.numpy)
+                return one if lanes == 1 else np.broadcast_to(one, lanes)
+            case Var(name):
+                return self.values[name]
+            case Ramp(lanes):
+                return np.arange(lanes)
+            case Splat(value, lanes):
+                return np.broadcast_to(self.value(value), lanes)
+            case Load(buffer, index, lanes, mask):
+                return self.load(buffer, index, max(lanes, index.lanes), mask)
+            case Call(function, arguments, dtype):
+                return np.asarray(apply(function, *(np.asarray(self.value(a)) for a in arguments))).astype(dtype.numpy)
+            case Cast(value, dtype):
+                return convert(np.asarray(self.value(value)), dtype)
+            case Bitcast(value, dtype):
+                return np.atleast_1d(self.value(value)).view(dtype.numpy).reshape(np.shape(self.value(value)))
+            case Reduce(op, value):
+                return self.reduce(op, self.value(value), value.dtype)
+        raise VerifyError(f"kernel {self.kernel.name}: no meaning for {type(e).__name__}")
+
+    def load(self, buffer: Buffer, index: Expr, lanes: int, mask: Expr | None):
+        on = self.mask(mask, lanes)
+        at = self.places(buffer, index, lanes, on)
+        array = self.memory[buffer.name]
+        zero = np.zeros((), array.dtype)
+        found = np.where(on, array[at], zero).astype(array.dtype) if array.size else np.broadcast_to(zero, lanes)
+        return found if lanes > 1 else found[0]
+
+    def reduce(self, op: str, value: np.ndarray, dtype: DType):
+        while value.size > 1:
+            half = value.size // 2
+            a, b = Var("a", dtype, half), Var("b", dtype, half)
+            saved = self.values
+            self.values = {"a": value[:half], "b": value[half:]}
+            value = np.atleast_1d(self.value(combine(op, a, b, half, dtype)))
+            self.values = saved
+        return value[0]
+
+
+def convert(array: np.ndarray, to: DType) -> np.ndarray:
+    """The kernel language's cast: floats to integers truncate and saturate, NaN gives 0; integers wrap."""
+    with np.errstate(all="ignore"):
+        if to == bool_:
+            return array != 0
+        if to.is_integer and array.dtype.kind not in "iub":
+            info = np.iinfo(to.numpy)
+            wide = np.trunc(np.nan_to_num(array.astype(np.float64), nan=0.0, posinf=np.inf, neginf=-np.inf))
+            over, under = wide >= float(info.max), wide <= float(info.min)
+            inside = np.where(over | under, 0, wide).astype(to.numpy)
+            return np.where(over, info.max, np.where(under, info.min, inside)).astype(to.numpy)
+        return array.astype(to.numpy)
+
+

@@ -1,0 +1,1 @@
+"""Conformance tests that any backend can be put through."""
