@@ -83,12 +83,20 @@ def _pow(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.where(negative, inverse, power).astype(a.dtype)
 
 
-def _shift(function):
-    def shift(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        width = a.dtype.itemsize * 8
-        return np.where(b >= width, 0, function(a, np.minimum(b, width - 1).astype(b.dtype))).astype(a.dtype)
+def _shift_left(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Shifts by the width or more, or by a negative number, give 0."""
+    width = a.dtype.itemsize * 8
+    inside = (b >= 0) & (b < width)
+    return np.where(inside, np.left_shift(a, np.where(inside, b, 0).astype(b.dtype)), 0).astype(a.dtype)
 
-    return shift
+
+def _shift_right(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Arithmetic for signed numbers; too far a shift leaves the sign alone."""
+    width = a.dtype.itemsize * 8
+    inside = (b >= 0) & (b < width)
+    return np.right_shift(a, np.where(inside, b, width - 1).astype(b.dtype)) if a.dtype.kind == "i" else np.where(
+        inside, np.right_shift(a, np.where(inside, b, 0).astype(b.dtype)), 0
+    ).astype(a.dtype)
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
@@ -162,8 +170,8 @@ _ROWS = (
     ScalarFunction("bit_or", 2, INTEGER, np.bitwise_or),
     ScalarFunction("bit_xor", 2, INTEGER, np.bitwise_xor),
     ScalarFunction("bit_not", 1, INTEGER, np.bitwise_not),
-    ScalarFunction("shift_left", 2, INTEGER, _shift(np.left_shift)),
-    ScalarFunction("shift_right", 2, INTEGER, _shift(np.right_shift)),  # arithmetic for signed
+    ScalarFunction("shift_left", 2, INTEGER, _shift_left),
+    ScalarFunction("shift_right", 2, INTEGER, _shift_right),  # arithmetic for signed
     ScalarFunction("select", 3, EVERYTHING, np.where),
 )
 SCALAR: dict[str, ScalarFunction] = {row.name: row for row in _ROWS}

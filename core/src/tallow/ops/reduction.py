@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from tallow.dim import symbol
 from tallow.dtype import dtype, i64
 from tallow.errors import GraphError
 from tallow.graph import TensorType
@@ -101,7 +102,35 @@ def _evaluate_cumulative(arrays, attributes):
     return (result.astype(carrier),)
 
 
+def _infer_reduce_at(types, attributes):
+    """Axes that only the run can tell: every size of the result is one of `defines`."""
+    x, axes = tensors("reduce_at", types)
+    if not axes.dtype.is_integer or axes.rank != 1 or not isinstance(axes.shape[0], int):
+        raise GraphError(f"reduce_at: expected a vector of axes of known length, got {axes}")
+    rank = x.rank if attributes["keepdims"] else x.rank - axes.shape[0]
+    if rank != len(attributes["defines"]):
+        raise GraphError(f"reduce_at: the result has {rank} sizes, {len(attributes['defines'])} are defined")
+    return (TensorType(x.dtype, tuple(symbol(n) for n in attributes["defines"])),)
+
+
+def _evaluate_reduce_at(arrays, attributes):
+    x, axes = arrays
+    chosen = tuple(sorted({int(a) % max(x.ndim, 1) for a in axes.tolist()}))
+    return _evaluate_reduce([x], {**attributes, "axes": chosen})
+
+
+def _infer_cumulative_at(types, attributes):
+    return (tensors("cumulative_at", types)[0],)
+
+
+def _evaluate_cumulative_at(arrays, attributes):
+    x, axis = arrays
+    return _evaluate_cumulative([x], {**attributes, "axis": int(np.reshape(axis, ())) % x.ndim})
+
+
 register(Op("reduce", "reduction", _infer_reduce, _evaluate_reduce))
+register(Op("reduce_at", "host", _infer_reduce_at, _evaluate_reduce_at, arity=(2, 2)))
+register(Op("cumulative_at", "host", _infer_cumulative_at, _evaluate_cumulative_at, arity=(2, 2)))
 register(Op("argmax", "reduction", _infer_arg("argmax"), _evaluate_arg(np.argmax)))
 register(Op("argmin", "reduction", _infer_arg("argmin"), _evaluate_arg(np.argmin)))
 register(Op("cumulative", "reduction", _infer_cumulative, _evaluate_cumulative))

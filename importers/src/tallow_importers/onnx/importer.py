@@ -195,13 +195,19 @@ class _Importer:
         inputs = [context.scope[n] for n in node.input]
         function = self.functions.get((domain, node.op_type))
         handler = None if function is not None else REGISTRY.find(domain, node.op_type, opset)
+        refused = None
         if handler is not None:
-            result = handler(context, NodeView(node, inputs, attributes_of(node), opset))
-            return [result] if isinstance(result, Value) else list(result)
+            written = len(context.builder.nodes)
+            try:
+                result = handler(context, NodeView(node, inputs, attributes_of(node), opset))
+                return [result] if isinstance(result, Value) else list(result)
+            except Unsupported as error:  # the operator's own definition may still do
+                del context.builder.nodes[written:]
+                refused = error
         types = [None if v is None else type_proto(v.type) for v in inputs]
         found = (function, None) if function is not None else body_of(self, node, domain, opset, types)
         if found is None:
-            raise Unsupported(self._unknown(domain, node, opset))
+            raise refused or Unsupported(self._unknown(domain, node, opset))
         return self._call(context, node, found[0], inputs)
 
     def _unknown(self, domain: str, node: onnx.NodeProto, opset: int) -> str:

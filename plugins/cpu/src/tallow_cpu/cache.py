@@ -52,10 +52,16 @@ def trim(limit: int = LIMIT) -> None:
     base = folder()
     if base is None or not base.is_dir():
         return
-    files = sorted((f for f in base.glob("*/*") if f.is_file()), key=lambda f: f.stat().st_mtime)
-    total = sum(f.stat().st_size for f in files)
-    for file in files:
+    found = []
+    for file in base.glob("*/*"):
+        try:
+            facts = file.stat()
+        except OSError:  # another process has just renamed or removed it
+            continue
+        found.append((facts.st_mtime, facts.st_size, file))
+    total = sum(size for _, size, _ in found)
+    for _, size, file in sorted(found):
         if total <= limit:
             return
-        total -= file.stat().st_size
+        total -= size
         file.unlink(missing_ok=True)

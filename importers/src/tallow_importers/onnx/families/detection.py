@@ -32,7 +32,7 @@ def unique(context: Context, node: NodeView):
     x = node.input(0)
     axis = node.attribute("axis")
     axis = None if axis is None else context.axis(axis, x.rank)
-    return context.builder.unique(x, axis=axis, sorted=bool(node.attribute("sorted", 1)), defines=(context.fresh_name(),))
+    return context.builder.emit("unique", x, axis=axis, sorted=bool(node.attribute("sorted", 1)), defines=(context.fresh_name(),))
 
 
 @onnx_op("NonMaxSuppression")

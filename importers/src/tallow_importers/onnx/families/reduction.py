@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
-from tallow.dim import product
+from tallow.dim import Dim, exact_quotient, floordiv
 from tallow.dtype import f32
 from tallow.graph import Value
 from tallow_importers.onnx.context import Context, NodeView
@@ -16,69 +17,71 @@ _REDUCTIONS = (
 )
 
 
-def _axes(context: Context, node: NodeView) -> tuple[int, ...] | None:
-    """The axes to reduce, or None when the operator is asked to do nothing."""
-    rank = node.input(0).rank
+Fold = Callable[[Value, str], Value]
+
+
+def _fold(context: Context, node: NodeView, keepdims: bool) -> Fold | None:
+    """How to fold a value over the node's axes; None when the operator is asked to do nothing."""
+    b, rank = context.builder, node.input(0).rank
     axes = node.attribute("axes")
-    if node.input(1) is not None:
-        axes = context.constant(node.input(1), "axes").reshape(-1).tolist()
+    operand = node.input(1)
+    if operand is not None:
+        known = context.array(operand)
+        count = operand.type.size
+        if known is None and count != 0:
+            if not isinstance(count, int):
+                context.unsupported("axes whose number is not known while importing")
+            names = tuple(context.fresh_name() for _ in range(rank if keepdims else rank - count))
+            return lambda value, function: b.reduce_at(value, operand, function=function, keepdims=keepdims, defines=names)
+        axes = [] if known is None else known.reshape(-1).tolist()
     if not axes:
-        return None if node.attribute("noop_with_empty_axes", 0) else tuple(range(rank))
-    return tuple(sorted({context.axis(a, rank) for a in axes}))
+        if node.attribute("noop_with_empty_axes", 0):
+            return None
+        axes = range(rank)
+    chosen = tuple(sorted({context.axis(a, rank) for a in axes}))
+    return lambda value, function: b.reduce(value, function=function, axes=chosen, keepdims=keepdims)
 
 
 @onnx_op(*_REDUCTIONS)
 def reduce_(context: Context, node: NodeView) -> Value:
     x, b, kind = node.input(0), context.builder, node.op_type.removeprefix("Reduce")
-    axes = _axes(context, node)
-    keepdims = bool(node.attribute("keepdims", 1))
-
-    def fold(value: Value, function: str) -> Value:
-        if axes is None:
-            return value
-        return b.reduce(value, function=function, axes=axes, keepdims=keepdims)
-
-    match kind:
-        case "Sum":
-            return fold(x, "add")
-        case "Prod":
-            return fold(x, "mul")
-        case "Max" | "Min":
-            if x.dtype.kind == "bool":
-                return fold(x, "or" if kind == "Max" else "and")
-            return fold(x, kind.lower())
-        case "Mean":
-            if axes is None:
-                return x
-            count = product(x.shape[a] for a in axes)
-            wide = x if x.dtype.is_float else b.cast(x, dtype=f32)
-            mean = b.div(fold(wide, "add"), context.size(count, wide.dtype))
-            return b.cast(mean, dtype=x.dtype) if wide is not x else mean
-        case "L1":
-            return fold(b.abs(x), "add")
-        case "SumSquare":
-            return fold(b.mul(x, x), "add")
-        case "L2":
-            wide = x if x.dtype.is_float else b.cast(x, dtype=f32)
-            return b.cast(b.sqrt(fold(b.mul(wide, wide), "add")), dtype=x.dtype)
-        case "LogSum":
-            return b.log(fold(x, "add"))
-    return _log_sum_exp(context, x, axes, keepdims)
-
-
-def _log_sum_exp(context: Context, x: Value, axes, keepdims: bool) -> Value:
-    """Shifted by the maximum, so that it never overflows."""
-    b = context.builder
-    if axes is None:
-        return x
-    wide = x if x.dtype.is_float else b.cast(x, dtype=f32)
-    top = b.reduce(wide, function="max", axes=axes, keepdims=True)
-    finite = b.select(b.lt(b.abs(top), math.inf), top, 0)
-    total = b.log(b.reduce(b.exp(b.sub(wide, finite)), function="add", axes=axes, keepdims=True))
-    result = b.add(total, finite)
-    if not keepdims:
-        result = b.reshape(result, shape=tuple(d for a, d in enumerate(x.shape) if a not in axes))
+    fold = _fold(context, node, bool(node.attribute("keepdims", 1)))
+    wide = x if x.dtype.is_float or kind in ("Sum", "Prod", "Max", "Min", "L1", "SumSquare") else b.cast(x, dtype=f32)
+    before = {"L1": b.abs, "SumSquare": _square(b), "L2": _square(b)}.get(kind)
+    prepared = before(wide) if before else wide
+    if fold is None:
+        result = prepared
+    elif kind == "LogSumExp":
+        kept = _log_sum_exp(context, wide, _fold(context, node, True))
+        return b.cast(fold(kept, "max"), dtype=x.dtype)
+    else:
+        logical = {"Max": "or", "Min": "and"} if x.dtype.kind == "bool" else {"Max": "max", "Min": "min"}
+        result = fold(prepared, {"Prod": "mul", **logical}.get(kind, "add"))
+    if kind == "Mean" and fold is not None:
+        result = b.div(result, context.size(_count(x, result), wide.dtype))
+    elif kind == "L2":
+        result = b.sqrt(result)
+    elif kind == "LogSum":
+        result = b.log(result)
     return b.cast(result, dtype=x.dtype) if wide is not x else result
+
+
+def _square(b):
+    return lambda value: b.mul(value, value)
+
+
+def _count(x: Value, result: Value) -> Dim:
+    """How many elements each result element is made of."""
+    exact = exact_quotient(x.type.size, result.type.size)
+    return floordiv(x.type.size, result.type.size) if exact is None else exact
+
+
+def _log_sum_exp(context: Context, x: Value, fold: Fold) -> Value:
+    """Shifted by the maximum, so that it never overflows; the folded axes are kept with size 1."""
+    b = context.builder
+    top = fold(x, "max")
+    finite = b.select(b.lt(b.abs(top), math.inf), top, 0)
+    return b.add(b.log(fold(b.exp(b.sub(x, finite)), "add")), finite)
 
 
 @onnx_op("ArgMax", "ArgMin")
@@ -96,11 +99,12 @@ def arg_extreme(context: Context, node: NodeView) -> Value:
 @onnx_op("CumSum", "CumProd")
 def cumulative(context: Context, node: NodeView) -> Value:
     x = node.input(0)
-    axis = int(context.constant(node.input(1), "an axis").reshape(()))
-    return context.builder.cumulative(
-        x,
-        axis=context.axis(axis, x.rank),
-        function="add" if node.op_type == "CumSum" else "mul",
-        exclusive=bool(node.attribute("exclusive", 0)),
-        reverse=bool(node.attribute("reverse", 0)),
-    )
+    options = {
+        "function": "add" if node.op_type == "CumSum" else "mul",
+        "exclusive": bool(node.attribute("exclusive", 0)),
+        "reverse": bool(node.attribute("reverse", 0)),
+    }
+    axis = context.array(node.input(1))
+    if axis is None:
+        return context.builder.cumulative_at(x, node.input(1), **options)
+    return context.builder.cumulative(x, axis=context.axis(int(axis.reshape(())), x.rank), **options)

@@ -387,7 +387,8 @@ def space_to_depth(context: Context, node: NodeView) -> Value:
     x, b, k = node.input(0), context.builder, node.attribute("blocksize")
     n, c, h, w = x.shape
     split = b.reshape(x, shape=(n, c, floordiv(h, k), k, floordiv(w, k), k))
-    moved = b.transpose(split, permutation=(0, 3, 5, 1, 2, 4))
+    order = (0, 3, 5, 1, 2, 4) if node.attribute("mode", "DCR") == "DCR" else (0, 1, 3, 5, 2, 4)
+    moved = b.transpose(split, permutation=order)
     return b.reshape(moved, shape=(n, c * k * k, floordiv(h, k), floordiv(w, k)))
 
 

@@ -177,14 +177,16 @@ def _integer(printer, function: str, texts, arguments, kind: str, dtype: DType, 
 
 
 def _shift(printer, function: str, texts, kind: str, dtype: DType, lanes: int) -> str:
-    """Shifts by the width or more give 0."""
+    """Shifts by the width or more give 0; of a signed number to the right, its sign."""
     new, width = printer.new, dtype.itemsize * 8
-    mask = vector("i1", lanes)
+    mask, zero = vector("i1", lanes), constant(0, dtype, lanes)
+    arithmetic = function == "shift_right" and dtype.kind == "int"
     wide = new(f"icmp uge {kind} {texts[1]}, {constant(width, dtype, lanes)}")
-    safe = new(f"select {mask} {wide}, {kind} {constant(0, dtype, lanes)}, {kind} {texts[1]}")
-    op = "shl" if function == "shift_left" else "ashr" if dtype.kind == "int" else "lshr"
+    most = constant(width - 1 if arithmetic else 0, dtype, lanes)
+    safe = new(f"select {mask} {wide}, {kind} {most}, {kind} {texts[1]}")
+    op = "shl" if function == "shift_left" else "ashr" if arithmetic else "lshr"
     moved = new(f"{op} {kind} {texts[0]}, {safe}")
-    return new(f"select {mask} {wide}, {kind} {constant(0, dtype, lanes)}, {kind} {moved}")
+    return moved if arithmetic else new(f"select {mask} {wide}, {kind} {zero}, {kind} {moved}")
 
 
 def _divide(printer, function: str, texts, divisor: Expr, kind: str, dtype: DType, lanes: int) -> str:
