@@ -46,7 +46,7 @@ def vector(scalar: str, lanes: int) -> str:
 def constant(value, dtype: DType, lanes: int = 1) -> str:
     """The text of a constant, the same in all lanes; floats are rounded to the dtype."""
     text = _scalar(value, dtype)
-    return text if lanes == 1 else f"<{', '.join([f'{register(dtype)} {text}'] * lanes)}>"
+    return text if lanes == 1 else f"splat ({register(dtype)} {text})"
 
 
 def _scalar(value, dtype: DType) -> str:

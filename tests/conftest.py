@@ -1,0 +1,30 @@
+"""Shared fixtures: models are written with the onnx package, arrays are seeded."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def save_onnx(tmp_path):
+    """Writes a model of nodes: `save_onnx(nodes, inputs, outputs, initializers, opset)`; returns its path."""
+
+    def write(nodes, inputs, outputs, initializers=(), opset=17, name="model.onnx", **model):
+        def ports(entries):
+            return [helper.make_tensor_value_info(n, getattr(TensorProto, t), s) for n, t, s in entries]
+
+        tensors = [onnx.numpy_helper.from_array(a, n) for n, a in dict(initializers).items()]
+        graph = helper.make_graph(nodes, "g", ports(inputs), ports(outputs), tensors)
+        path = tmp_path / name
+        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], **model), path)
+        return path
+
+    return write
