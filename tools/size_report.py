@@ -6,7 +6,7 @@ import ast
 import sys
 from pathlib import Path
 
-MODULE_LINES, FUNCTION_LINES = 450, 90
+MODULE_LINES, FUNCTION_LINES = 480, 90
 ROOTS = ("core/src", "importers/src", "plugins/cpu/src")
 
 
@@ -77,7 +77,10 @@ def main() -> int:
                 if length > FUNCTION_LINES:
                     failed = True
                     print(f"{path}: {function} has {length} lines, budget {FUNCTION_LINES}")
-    known = {name: {o for o in others if o in graph and o != name and not name.startswith(o + ".")} for name, others in graph.items()}
+    known = {
+        name: {o for o in others if o in graph and o != name and not name.startswith(o + ".")}
+        for name, others in graph.items()
+    }
     for group in cycles(known):
         failed = True
         print("import cycle:", " ".join(sorted(group)))

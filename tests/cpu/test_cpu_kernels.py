@@ -7,7 +7,6 @@ import pytest
 from cpu_support import BACKEND, COUNT, HOST, INDEX, Native, element_wise, grid
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from tallow.dtype import DTYPES, bool_, f16, f32, i32, i64, u8
 from tallow.errors import CompileError, Unavailable
 from tallow.kernel.build import add, call, const, mul, splat, var
@@ -50,7 +49,9 @@ def native():
         whole("zero", (OUT,), loop(Store(OUT, INDEX, const(0.0, f32)))),
         whole("zero_serial", (OUT,), loop(Store(OUT, INDEX, const(0.0, f32)), kind="serial")),
         whole("copy_serial", (X, OUT), loop(Store(OUT, INDEX, Load(X, INDEX)), kind="serial")),
-        whole("reverse", (X, OUT), loop(Store(OUT, INDEX, Load(X, call("sub", add(COUNT, const(-1)), INDEX))))),
+        whole(
+            "reverse", (X, OUT), loop(Store(OUT, INDEX, Load(X, call("sub", add(COUNT, const(-1)), INDEX))))
+        ),
         whole("strided", (X, OUT), loop(Store(OUT, mul(INDEX, const(3)), Load(X, mul(INDEX, const(2)))))),
         whole("gather", (X, wide, OUT), loop(Store(OUT, INDEX, Load(X, Load(wide, INDEX))))),
         whole("masked", (X, OUT), loop(Store(OUT, INDEX, Load(X, INDEX, 1, call("lt", INDEX, const(5)))))),
@@ -105,7 +106,9 @@ def reduction(op, dtype) -> Kernel:
     return whole(f"{op}_{dtype}", (x, out), loop(Update(out, const(0), op, Load(x, INDEX))))
 
 
-REDUCTIONS = [(op, d) for op in ("add", "mul", "max", "min") for d in ("f32", "f64", "i32", "i64", "u8", "f16")]
+REDUCTIONS = [
+    (op, d) for op in ("add", "mul", "max", "min") for d in ("f32", "f64", "i32", "i64", "u8", "f16")
+]
 REDUCTIONS += [("or", "bool"), ("and", "bool"), ("or", "u8"), ("and", "i32")]
 
 
@@ -120,7 +123,9 @@ def test_reductions(reductions, size, seed):
     random = np.random.default_rng(seed)
     for op, name in REDUCTIONS:
         dtype = DTYPES[name]
-        numbers = random.random(size) * 0.2 + 0.9 if op == "mul" and dtype.is_float else random.random(size) * 4
+        numbers = (
+            random.random(size) * 0.2 + 0.9 if op == "mul" and dtype.is_float else random.random(size) * 4
+        )
         x = numbers < 2 if name == "bool" else numbers.astype(dtype.numpy)
         start = {"add": 0, "mul": 1, "max": 0, "min": 3, "or": 0, "and": 3}[op]
         out = np.full(1, start).astype(dtype.numpy)
@@ -153,7 +158,9 @@ def test_explicit_vectors():
         Store(out, const(0), twice, mask),
         Store(out, const(8), Reduce("add", twice)),
         Store(out, const(9), Reduce("max", Load(x, const(3), 4))),
-        Store(out, squares, Splat(const(5, i32), lanes), Call("eq", (Ramp(lanes), Const(4, i64, lanes)), bool_)),
+        Store(
+            out, squares, Splat(const(5, i32), lanes), Call("eq", (Ramp(lanes), Const(4, i64, lanes)), bool_)
+        ),
         Store(out, const(20), Splat(Var("v", i32), 4)),
     )
     native = Native([Kernel("k", (x, out), (), (grid(body),))])
@@ -176,7 +183,9 @@ def test_private_buffers():
         Alloc(total),
         Store(total, const(0), const(0.0, f32)),
         For(i, const(64), (Store(table, i, call("add", Load(X, i), const(1.0, f32))),), "vector"),
-        For(j, const(64), (Update(total, const(0), "add", Load(table, call("sub", const(63), j))),), "serial"),
+        For(
+            j, const(64), (Update(total, const(0), "add", Load(table, call("sub", const(63), j))),), "serial"
+        ),
         Store(OUT, const(0), Load(total, const(0))),
     )
     x = np.arange(64, dtype=np.float32)
@@ -188,7 +197,9 @@ def test_private_buffers():
 def test_narrow_floats_accumulate_in_f32_per_step():
     out = Buffer("out", f16, writable=True)
     kernel = whole(
-        "k", (Buffer("x", f16), out), loop(Update(out, const(0), "add", Load(Buffer("x", f16), INDEX)), kind="serial")
+        "k",
+        (Buffer("x", f16), out),
+        loop(Update(out, const(0), "add", Load(Buffer("x", f16), INDEX)), kind="serial"),
     )
     x = np.full(50, 0.1, np.float16)
     got = np.zeros(1, np.float16)
@@ -218,7 +229,10 @@ REFUSED = {
         Kernel("k", (OUT,), (), (grid([Store(OUT, var("nowhere"), const(0.0, f32))]),)),
         "nowhere is read before",
     ),
-    "unknown buffer": (Kernel("k", (), (), (grid([Store(OUT, const(0), const(0.0, f32))]),)), "out is neither"),
+    "unknown buffer": (
+        Kernel("k", (), (), (grid([Store(OUT, const(0), const(0.0, f32))]),)),
+        "out is neither",
+    ),
     "ill-typed": (Kernel("k", (OUT,), (), (grid([Store(OUT, const(0), const(1, u8))]),)), "LLVM refuses"),
 }
 

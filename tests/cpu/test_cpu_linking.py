@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cpu_support import BACKEND, HOST, Native, element_wise
-
 from tallow.backend import Code
 from tallow.dtype import f32
 from tallow.errors import ArtifactError, CompileError, Unavailable
@@ -85,7 +84,9 @@ def test_aarch64_relocations_reach_the_table():
     assert branch * 4 + offset * 4 == linked.entries["pick"]
 
 
-@pytest.mark.parametrize("arch", ["aarch64-linux-gnu", "neoverse-v1", "x86-64", "x86-64-v2", "x86-64-v3", "znver5"])
+@pytest.mark.parametrize(
+    "arch", ["aarch64-linux-gnu", "neoverse-v1", "x86-64", "x86-64-v2", "x86-64-v3", "znver5"]
+)
 def test_every_target_compiles_anywhere(arch):
     code = BACKEND.compile([TWICE, COSINE], BACKEND.target(arch))
     assert len(code.blob) > 100 and set(code.entries) == {"twice", "cosine"}
@@ -97,7 +98,10 @@ def test_code_for_another_machine_is_refused():
     with pytest.raises(ArtifactError, match="compiled for aarch64, and this machine is"):
         BACKEND.open("cpu").load(code)
     code = Code(
-        code.blob, code.entries, code.support, {**code.notes, "machine": "x86_64", "features": "avx512f,quantum"}
+        code.blob,
+        code.entries,
+        code.support,
+        {**code.notes, "machine": "x86_64", "features": "avx512f,quantum"},
     )
     with pytest.raises(ArtifactError, match="quantum, which this one lacks"):
         BACKEND.open("cpu").load(code)
@@ -186,7 +190,9 @@ def test_code_opens_without_the_compiler(tmp_path):
     file = tmp_path / "code"
     file.write_bytes(pickle.dumps((code.blob, dict(code.entries), dict(code.support), dict(code.notes))))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "TALLOW_CACHE": ""}
-    done = subprocess.run([sys.executable, "-c", OPENER, str(file)], env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", OPENER, str(file)], env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -195,7 +201,9 @@ def test_blobs_hold_code_and_constants_only():
     native = Native([COSINE])
     again = BACKEND.open("cpu").load(native.code)
     assert again.mapped.address != native.module.mapped.address
-    np.testing.assert_array_equal(native.element_wise("cosine", X), Native([COSINE]).element_wise("cosine", X))
+    np.testing.assert_array_equal(
+        native.element_wise("cosine", X), Native([COSINE]).element_wise("cosine", X)
+    )
 
 
 def test_the_runtime_is_carried_in_the_code():

@@ -5,7 +5,6 @@ import re
 import numpy as np
 import pytest
 from cpu_support import BACKEND, HOST, Native, grid
-
 from tallow.backend import Target
 from tallow.dtype import f32
 from tallow.kernel.build import add, call, const, mul, var
@@ -24,7 +23,9 @@ def tile_kernel(rows: int, columns: int) -> Kernel:
     at = add(mul(m, const(columns)), n)
     step = add(k, u)
     product = call(
-        "mul", Load(a, add(mul(step, const(rows)), m)), Load(b, add(mul(add(mul(g, depth), step), const(columns)), n))
+        "mul",
+        Load(a, add(mul(step, const(rows)), m)),
+        Load(b, add(mul(add(mul(g, depth), step), const(columns)), n)),
     )
 
     def each(*body):

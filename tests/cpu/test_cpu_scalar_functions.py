@@ -4,7 +4,6 @@ import ml_dtypes
 import numpy as np
 import pytest
 from cpu_support import BACKEND, HOST, Native, element_wise
-
 from tallow.dtype import DTYPES, bool_, f32, f64, i64
 from tallow.errors import CompileError
 from tallow.kernel.build import const
@@ -13,7 +12,23 @@ from tallow.kernel.grammar import Call, Const
 from tallow.kernel.math import APPROXIMATIONS
 from tallow.scalar import SCALAR, apply
 
-COMPUTED = ("f64", "f32", "f16", "bf16", "i64", "i32", "i16", "i8", "i4", "u64", "u32", "u16", "u8", "u4", "bool")
+COMPUTED = (
+    "f64",
+    "f32",
+    "f16",
+    "bf16",
+    "i64",
+    "i32",
+    "i16",
+    "i8",
+    "i4",
+    "u64",
+    "u32",
+    "u16",
+    "u8",
+    "u4",
+    "bool",
+)
 F64_ULPS = 24  # of functions that have an f64 form
 BASES = ("x86-64", "x86-64-v2", "x86-64-v3")
 SPECIAL = (
@@ -47,7 +62,9 @@ def samples(dtype, seed: int, count: int = 331) -> np.ndarray:
             return random.permutation(values).astype(dtype.numpy)
     info = ml_dtypes.iinfo(dtype.numpy)
     values = random.integers(max(int(info.min), -40), min(int(info.max), 40), count, endpoint=True)
-    values[:30] = random.choice([0, 1, int(info.max) if info.max < 2**63 else 7, max(int(info.min), -(2**62))], 30)
+    values[:30] = random.choice(
+        [0, 1, int(info.max) if info.max < 2**63 else 7, max(int(info.min), -(2**62))], 30
+    )
     values[30:33] = [0, 1, 2]
     result = values.astype(dtype.numpy)
     result[33:40] = [dtype.numpy.type(int(info.min)), *[dtype.numpy.type(int(info.max))] * 6]
@@ -166,9 +183,12 @@ def test_approximated_functions(name):
         arrays = operands(row, dtype)
         if row.name in ("fmod", "mod"):  # exact while the quotient has no more bits than an f64
             arrays[0] = np.clip(arrays[0], -60000, 60000)
-            arrays[1] = np.where((np.abs(arrays[1]) < 1e-6) & (arrays[1] != 0), 3, arrays[1]).astype(dtype.numpy)
+            arrays[1] = np.where((np.abs(arrays[1]) < 1e-6) & (arrays[1] != 0), 3, arrays[1]).astype(
+                dtype.numpy
+            )
         wide = [
-            a.astype(np.longdouble) if dtype == f64 and row.name != "erf" else a.astype(np.float64) for a in arrays
+            a.astype(np.longdouble) if dtype == f64 and row.name != "erf" else a.astype(np.float64)
+            for a in arrays
         ]
         with np.errstate(over="ignore"):
             want = apply(row.name, *wide).astype(dtype.numpy)
@@ -184,7 +204,9 @@ def test_scalar_loops_agree_with_vector_loops(name):
     for row in rows:
         arrays = operands(row, dtype)
         label = f"{row.name}_{dtype}"
-        assert vectors.element_wise(label, *arrays).tobytes() == scalars.element_wise(label, *arrays).tobytes()
+        assert (
+            vectors.element_wise(label, *arrays).tobytes() == scalars.element_wise(label, *arrays).tobytes()
+        )
 
 
 def test_division_by_constants_and_by_zero_never_traps():
@@ -213,7 +235,9 @@ def test_constants_of_every_dtype():
         "i4": -8,
         "bool": True,
     }
-    kernels = [element_wise(n, lambda x, n=n, v=v: const(v, DTYPES[n]), [f32], DTYPES[n]) for n, v in values.items()]
+    kernels = [
+        element_wise(n, lambda x, n=n, v=v: const(v, DTYPES[n]), [f32], DTYPES[n]) for n, v in values.items()
+    ]
     native = Native(kernels)
     for name, value in values.items():
         with np.errstate(over="ignore"):

@@ -10,7 +10,6 @@ import time
 import numpy as np
 import pytest
 from cpu_support import BACKEND, INDEX, Native, grid
-
 from tallow.backend import BoundStep
 from tallow.dtype import f32, i64
 from tallow.errors import CompileError
@@ -33,7 +32,10 @@ def row_sums() -> Kernel:
     """out[g] = sum of exp(x[g, :])."""
     x, out = Buffer("x", f32), Buffer("out", f32, writable=True)
     inner = For(
-        INDEX, const(ROW), (Update(out, G, "add", call("exp", Load(x, add(mul(G, const(ROW)), INDEX)))),), "vector"
+        INDEX,
+        const(ROW),
+        (Update(out, G, "add", call("exp", Load(x, add(mul(G, const(ROW)), INDEX)))),),
+        "vector",
     )
     return Kernel("row_sums", (x, out), (N,), (grid([Store(out, G, const(0.0, f32)), inner], N),))
 
@@ -59,7 +61,9 @@ def test_results_are_bitwise_equal_for_any_thread_count(native):
             native.module.prepare([step], threads).run([x.ctypes.data, out.ctypes.data])
             results.append(out.tobytes())
     assert len(set(results)) == 1
-    np.testing.assert_allclose(np.frombuffer(results[0], np.float32), np.exp(x.astype(np.float64)).sum(1), rtol=1e-5)
+    np.testing.assert_allclose(
+        np.frombuffer(results[0], np.float32), np.exp(x.astype(np.float64)).sum(1), rtol=1e-5
+    )
 
 
 def test_many_small_parallel_steps(native):
@@ -203,7 +207,11 @@ def test_the_interpreter_exits_with_workers_alive(how):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     for _ in range(3):
         done = subprocess.run(
-            [sys.executable, "-c", EXIT, here, how], env=environment, timeout=60, capture_output=True, text=True
+            [sys.executable, "-c", EXIT, here, how],
+            env=environment,
+            timeout=60,
+            capture_output=True,
+            text=True,
         )
         assert done.returncode == 0, done.stderr
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from tallow.dtype import f32, i64
 from tallow.errors import VerifyError
 from tallow.interpret import interpret
@@ -20,11 +19,11 @@ from tallow.scalar import apply
 from tallow_cpu.llvm.functions import NATIVE
 
 X, Y, P = Buffer("x", f32), Buffer("y", f32, writable=True), Buffer("p", i64)
-G, I, N = Var("g"), Var("i"), Var("n")
+G, AT, N = Var("g"), Var("i"), Var("n")
 
 
 def kernel(body, kind="vector", parameters=(X, Y), before=(), after=()):
-    loop = For(I, N, tuple(body), kind)
+    loop = For(AT, N, tuple(body), kind)
     return Kernel("k", parameters, (N,), (For(G, Const(1), (*before, loop, *after), "grid"),))
 
 
@@ -34,14 +33,20 @@ def results(k: Kernel, x: np.ndarray, size: int, **more) -> np.ndarray:
     return y
 
 
-ELEMENT = Load(X, I)
+ELEMENT = Load(X, AT)
 BODIES = {
-    "copy": [Store(Y, I, ELEMENT)],
-    "shifted": [Store(Y, I, Load(X, build.add(I, build.const(1))))],
-    "strided": [Store(Y, build.mul(I, build.const(2)), ELEMENT)],
-    "reversed": [Store(Y, I, Load(X, build.sub(build.sub(N, build.const(1)), I)))],
-    "masked": [If(build.call("gt", ELEMENT, build.const(0, f32)), (Store(Y, I, ELEMENT),), (Store(Y, I, build.const(1, f32)),))],
-    "guarded": [Store(Y, I, Load(X, I, 1, build.less(I, build.const(3))))],
+    "copy": [Store(Y, AT, ELEMENT)],
+    "shifted": [Store(Y, AT, Load(X, build.add(AT, build.const(1))))],
+    "strided": [Store(Y, build.mul(AT, build.const(2)), ELEMENT)],
+    "reversed": [Store(Y, AT, Load(X, build.sub(build.sub(N, build.const(1)), AT)))],
+    "masked": [
+        If(
+            build.call("gt", ELEMENT, build.const(0, f32)),
+            (Store(Y, AT, ELEMENT),),
+            (Store(Y, AT, build.const(1, f32)),),
+        )
+    ],
+    "guarded": [Store(Y, AT, Load(X, AT, 1, build.less(AT, build.const(3))))],
 }
 
 
@@ -61,7 +66,11 @@ def test_reductions_fold_everything_once(op, size, rng):
     total = Buffer("t", f32, 1, "register", True)
     start = {"add": 0.0, "mul": 1.0, "max": -np.inf, "min": np.inf}[op]
     before = (Alloc(total), Store(total, Const(0), build.const(start, f32)))
-    plain = kernel([Update(total, Const(0), op, ELEMENT)], before=before, after=(Store(Y, Const(0), Load(total, Const(0))),))
+    plain = kernel(
+        [Update(total, Const(0), op, ELEMENT)],
+        before=before,
+        after=(Store(Y, Const(0), Load(total, Const(0))),),
+    )
     got = results(vectorise(plain, 16), x, size)[0]
     fold = {"add": np.sum, "mul": np.prod, "max": np.max, "min": np.min}[op]
     want = fold(x[:size].astype("f8"), initial=start)
@@ -70,20 +79,34 @@ def test_reductions_fold_everything_once(op, size, rng):
 
 def test_gathers(rng):
     x, p = rng.standard_normal(20).astype("f4"), rng.integers(0, 20, 13)
-    plain = kernel([Store(Y, I, Load(X, Load(P, I)))], parameters=(X, P, Y))
+    plain = kernel([Store(Y, AT, Load(X, Load(P, AT)))], parameters=(X, P, Y))
     got = results(vectorise(plain, 32), x, 13, p=p)
     np.testing.assert_array_equal(got[:13], x[p])
 
 
-ULPS = {"exp": 2, "tanh": 3, "sigmoid": 3, "erf": 3, "log": 1, "sin": 1, "cos": 1, "expm1": 1, "log1p": 1, "atan": 1, "sinh": 1}
+ULPS = {
+    "exp": 2,
+    "tanh": 3,
+    "sigmoid": 3,
+    "erf": 3,
+    "log": 1,
+    "sin": 1,
+    "cos": 1,
+    "expm1": 1,
+    "log1p": 1,
+    "atan": 1,
+    "sinh": 1,
+}
 
 
 @pytest.mark.parametrize("function", ULPS)
 def test_expanded_functions_keep_their_stated_error(function):
     """Against numpy in f64; the bound is the table's, in units of the f32 result's last place."""
-    line = np.concatenate([np.linspace(-9, 9, 4001), [0.0, -0.0, 1e-30, 88.0, -104.0, np.inf, -np.inf, np.nan]])
+    line = np.concatenate(
+        [np.linspace(-9, 9, 4001), [0.0, -0.0, 1e-30, 88.0, -104.0, np.inf, -np.inf, np.nan]]
+    )
     x = line.astype("f4")
-    plain = kernel([Store(Y, I, build.call(function, ELEMENT))])
+    plain = kernel([Store(Y, AT, build.call(function, ELEMENT))])
     got = results(vectorise(expand(plain, NATIVE), 4096), x, x.size)[: x.size]
     want = apply(function, x.astype("f8"))
     with np.errstate(all="ignore"):

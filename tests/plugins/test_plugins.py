@@ -8,7 +8,6 @@ from importlib.metadata import EntryPoint
 
 import numpy as np
 import pytest
-
 import tallow
 from tallow.builder import Builder
 from tallow.errors import PluginError, Unavailable
@@ -75,7 +74,9 @@ def test_a_hook_that_fails_registers_nothing():
     def register_importers(register):
         raise RuntimeError("no luck")
 
-    found = PluginHost([plugin("half", register_backends=registering("half"), register_importers=register_importers)])
+    found = PluginHost(
+        [plugin("half", register_backends=registering("half"), register_importers=register_importers)]
+    )
     assert "no luck" in found.infos[0].error
     assert "half" not in found.tables["backend"]
 

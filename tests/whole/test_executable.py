@@ -10,9 +10,8 @@ import threading
 
 import numpy as np
 import pytest
-from safetensors import safe_open
-
 import tallow
+from safetensors import safe_open
 from tallow.builder import Builder
 from tallow.errors import ArtifactError, GraphError, InputError
 
@@ -44,7 +43,9 @@ def test_results_go_where_out_says(graph, data):
     out = np.empty((3, 4), "f4")
     assert exe.run(data, out={"sum": out})["sum"] is out
     np.testing.assert_allclose(out, exe.run(data)["sum"])
-    with pytest.raises(InputError, match='out "sum": expected a writable C-contiguous float32 array of shape'):
+    with pytest.raises(
+        InputError, match='out "sum": expected a writable C-contiguous float32 array of shape'
+    ):
         exe.run(data, out={"sum": np.empty((3, 5), "f4")})
     with pytest.raises(InputError, match="out: unknown output 'nothing'"):
         exe.run(data, out={"nothing": out})
@@ -86,7 +87,10 @@ def test_sizes_can_be_fixed_and_bounded(graph, data):
 def test_threads_may_share_an_executable(graph):
     exe = tallow.compile(graph, threads=2)
     rng = np.random.default_rng(1)
-    sets = [{"x": rng.standard_normal((n, 6)).astype("f4"), "y": rng.standard_normal((n, 4)).astype("f4")} for n in range(1, 9)]
+    sets = [
+        {"x": rng.standard_normal((n, 6)).astype("f4"), "y": rng.standard_normal((n, 4)).astype("f4")}
+        for n in range(1, 9)
+    ]
     wanted = [exe.run(s)["sum"] for s in sets]
     wrong = []
 
@@ -142,7 +146,9 @@ for name in ("onnx", "llvmlite", "tallow_importers"):
 import numpy, tallow
 print(tallow.open({str(path)!r}).run(dict(numpy.load({str(tmp_path / "data.npz")!r})))["sum"].sum())
 """
-    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    printed = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout
     np.testing.assert_allclose(float(printed), tallow.compile(graph).run(data)["sum"].sum(), rtol=1e-6)
 
 
@@ -150,7 +156,14 @@ def test_damaged_artifacts_are_refused(graph, tmp_path):
     path = tallow.compile(graph).save(tmp_path / "m.tallow")
     good = path.read_bytes()
     bad = tmp_path / "bad.tallow"
-    for content in (b"", b"x", b"\xff" * 64, good[:50], good[: len(good) // 2], good.replace(b"small", b"smell", 1)):
+    for content in (
+        b"",
+        b"x",
+        b"\xff" * 64,
+        good[:50],
+        good[: len(good) // 2],
+        good.replace(b"small", b"smell", 1),
+    ):
         bad.write_bytes(content)
         with pytest.raises(ArtifactError):
             tallow.open(bad)
@@ -178,7 +191,9 @@ def test_random_damage_never_crashes(graph, tmp_path):
 def test_a_forked_child_can_run(data, rng):
     b = Builder()
     x = b.input("x", "f32", [256, 256])
-    exe = tallow.compile(b.finish({"y": b.matmul(x, b.constant(rng.standard_normal((256, 256)).astype("f4")))}), threads=2)
+    exe = tallow.compile(
+        b.finish({"y": b.matmul(x, b.constant(rng.standard_normal((256, 256)).astype("f4")))}), threads=2
+    )
     x = rng.standard_normal((256, 256)).astype("f4")
     want = exe(x)
     child = os.fork()

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import tallow
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-import tallow
 from tallow.builder import Builder
 from tallow.dtype import DTYPES
 
@@ -28,7 +27,10 @@ def one(shape, dtype="f32", seed=0):
     return values.astype(DTYPES[dtype].numpy)
 
 
-@pytest.mark.parametrize("m,k,n", [(1, 1, 1), (1, 300, 65), (3, 17, 5), (64, 64, 64), (37, 129, 33), (15, 0, 7), (0, 4, 4), (130, 40, 200)])
+@pytest.mark.parametrize(
+    "m,k,n",
+    [(1, 1, 1), (1, 300, 65), (3, 17, 5), (64, 64, 64), (37, 129, 33), (15, 0, 7), (0, 4, 4), (130, 40, 200)],
+)
 @pytest.mark.parametrize("constant", [True, False])
 def test_products(m, k, n, constant):
     b = Builder()
@@ -97,7 +99,9 @@ def test_reductions(axes, function):
         agree(b.finish({"y": y}), {"x": one(shape)}, 1e-4)
 
 
-@pytest.mark.parametrize("composite", ["softmax", "log_softmax", "layer_norm", "attention", "gelu", "cumulative", "argmax"])
+@pytest.mark.parametrize(
+    "composite", ["softmax", "log_softmax", "layer_norm", "attention", "gelu", "cumulative", "argmax"]
+)
 def test_composites(composite):
     b = Builder()
     x = b.input("x", "f32", ["n", 4, 6, 9])
@@ -105,7 +109,9 @@ def test_composites(composite):
         case "softmax" | "log_softmax":
             y = b.emit(composite, x, axis=3)
         case "layer_norm":
-            y = b.layer_norm(x, b.constant(one((9,), seed=1)), b.constant(one((9,), seed=2)), axis=3, epsilon=1e-5)
+            y = b.layer_norm(
+                x, b.constant(one((9,), seed=1)), b.constant(one((9,), seed=2)), axis=3, epsilon=1e-5
+            )
         case "attention":
             y = b.attention(x, x, x, scale=0.3, causal=True)
         case "gelu":
@@ -150,11 +156,15 @@ def random_graphs(draw):
     values = [b.input("x", "f32", ["r", columns]), b.input("y", "f32", [1, columns])]
     for _ in range(draw(st.integers(1, 8))):
         x = draw(st.sampled_from(values))
-        kind = draw(st.sampled_from(["unary", "binary", "transpose", "slice", "pad", "concat", "reduce", "reshape"]))
+        kind = draw(
+            st.sampled_from(["unary", "binary", "transpose", "slice", "pad", "concat", "reduce", "reshape"])
+        )
         if kind == "unary":
             y = b.emit(draw(st.sampled_from(UNARY)), x)
         elif kind == "binary":
-            other = draw(st.sampled_from([v for v in values if v.shape == x.shape or v.type.size == 1] or [x]))
+            other = draw(
+                st.sampled_from([v for v in values if v.shape == x.shape or v.type.size == 1] or [x])
+            )
             y = b.emit(draw(st.sampled_from(BINARY)), x, other)
         elif kind == "transpose":
             y = b.transpose(b.transpose(b.tanh(x), permutation=(1, 0)), permutation=(1, 0))
@@ -169,7 +179,9 @@ def random_graphs(draw):
         else:
             y = b.reshape(b.reshape(x, shape=(x.shape[0] * x.shape[1],)), shape=x.shape)
         values.append(y)
-    outputs = {f"o{i}": v for i, v in enumerate(draw(st.lists(st.sampled_from(values), min_size=1, max_size=3)))}
+    outputs = {
+        f"o{i}": v for i, v in enumerate(draw(st.lists(st.sampled_from(values), min_size=1, max_size=3)))
+    }
     return b.finish(outputs), rows, columns
 
 

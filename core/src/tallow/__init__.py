@@ -1,8 +1,8 @@
 """Tallow: a tensor compiler and inference runtime.
 
-    import tallow
-    run = tallow.compile("model.onnx")
-    y = run(x)
+import tallow
+run = tallow.compile("model.onnx")
+y = run(x)
 """
 
 from tallow.compile import Model, compile, load, open

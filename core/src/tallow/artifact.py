@@ -150,7 +150,9 @@ def read(path: Path) -> Compiled:
     try:
         return _parse(data, size, path)
     except (ValueError, KeyError, TypeError, IndexError, RecursionError, AttributeError) as error:
-        raise ArtifactError(f"{path.name} is not a .tallow file, or is damaged ({type(error).__name__}: {error})") from None
+        raise ArtifactError(
+            f"{path.name} is not a .tallow file, or is damaged ({type(error).__name__}: {error})"
+        ) from None
     except TallowError as error:
         raise ArtifactError(f"{path.name}: {error}") from None
 
@@ -162,13 +164,17 @@ def _parse(data: np.ndarray, size: int, path: Path) -> Compiled:
     header = json.loads(bytes(data[8 : 8 + length]))
     metadata = header.get("__metadata__", {})
     if "tallow" not in metadata:
-        raise ArtifactError("it is a safetensors file without a Tallow manifest: expected one written by save")
+        raise ArtifactError(
+            "it is a safetensors file without a Tallow manifest: expected one written by save"
+        )
     text = metadata["tallow"]
     if hashlib.sha256(text.encode()).hexdigest() != metadata.get("tallow.sha256"):
         raise ArtifactError("its manifest is damaged: compile the model again")
     manifest = json.loads(text)
     if manifest["format"] != FORMAT:
-        raise ArtifactError(f"it has format {manifest['format']}, this Tallow reads {FORMAT}: compile the model again")
+        raise ArtifactError(
+            f"it has format {manifest['format']}, this Tallow reads {FORMAT}: compile the model again"
+        )
     arrays = {}
     for name, entry in header.items():
         if name != "__metadata__":
@@ -184,9 +190,17 @@ def _restore(target: dict, manifest: dict, arrays: Mapping[str, np.ndarray]) -> 
     blob = bytes(arrays["code"])
     constants = {key: _array(entry, arrays) for key, entry in target["constants"].items()}
     program = decode(target["program"], arrays)
-    if not any(hashlib.sha256(blob[: len(blob) - cut]).hexdigest() == target["code"] for cut in range(ALIGNMENT)):
+    if not any(
+        hashlib.sha256(blob[: len(blob) - cut]).hexdigest() == target["code"] for cut in range(ALIGNMENT)
+    ):
         raise ArtifactError("its machine code is damaged: compile the model again")
     support = {name: bytes(arrays[f"support.{name}"]) for name in target["support"]}
     described = target["target"]
-    made_for = Target(described["backend"], described["arch"], tuple(described["features"]), described["vector_bytes"], described["limits"])
-    return Compiled(program, made_for, Code(blob, target["entries"], support, target["notes"]), constants, manifest["metadata"])
+    made_for = Target(**{**described, "features": tuple(described["features"])})
+    return Compiled(
+        program,
+        made_for,
+        Code(blob, target["entries"], support, target["notes"]),
+        constants,
+        manifest["metadata"],
+    )

@@ -63,7 +63,9 @@ class Builder:
             self._scalars[key] = self.constant(np.asarray(number, dtype(dtype_).numpy))
         return self._scalars[key]
 
-    def emit(self, name_of_op: str, *operands, name: str | None = None, names: Sequence[str] = (), **attributes):
+    def emit(
+        self, name_of_op: str, *operands, name: str | None = None, names: Sequence[str] = (), **attributes
+    ):
         """Append a node; returns its value, or a tuple of values when the op has several results."""
         row = op(name_of_op)
         typed = operands[1:] if name_of_op == "select" else operands
@@ -76,7 +78,9 @@ class Builder:
         try:
             types = row.infer([value.type for value in inputs], attributes)
         except GraphError as error:
-            raise GraphError(f"{error} ({self.location})") if str(self.location) not in str(error) else error from None
+            raise (
+                GraphError(f"{error} ({self.location})") if str(self.location) not in str(error) else error
+            ) from None
         hints = list(names) if names else [name or name_of_op] * len(types)
         outputs = tuple(Value(self.unique(hint), type_) for hint, type_ in zip(hints, types, strict=True))
         self.nodes.append(Node(name_of_op, inputs, outputs, attributes, self.location))

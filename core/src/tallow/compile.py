@@ -11,8 +11,8 @@ import numpy as np
 
 from tallow import artifact, plugins
 from tallow.backend import Backend, Target
-from tallow.errors import CompileError
 from tallow.compiled import Compiled
+from tallow.errors import CompileError
 from tallow.executable import Executable, port
 from tallow.graph import Graph, Node
 from tallow.kernel.expand import unable
@@ -39,7 +39,9 @@ class Model:
 
     @property
     def outputs(self):
-        return tuple(port(n, v.type) for n, v in zip(self.graph.output_names, self.graph.outputs, strict=True))
+        return tuple(
+            port(n, v.type) for n, v in zip(self.graph.output_names, self.graph.outputs, strict=True)
+        )
 
     @property
     def metadata(self) -> Mapping[str, str]:

@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import reduce
-from typing import Union
 
 from tallow.errors import GraphError
 
@@ -89,7 +88,9 @@ class Expr:
     def __str__(self) -> str:
         text = ""
         for atoms, factor in self.terms:
-            body = "*".join([*([str(abs(factor))] if abs(factor) != 1 or not atoms else []), *map(str, atoms)])
+            body = "*".join(
+                [*([str(abs(factor))] if abs(factor) != 1 or not atoms else []), *map(str, atoms)]
+            )
             sign = "-" if factor < 0 else "+"
             text += f" {sign} {body}" if text else (f"-{body}" if factor < 0 else body)
         return text
@@ -98,7 +99,7 @@ class Expr:
         return str(self)
 
 
-Dim = Union[int, Expr]
+Dim = int | Expr
 
 
 def symbol(name: str, lower: int = 0, upper: int | None = None) -> Expr:
@@ -211,7 +212,16 @@ def broadcast(a: Dim, b: Dim) -> Dim:
         return a
     if bounds(b)[0] is not None and bounds(b)[0] >= 2:
         return b
-    return _atom("broadcast", *sorted((a, b), key=str))
+    operands = sorted({*_broadcast_operands(a), *_broadcast_operands(b)}, key=str)
+    return reduce(lambda x, y: _atom("broadcast", x, y), operands)
+
+
+def _broadcast_operands(dim: Dim) -> tuple[Dim, ...]:
+    """The sizes inside nested broadcasts: their order and repetition mean nothing."""
+    match dim:
+        case Expr(terms=((((Apply("broadcast", (a, b)),), 1),)):
+            return (*_broadcast_operands(a), *_broadcast_operands(b))
+    return (dim,)
 
 
 def product(dims) -> Dim:
@@ -224,8 +234,16 @@ def _atom_bounds(atom: Atom) -> Bounds:
     (a_low, a_high), (b_low, b_high) = map(bounds, atom.arguments)
     match atom.function:
         case "floordiv" if b_low is not None and b_low > 0:
-            low = None if a_low is None else (a_low // b_low if a_low < 0 else 0 if b_high is None else a_low // b_high)
-            high = None if a_high is None else (a_high // b_low if a_high >= 0 else -1 if b_high is None else a_high // b_high)
+            low = (
+                None
+                if a_low is None
+                else (a_low // b_low if a_low < 0 else 0 if b_high is None else a_low // b_high)
+            )
+            high = (
+                None
+                if a_high is None
+                else (a_high // b_low if a_high >= 0 else -1 if b_high is None else a_high // b_high)
+            )
             return low, high
         case "mod" if b_low is not None and b_low > 0:
             return 0, None if b_high is None else b_high - 1

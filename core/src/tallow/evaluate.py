@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from tallow.dim import Expr, evaluate as evaluate_dim, symbols
+from tallow.dim import Expr, symbols
+from tallow.dim import evaluate as evaluate_dim
 from tallow.errors import InputError, TallowError, VerifyError
 from tallow.graph import Graph, Location, Node, TensorType, Type, Value
 from tallow.ops import op
@@ -14,7 +15,9 @@ from tallow.ops import op
 Trace = Callable[[Node, Sequence[np.ndarray]], None]
 
 
-def evaluate(graph: Graph, inputs: Mapping[str, np.ndarray], trace: Trace | None = None) -> dict[str, np.ndarray]:
+def evaluate(
+    graph: Graph, inputs: Mapping[str, np.ndarray], trace: Trace | None = None
+) -> dict[str, np.ndarray]:
     """The results of a graph by name. `trace` sees every node with its results.
 
     Raises InputError for inputs that do not fit, VerifyError when a result is not of the type that its
@@ -24,7 +27,9 @@ def evaluate(graph: Graph, inputs: Mapping[str, np.ndarray], trace: Trace | None
     values: dict[Value, object] = {}
     for value in graph.inputs:
         if value.name not in inputs:
-            raise InputError(f'input "{value.name}" is missing: expected {", ".join(v.name for v in graph.inputs)}')
+            raise InputError(
+                f'input "{value.name}" is missing: expected {", ".join(v.name for v in graph.inputs)}'
+            )
         values[value] = inputs[value.name]
     given = [np.asarray(values[v]) if isinstance(v.type, TensorType) else values[v] for v in graph.inputs]
     bind_sizes([v.type for v in graph.inputs], given, sizes, "inputs")
@@ -47,7 +52,11 @@ def _run(graph: Graph, values: dict, sizes: dict[str, int], trace: Trace | None)
             read_sizes(node.defines, arrays[0], sizes, node.location)
         bind_sizes([v.type for v in node.outputs], results, sizes, f"{node.op}, {node.location}")
         for value, result in zip(node.outputs, results, strict=True):
-            if isinstance(value.type, TensorType) and value.dtype.kind != "string" and result.dtype != value.dtype.numpy:
+            if (
+                isinstance(value.type, TensorType)
+                and value.dtype.kind != "string"
+                and result.dtype != value.dtype.numpy
+            ):
                 raise VerifyError(f"{node.op} gave {result.dtype}, expected {value.type} ({node.location})")
             values[value] = result
         if trace is not None:

@@ -66,14 +66,20 @@ class Executable:
         results = self._machine.run(bind_inputs(self.compiled.program, arrays), self._out(out))
         return results[0] if len(results) == 1 else tuple(results)
 
-    def run(self, inputs: Mapping[str, object], out: Mapping[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
+    def run(
+        self, inputs: Mapping[str, object], out: Mapping[str, np.ndarray] | None = None
+    ) -> dict[str, np.ndarray]:
         """Results by name for inputs by name; InputError says which names, dtypes or sizes do not fit."""
         names = self.compiled.program.input_names
         missing = [n for n in names if n not in inputs]
         unknown = [n for n in inputs if n not in names]
         if missing or unknown:
-            parts = [f"missing {', '.join(missing)}"] * bool(missing) + [f"unknown {', '.join(unknown)}"] * bool(unknown)
-            raise InputError(f"inputs: {'; '.join(parts)}. This model takes {', '.join(map(str, self.inputs))}")
+            parts = [f"missing {', '.join(missing)}"] * bool(missing) + [
+                f"unknown {', '.join(unknown)}"
+            ] * bool(unknown)
+            raise InputError(
+                f"inputs: {'; '.join(parts)}. This model takes {', '.join(map(str, self.inputs))}"
+            )
         bound = bind_inputs(self.compiled.program, [inputs[n] for n in names])
         results = self._machine.run(bound, self._out(out))
         return dict(zip(self.compiled.program.output_names, results, strict=True))
@@ -85,7 +91,9 @@ class Executable:
         names = self.compiled.program.output_names
         unknown = [n for n in out if n not in names]
         if unknown:
-            raise InputError(f"out: unknown output {unknown[0]!r}: this model gives {', '.join(map(str, self.outputs))}")
+            raise InputError(
+                f"out: unknown output {unknown[0]!r}: this model gives {', '.join(map(str, self.outputs))}"
+            )
         return {names.index(n): array for n, array in out.items()}
 
     @property

@@ -34,7 +34,11 @@ from tallow.scalar import apply
 
 
 def interpret(
-    kernel: Kernel, arrays: Mapping[str, np.ndarray], sizes: Mapping[str, int], begin: int = 0, stop: int | None = None
+    kernel: Kernel,
+    arrays: Mapping[str, np.ndarray],
+    sizes: Mapping[str, int],
+    begin: int = 0,
+    stop: int | None = None,
 ) -> None:
     """Run iterations begin..stop of the grid on flat arrays by parameter name, writing results in place.
 
@@ -88,7 +92,9 @@ class _Interpreter:
         size = self.memory[buffer.name].size
         bad = at[mask & ((at < 0) | (at >= size))]
         if bad.size:
-            raise VerifyError(f"kernel {self.kernel.name}: {buffer.name}[{bad[0]}] is outside its {size} elements")
+            raise VerifyError(
+                f"kernel {self.kernel.name}: {buffer.name}[{bad[0]}] is outside its {size} elements"
+            )
         return at
 
     def mask(self, mask: Expr | None, lanes: int) -> np.ndarray:
@@ -113,7 +119,9 @@ class _Interpreter:
             case Load(buffer, index, lanes, mask):
                 return self.load(buffer, index, max(lanes, index.lanes), mask)
             case Call(function, arguments, dtype):
-                return np.asarray(apply(function, *(np.asarray(self.value(a)) for a in arguments))).astype(dtype.numpy)
+                return np.asarray(apply(function, *(np.asarray(self.value(a)) for a in arguments))).astype(
+                    dtype.numpy
+                )
             case Cast(value, dtype):
                 return convert(np.asarray(self.value(value)), dtype)
             case Bitcast(value, dtype):
@@ -127,7 +135,9 @@ class _Interpreter:
         at = self.places(buffer, index, lanes, on)
         array = self.memory[buffer.name]
         zero = np.zeros((), array.dtype)
-        found = np.where(on, array[at], zero).astype(array.dtype) if array.size else np.broadcast_to(zero, lanes)
+        found = (
+            np.where(on, array[at], zero).astype(array.dtype) if array.size else np.broadcast_to(zero, lanes)
+        )
         return found if lanes > 1 else found[0]
 
     def reduce(self, op: str, value: np.ndarray, dtype: DType):
@@ -153,5 +163,3 @@ def convert(array: np.ndarray, to: DType) -> np.ndarray:
             inside = np.where(over | under, 0, wide).astype(to.numpy)
             return np.where(over, info.max, np.where(under, info.min, inside)).astype(to.numpy)
         return array.astype(to.numpy)
-
-

@@ -33,7 +33,9 @@ class Plan:
 
     def __str__(self) -> str:
         arena = "depends on sizes" if self.arena is None else f"{self.arena / 1e6:.2f} MB"
-        head = f"{self.target}: {len(self.steps)} steps, arena {arena}, constants {self.constants / 1e6:.2f} MB"
+        head = (
+            f"{self.target}: {len(self.steps)} steps, arena {arena}, constants {self.constants / 1e6:.2f} MB"
+        )
         lines = [f"  {s.place:6} {s.label}" + (f"  ({s.reason})" if s.reason else "") for s in self.steps]
         return "\n".join([f"{head}, code {self.code / 1e3:.0f} kB", *lines])
 
@@ -43,7 +45,13 @@ def describe(compiled: Compiled, threads: int) -> Plan:
     program = compiled.program
     steps = tuple(_step(s, compiled.target.backend) for s in program.steps)
     constants = sum(a.nbytes for a in compiled.constants.values())
-    return Plan(f"{compiled.target}, {threads} threads", steps, constants, len(compiled.code.blob), arena_size(program))
+    return Plan(
+        f"{compiled.target}, {threads} threads",
+        steps,
+        constants,
+        len(compiled.code.blob),
+        arena_size(program),
+    )
 
 
 def _step(step, backend: str) -> PlanStep:

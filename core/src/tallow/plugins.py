@@ -73,7 +73,9 @@ class PluginHost:
             module = point.load()
             spoken = getattr(module, "TALLOW_API", None)
             if spoken != API_VERSION:
-                raise PluginError(f"speaks plugin API {spoken}, this Tallow speaks {API_VERSION}: install matching versions")
+                raise PluginError(
+                    f"speaks plugin API {spoken}, this Tallow speaks {API_VERSION}: install matching versions"
+                )
             manager = pluggy.PluginManager(hookspecs.GROUP)
             manager.add_hookspecs(hookspecs)
             manager.register(module, point.name)
@@ -81,7 +83,9 @@ class PluginHost:
             self._collect(manager, info)
         except Exception as error:  # whatever a plugin does wrong must not stop the others
             reason = str(error).strip().splitlines() or [""]
-            info.error = f"{type(error).__name__}: {reason[0]}" if not isinstance(error, PluginError) else reason[0]
+            info.error = (
+                f"{type(error).__name__}: {reason[0]}" if not isinstance(error, PluginError) else reason[0]
+            )
             info.provides.clear()
 
     def _collect(self, manager: pluggy.PluginManager, info: PluginInfo) -> None:
@@ -89,8 +93,12 @@ class PluginHost:
         found: list[tuple[str, str, Callable]] = []
         ops: list[table.Op] = []
         commands: list[object] = []
-        manager.hook.register_backends(register=lambda name, factory: found.append(("backend", name, factory)))
-        manager.hook.register_importers(register=lambda name, factory: found.append(("importer", name, factory)))
+        manager.hook.register_backends(
+            register=lambda name, factory: found.append(("backend", name, factory))
+        )
+        manager.hook.register_importers(
+            register=lambda name, factory: found.append(("importer", name, factory))
+        )
         manager.hook.register_ops(register=ops.append)
         manager.hook.register_commands(register=commands.append)
         for row in ops:
@@ -102,7 +110,9 @@ class PluginHost:
             info.provides.append(f"{kind} {name}")
         self.commands += commands
 
-    def register(self, kind: str, name: str, factory: Callable[[], object], distribution: str = "this program") -> None:
+    def register(
+        self, kind: str, name: str, factory: Callable[[], object], distribution: str = "this program"
+    ) -> None:
         """Add a backend or importer by name; a name that two claim is refused when it is used."""
         known = self.tables[kind].get(name)
         if known is not None and known.distribution != distribution:
@@ -125,7 +135,8 @@ class PluginHost:
     def _missing(self, kind: str, name: str) -> str:
         broken = [i for i in self.infos if i.error and (i.name == name or i.distribution == f"tallow-{name}")]
         if broken:
-            return f"{kind} {name!r} is installed ({broken[0].distribution} {broken[0].version}) but not usable: {broken[0].error}"
+            who = f"{broken[0].distribution} {broken[0].version}"
+            return f"{kind} {name!r} is installed ({who}) but not usable: {broken[0].error}"
         have = sorted(self.tables[kind])
         near = difflib.get_close_matches(name, have, 1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
@@ -162,5 +173,9 @@ def importer_for(path: str | Path) -> Importer:
         if candidate.claims(path):
             return candidate
     suffixes = [s for n in found.tables["importer"] for s in found.get("importer", n).suffixes]
-    known = f"known: {', '.join(suffixes)}" if suffixes else "no importer is installed: pip install tallow-importers"
+    known = (
+        f"known: {', '.join(suffixes)}"
+        if suffixes
+        else "no importer is installed: pip install tallow-importers"
+    )
     raise ImportFailed(f"no importer reads {path.name} ({known})")

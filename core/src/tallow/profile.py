@@ -41,7 +41,10 @@ class Profile:
         for s in sorted(self.steps, key=lambda s: -s.seconds):
             rate, traffic = (v / s.seconds / 1e9 if s.seconds else 0.0 for v in (s.flops, s.bytes))
             share = s.seconds / self.total if self.total else 0.0
-            lines.append(f"{s.seconds * 1e3:8.3f} {share:6.1%} {rate:8.1f} {traffic:7.1f}  {s.label} [{s.place}] {s.nodes[0] if s.nodes else ''}")
+            where = s.nodes[0] if s.nodes else ""
+            lines.append(
+                f"{s.seconds * 1e3:8.3f} {share:6.1%} {rate:8.1f} {traffic:7.1f}  {s.label} [{s.place}] {where}"
+            )
         return "\n".join(lines)
 
     def write_trace(self, path: str | Path) -> None:
@@ -49,7 +52,17 @@ class Profile:
         events, start = [], 0.0
         for s in self.steps:
             details = {"flops": s.flops, "bytes": s.bytes, "nodes": s.nodes}
-            events.append({"name": s.label, "ph": "X", "pid": 0, "tid": s.place, "ts": start * 1e6, "dur": s.seconds * 1e6, "args": details})
+            events.append(
+                {
+                    "name": s.label,
+                    "ph": "X",
+                    "pid": 0,
+                    "tid": s.place,
+                    "ts": start * 1e6,
+                    "dur": s.seconds * 1e6,
+                    "args": details,
+                }
+            )
             start += s.seconds
         Path(path).write_text(json.dumps({"traceEvents": events}))
 
@@ -60,7 +73,9 @@ def measure(program: Program, machine: Machine, bound: Bound, runs: int) -> Prof
     machine.run(bound)
     for _ in range(runs):
         machine.run(bound, observe=lambda step, seconds: samples.setdefault(step, []).append(seconds))
-    return Profile(tuple(_step(program, n, median(times), bound.sizes) for n, times in sorted(samples.items())))
+    return Profile(
+        tuple(_step(program, n, median(times), bound.sizes) for n, times in sorted(samples.items()))
+    )
 
 
 def _step(program: Program, number: int, seconds: float, sizes: dict[str, int]) -> StepTime:
@@ -72,4 +87,6 @@ def _step(program: Program, number: int, seconds: float, sizes: dict[str, int]) 
         flops = evaluate(step.flops, sizes)
     except Exception:  # sizes that only the run can tell
         moved = flops = 0
-    return StepTime(step.label, "device", seconds, flops, moved, tuple(loc.name for loc in step.location if loc.name))
+    return StepTime(
+        step.label, "device", seconds, flops, moved, tuple(loc.name for loc in step.location if loc.name)
+    )

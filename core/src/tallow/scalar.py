@@ -79,7 +79,9 @@ def _pow(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return np.power(a, b)
     negative = b < 0
     power = np.power(a, np.where(negative, 0, b).astype(b.dtype))
-    inverse = np.where(a == 1, 1, np.where((a == -1) if a.dtype.kind == "i" else False, np.where(b % 2, -1, 1), 0))
+    inverse = np.where(
+        a == 1, 1, np.where((a == -1) if a.dtype.kind == "i" else False, np.where(b % 2, -1, 1), 0)
+    )
     return np.where(negative, inverse, power).astype(a.dtype)
 
 
@@ -94,9 +96,11 @@ def _shift_right(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Arithmetic for signed numbers; too far a shift leaves the sign alone."""
     width = a.dtype.itemsize * 8
     inside = (b >= 0) & (b < width)
-    return np.right_shift(a, np.where(inside, b, width - 1).astype(b.dtype)) if a.dtype.kind == "i" else np.where(
-        inside, np.right_shift(a, np.where(inside, b, 0).astype(b.dtype)), 0
-    ).astype(a.dtype)
+    return (
+        np.right_shift(a, np.where(inside, b, width - 1).astype(b.dtype))
+        if a.dtype.kind == "i"
+        else np.where(inside, np.right_shift(a, np.where(inside, b, 0).astype(b.dtype)), 0).astype(a.dtype)
+    )
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:

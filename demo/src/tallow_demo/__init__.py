@@ -12,7 +12,6 @@ from pathlib import Path
 
 import click
 import numpy as np
-
 import tallow
 from tallow.hookspecs import hook
 

@@ -17,9 +17,13 @@ def read_array(text: str) -> np.ndarray:
     """The array of `@file.npy` or of a literal such as `3` or `[1,2,3]`."""
     if not text.startswith("@"):
         try:
-            return np.array(np.matrix(text.strip("[]"))).reshape(-1) if "," in text else np.asarray(float(text))
+            return (
+                np.array(np.matrix(text.strip("[]"))).reshape(-1) if "," in text else np.asarray(float(text))
+            )
         except ValueError:
-            raise InputError(f"input {text!r}: expected @file.npy, @image, random, a number or a list of numbers") from None
+            raise InputError(
+                f"input {text!r}: expected @file.npy, @image, random, a number or a list of numbers"
+            ) from None
     path = Path(text[1:])
     if not path.is_file():
         raise InputError(f"input file {path} does not exist")
@@ -29,7 +33,9 @@ def read_array(text: str) -> np.ndarray:
         raise InputError(f"{path} is no numpy file: {error}") from None
 
 
-def read_image(path: Path, port: Port, mean: Sequence[float], std: Sequence[float], scale: float) -> np.ndarray:
+def read_image(
+    path: Path, port: Port, mean: Sequence[float], std: Sequence[float], scale: float
+) -> np.ndarray:
     """A picture as the model's [N, C, H, W] (or [N, H, W, C]) floats: resized, scaled, normalised."""
     shape = [d if isinstance(d, int) else None for d in port.shape]
     if len(shape) != 4:
@@ -58,7 +64,9 @@ def random_array(port: Port, dims: Mapping[str, int], generator: np.random.Gener
     return generator.integers(0, 2, shape).astype(kind.numpy)
 
 
-def parse_inputs(words: Sequence[str], ports: Sequence[Port], dims: Mapping[str, int], picture: dict) -> dict[str, np.ndarray]:
+def parse_inputs(
+    words: Sequence[str], ports: Sequence[Port], dims: Mapping[str, int], picture: dict
+) -> dict[str, np.ndarray]:
     """The arrays of `name=value` words; inputs that are not named get noise."""
     generator = np.random.default_rng(0)
     by_name = {p.name: p for p in ports}
@@ -70,7 +78,13 @@ def parse_inputs(words: Sequence[str], ports: Sequence[Port], dims: Mapping[str,
         port = by_name[name]
         if text == "random":
             continue
-        if text.startswith("@") and Path(text[1:]).suffix.lower() in (".png", ".jpg", ".jpeg", ".bmp", ".webp"):
+        if text.startswith("@") and Path(text[1:]).suffix.lower() in (
+            ".png",
+            ".jpg",
+            ".jpeg",
+            ".bmp",
+            ".webp",
+        ):
             found[name] = read_image(Path(text[1:]), port, **picture)
             continue
         array = read_array(text)

@@ -28,7 +28,10 @@ class Location:
     source: str = ""
 
     def __str__(self) -> str:
-        words = [f"{self.op} node" if self.op else "node", f'"{self.name}"' if self.name else "without a name"]
+        words = [
+            f"{self.op} node" if self.op else "node",
+            f'"{self.name}"' if self.name else "without a name",
+        ]
         return " ".join([*words, *([f"in {self.source}"] if self.source else [])])
 
 

@@ -23,7 +23,9 @@ def _node(node: Node, depth: int) -> list[str]:
     pad = "  " * depth
     results = ", ".join(f"%{v.name}: {v.type}" for v in node.outputs)
     operands = ", ".join(f"%{v.name}" for v in node.inputs)
-    attributes = "".join(f" {k}={_attribute(a)}" for k, a in node.attributes.items() if not isinstance(a, Graph))
+    attributes = "".join(
+        f" {k}={_attribute(a)}" for k, a in node.attributes.items() if not isinstance(a, Graph)
+    )
     where = f"  # {node.location.name}" if node.location.name else ""
     lines = [f"{pad}{results + ' = ' if results else ''}{node.op}({operands}){attributes}{where}"]
     for name, region in node.regions.items():

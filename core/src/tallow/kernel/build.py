@@ -9,7 +9,7 @@ import numpy as np
 
 from tallow import dim as dims
 from tallow.dim import Apply, Dim, Symbol
-from tallow.dtype import DType, bool_, i64
+from tallow.dtype import DType, i64
 from tallow.errors import CompileError
 from tallow.kernel.grammar import (
     Alloc,
@@ -21,10 +21,8 @@ from tallow.kernel.grammar import (
     Expr,
     For,
     If,
-
     Let,
     Load,
-    Ramp,
     Reduce,
     Splat,
     Stmt,
@@ -147,8 +145,14 @@ def call(function: str, *arguments: Expr) -> Expr:
         arguments = tuple(splat(a, lanes) for a in arguments)
     typed = arguments[1:] if function == "select" else arguments
     if len({a.dtype for a in typed}) != 1:
-        raise CompileError(f"{function}: expected arguments of one dtype, got {', '.join(str(a.dtype) for a in arguments)}")
-    if all(isinstance(a, Const) and a.lanes == 1 for a in arguments) and typed[0].dtype.kind in ("int", "uint", "bool"):
+        raise CompileError(
+            f"{function}: expected arguments of one dtype, got {', '.join(str(a.dtype) for a in arguments)}"
+        )
+    if all(isinstance(a, Const) and a.lanes == 1 for a in arguments) and typed[0].dtype.kind in (
+        "int",
+        "uint",
+        "bool",
+    ):
         values = [np.asarray(a.value, a.dtype.numpy) for a in arguments]
         return const(apply(function, *values).item(), row.result_dtype(typed[-1].dtype))
     return _call(function, *arguments)
@@ -167,7 +171,11 @@ def cast(e: Expr, dtype: DType) -> Expr:
     """Conversion by value; none where the dtype is right already."""
     if e.dtype == dtype:
         return e
-    if isinstance(e, Const) and (e.dtype.is_integer or e.dtype.kind == "bool") and (dtype.is_float or dtype == i64):
+    if (
+        isinstance(e, Const)
+        and (e.dtype.is_integer or e.dtype.kind == "bool")
+        and (dtype.is_float or dtype == i64)
+    ):
         return replace(const(e.value, dtype), lanes=e.lanes)
     return Cast(e, dtype)
 
@@ -192,7 +200,11 @@ def _from_atom(atom: Symbol | Apply) -> Expr:
     match atom.function:
         case "floordiv":  # may round a negative number: (a - mod(a, b)) / b
             low, _ = dims.bounds(atom.arguments[0])
-            return floordiv(a, b) if low is not None and low >= 0 else _call("div", sub(a, _call("mod", a, b)), b)
+            return (
+                floordiv(a, b)
+                if low is not None and low >= 0
+                else _call("div", sub(a, _call("mod", a, b)), b)
+            )
         case "mod":
             return _call("mod", a, b)
         case "broadcast":
@@ -222,7 +234,9 @@ def map_expr(function: Callable[[Expr], Expr], e: Expr) -> Expr:
     match e:
         case Call(name, arguments, dtype):
             new = tuple(map_expr(function, a) for a in arguments)
-            return function(e if all(a is b for a, b in zip(new, arguments, strict=True)) else Call(name, new, dtype))
+            return function(
+                e if all(a is b for a, b in zip(new, arguments, strict=True)) else Call(name, new, dtype)
+            )
         case Cast(value) | Bitcast(value) | Splat(value) | Reduce(_, value):
             inner = map_expr(function, value)
             return function(e if inner is value else replace(e, value=inner))
@@ -243,7 +257,9 @@ def map_stmt(function: Callable[[Expr], Expr], s: Stmt) -> Stmt:
         case Update(buffer, index, op, value):
             return Update(buffer, function(index), op, function(value))
         case For(name, stop, body, kind, start, step):
-            return For(name, function(stop), tuple(map_stmt(function, t) for t in body), kind, function(start), step)
+            return For(
+                name, function(stop), tuple(map_stmt(function, t) for t in body), kind, function(start), step
+            )
         case If(condition, then, otherwise):
             branches = (tuple(map_stmt(function, t) for t in part) for part in (then, otherwise))
             return If(function(condition), *branches)
@@ -319,5 +335,3 @@ def substitute(what, bindings: Mapping[Var, Expr]):
     if isinstance(what, Expr):
         return map_expr(leaf, what)
     return map_stmt(lambda e: map_expr(leaf, e), what)
-
-

@@ -86,7 +86,9 @@ class _Expander:
     def expression(self, x: Expr, before: list[Stmt]) -> Expr:
         match x:
             case Call(function, arguments, dtype):
-                return self.call(function, tuple(self.expression(a, before) for a in arguments), dtype, before)
+                return self.call(
+                    function, tuple(self.expression(a, before) for a in arguments), dtype, before
+                )
             case Cast(value, dtype):
                 return Cast(self.expression(value, before), dtype)
             case Bitcast(value, dtype):
@@ -119,5 +121,3 @@ class _Expander:
         if operand == f32:
             return maths.cast(row.wide(maths, *(maths.cast(a, f64) for a in named)), f32)
         return row.wide(maths, *named)
-
-

@@ -63,7 +63,16 @@ def _scale(m: Maths, x: Expr, n: Expr) -> Expr:
     return m.do("mul", m.do("mul", x, _power_of_two(m, half)), _power_of_two(m, m.do("sub", n, half)))
 
 
-_EXP32 = (1.0, 1.0, 5.0000001201e-1, 1.6666665459e-1, 4.1665795894e-2, 8.3334519073e-3, 1.3981999507e-3, 1.9875691500e-4)
+_EXP32 = (
+    1.0,
+    1.0,
+    5.0000001201e-1,
+    1.6666665459e-1,
+    4.1665795894e-2,
+    8.3334519073e-3,
+    1.3981999507e-3,
+    1.9875691500e-4,
+)
 
 
 def exp_f32(m: Maths, x: Expr) -> Expr:

@@ -39,7 +39,9 @@ def _block(body: tuple[Stmt, ...], bindings: dict[Var, Expr], suffix: str) -> tu
                     result += _block(inner, {**bindings, var: const(number)}, f"{suffix}_{var.name}{number}")
             case For(var, stop, inner, kind, start, step):
                 fresh = replace(var, name=f"{var.name}{suffix}") if suffix else var
-                inside = {**bindings, var: fresh} if suffix else {k: v for k, v in bindings.items() if k != var}
+                inside = (
+                    {**bindings, var: fresh} if suffix else {k: v for k, v in bindings.items() if k != var}
+                )
                 low, high = substitute(start, bindings), substitute(stop, bindings)
                 result.append(For(fresh, high, _block(inner, inside, suffix), kind, low, step))
             case If(condition, then, otherwise):
@@ -47,7 +49,9 @@ def _block(body: tuple[Stmt, ...], bindings: dict[Var, Expr], suffix: str) -> tu
                 if isinstance(condition, Const):
                     result += _block(then if condition.value else otherwise, bindings, suffix)
                     continue
-                result.append(If(condition, _block(then, bindings, suffix), _block(otherwise, bindings, suffix)))
+                result.append(
+                    If(condition, _block(then, bindings, suffix), _block(otherwise, bindings, suffix))
+                )
             case _:
                 result.append(substitute(statement, bindings))
     return tuple(result)

@@ -132,7 +132,9 @@ class _Vectoriser:
     def __init__(self, loop: For, lanes: int, namer: _Namer):
         self.loop, self.lanes, self.namer = loop, lanes, namer
         self.accumulators: dict[int, _Accumulator] = {}
-        self.private = {s.buffer: self._privatise(s.buffer) for s in build.walk_stmts(loop.body) if isinstance(s, Alloc)}
+        self.private = {
+            s.buffer: self._privatise(s.buffer) for s in build.walk_stmts(loop.body) if isinstance(s, Alloc)
+        }
         self.inner = {s.var for s in build.walk_stmts(loop.body) if isinstance(s, (Let, For))}
 
     def _privatise(self, buffer: Buffer) -> Buffer:
@@ -154,7 +156,9 @@ class _Vectoriser:
             opening += [Store(a.buffer, const(i * lanes), zero) for i in range(ACCUMULATORS)]
             total: Expr = Load(a.buffer, const(0), lanes)
             for i in range(1, ACCUMULATORS):
-                total = Call(scalar_of(a.update.op, dtype), (total, Load(a.buffer, const(i * lanes), lanes)), dtype)
+                total = Call(
+                    scalar_of(a.update.op, dtype), (total, Load(a.buffer, const(i * lanes), lanes)), dtype
+                )
             closing.append(Update(a.update.buffer, a.update.index, a.update.op, Reduce(a.update.op, total)))
         return [*opening, *main, *closing]
 
@@ -165,7 +169,9 @@ class _Vectoriser:
         )
 
     def _invariant(self, e: Expr) -> bool:
-        return not any(isinstance(x, Var) and (x == self.loop.var or x in self.inner) for x in build.walk_exprs(e))
+        return not any(
+            isinstance(x, Var) and (x == self.loop.var or x in self.inner) for x in build.walk_exprs(e)
+        )
 
     def _constant(self, count: int) -> list[Stmt]:
         lanes, start = self.lanes, self.loop.start
@@ -194,9 +200,13 @@ class _Vectoriser:
         if self._has_reduction() and (trips is None or trips >= ACCUMULATORS):
             group = lanes * ACCUMULATORS
             wide = Var(self.namer("wide"))
-            result.append(Let(wide, add(start, mul(build.floordiv(sub(stop, start), const(group)), const(group)))))
+            result.append(
+                Let(wide, add(start, mul(build.floordiv(sub(stop, start), const(group)), const(group))))
+            )
             base = Var(self.namer(self.loop.var.name))
-            copies = [s for c in range(ACCUMULATORS) for s in self._body(add(base, const(c * lanes)), None, c)]
+            copies = [
+                s for c in range(ACCUMULATORS) for s in self._body(add(base, const(c * lanes)), None, c)
+            ]
             result.append(For(base, wide, tuple(copies), "serial", start, group))
             start = wide
         base = Var(self.namer(self.loop.var.name))
@@ -227,7 +237,7 @@ class _Vectoriser:
                 return self._let(var, value, lane)
             case Store(buffer, index, value, mask):
                 return self._store(buffer, index, self._vector(value, lane), self._mask(mask, lane), lane)
-            case Update(buffer, index, op, value):
+            case Update():
                 return self._update(s, lane)
             case If(condition, then, otherwise):
                 return self._if(condition, then, otherwise, lane)
@@ -237,7 +247,16 @@ class _Vectoriser:
                     raise _Cannot
                 fresh = Var(self.namer(var.name))
                 lane.affine[var] = (0, fresh)
-                return [For(fresh, high, tuple(self._statements(inner, lane)), "serial" if kind == "vector" else kind, low, step)]
+                return [
+                    For(
+                        fresh,
+                        high,
+                        tuple(self._statements(inner, lane)),
+                        "serial" if kind == "vector" else kind,
+                        low,
+                        step,
+                    )
+                ]
         raise _Cannot
 
     def _let(self, var: Var, value: Expr, lane: _Lane) -> list[Stmt]:
@@ -292,7 +311,9 @@ class _Vectoriser:
         if lane.mask is not None and not in_memory:
             after = Call("select", (lane.mask, after, before), dtype)
         if in_memory and lane.mask is not None:
-            after = combine(s.op, Load(target, at, lanes, lane.mask), self._vector(s.value, lane), lanes, dtype)
+            after = combine(
+                s.op, Load(target, at, lanes, lane.mask), self._vector(s.value, lane), lanes, dtype
+            )
         return [Store(target, at, after, lane.mask if in_memory else None)]
 
     def _accumulator(self, s: Update) -> Buffer:
@@ -398,7 +419,11 @@ class _Vectoriser:
         if stride == 0:
             if not guarded:
                 return Load(buffer, at)  # the tail's mask hides nothing: some lane is always on
-            return Load(buffer, splat(at, self.lanes), self.lanes, mask) if mask.lanes > 1 else Load(buffer, at, 1, mask)
+            return (
+                Load(buffer, splat(at, self.lanes), self.lanes, mask)
+                if mask.lanes > 1
+                else Load(buffer, at, 1, mask)
+            )
         if stride == 1:
             return Load(buffer, at, self.lanes, None if mask is None else splat(mask, self.lanes))
         return Load(buffer, self._line(line), self.lanes, None if mask is None else splat(mask, self.lanes))
@@ -442,5 +467,3 @@ def identity(op: str, dtype: DType) -> float | int | bool:
         return -np.inf if op == "max" else np.inf
     info = np.iinfo(dtype.numpy)
     return int(info.min if op == "max" else info.max)
-
-

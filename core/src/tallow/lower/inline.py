@@ -132,7 +132,9 @@ class Scope:
             self._known[key] = self._compute(value, index, guard)
         return self._known[key]
 
-    def store(self, value: Value | Temporary, shape: Sequence[Dim], index: tuple[Expr, ...], element: Expr) -> None:
+    def store(
+        self, value: Value | Temporary, shape: Sequence[Dim], index: tuple[Expr, ...], element: Expr
+    ) -> None:
         """Append the store of one element of a materialised value."""
         buffer = self.inliner.buffer(value, writable=True)
         self.statements.append(Store(buffer, self.inliner.linear(shape, index), element))
@@ -156,7 +158,9 @@ class Scope:
             return build.const(node["value"].reshape(()).item(), value.dtype)
         rule = op(node.op).index
         if rule is None:
-            raise CompileError(f"{node.op} cannot be inlined into a kernel: it has no index rule ({node.location})")
+            raise CompileError(
+                f"{node.op} cannot be inlined into a kernel: it has no index rule ({node.location})"
+            )
 
         def read(operand: int, at: tuple[Expr, ...], inner: Expr | None = None) -> Expr:
             both = inner if guard is None else guard if inner is None else build.logical_and(guard, inner)

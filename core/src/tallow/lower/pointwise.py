@@ -49,7 +49,10 @@ def lower_pointwise(group: Group, target) -> Sequence[KernelCall]:
     grid = product(shape[:-1]) * pieces
     per_row = min(bounds(inner)[1] or CHUNK, CHUNK)
     call = inliner.call(
-        "pointwise", [For(grid_var, inliner.size(grid), tuple(statements), "grid")], grid, max(1, GRAIN // max(1, per_row))
+        "pointwise",
+        [For(grid_var, inliner.size(grid), tuple(statements), "grid")],
+        grid,
+        max(1, GRAIN // max(1, per_row)),
     )
     return [rename(call, back, flops=count_flops(group))]
 
@@ -112,9 +115,18 @@ def collapse(group: Group) -> tuple[Group, dict[Value, Value]]:
             runs.append([axis])
     if len(runs) == rank:
         return group, {}
-    clone = {v: Value(v.name, TensorType(v.dtype, _merge(v, p, shape, runs))) for v, p in zip(values, patterns, strict=True)}
+    clone = {
+        v: Value(v.name, TensorType(v.dtype, _merge(v, p, shape, runs)))
+        for v, p in zip(values, patterns, strict=True)
+    }
     nodes = tuple(
-        Node(n.op, tuple(clone[v] for v in n.inputs), tuple(clone[v] for v in n.outputs), n.attributes, n.location)
+        Node(
+            n.op,
+            tuple(clone[v] for v in n.inputs),
+            tuple(clone[v] for v in n.outputs),
+            n.attributes,
+            n.location,
+        )
         for n in group.nodes
     )
     inputs = tuple(clone[v] for v in group.inputs)
@@ -136,10 +148,14 @@ def _pattern(have: Sequence[Dim], shape: Sequence[Dim]) -> tuple[bool, ...] | No
     return tuple(pattern)
 
 
-def _merge(value: Value, pattern: tuple[bool, ...], shape: Sequence[Dim], runs: list[list[int]]) -> tuple[Dim, ...]:
+def _merge(
+    value: Value, pattern: tuple[bool, ...], shape: Sequence[Dim], runs: list[list[int]]
+) -> tuple[Dim, ...]:
     if not any(pattern):
         return ()
-    return tuple(product(shape[a] for a in run if pattern[a]) if any(pattern[a] for a in run) else 1 for run in runs)
+    return tuple(
+        product(shape[a] for a in run if pattern[a]) if any(pattern[a] for a in run) else 1 for run in runs
+    )
 
 
 def is_inlinable(node: Node) -> bool:

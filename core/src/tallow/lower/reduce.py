@@ -60,15 +60,22 @@ def _along(group: Group, node: Node, axes: set[int]) -> Sequence[KernelCall]:
         index[axis] = at
     store = accumulator(node.output.dtype)
     total = Buffer(inliner.fresh("acc"), store, 1, "register", True)
-    statements += [Alloc(total), Store(total, build.const(0), build.const(identity(node["function"], store), store))]
+    statements += [
+        Alloc(total),
+        Store(total, build.const(0), build.const(identity(node["function"], store), store)),
+    ]
     statements += _reduction_loops(inliner, node, sorted(axes), index, total, build.const(0))
-    scope = inliner.scope(statements, {node.output: lambda _: build.cast(Load(total, build.const(0)), node.output.dtype)})
+    scope = inliner.scope(
+        statements, {node.output: lambda _: build.cast(Load(total, build.const(0)), node.output.dtype)}
+    )
     _write(scope, group, node, axes, index)
     work = bounds(product(source.shape[axis] for axis in axes))[1] or 1024
     return [_finish(inliner, group, "reduce", row, grid, statements, max(1, GRAIN // max(1, work)))]
 
 
-def _reduction_loops(inliner: Inliner, node: Node, axes: list[int], index: list[Expr], total: Buffer, slot: Expr) -> list[Stmt]:
+def _reduction_loops(
+    inliner: Inliner, node: Node, axes: list[int], index: list[Expr], total: Buffer, slot: Expr
+) -> list[Stmt]:
     """Loops over the reduced axes that fold the operand into `total[slot]`; the innermost is a vector
     loop when it is the operand's last axis."""
     source = node.inputs[0]
@@ -135,7 +142,9 @@ def _write(scope, group: Group, node: Node, axes: set[int], index: list[Expr]) -
         scope.store(value, value.shape, at, scope.read(value, at))
 
 
-def _finish(inliner: Inliner, group: Group, name: str, row: Var, grid: Dim, statements: list[Stmt], grain: int) -> KernelCall:
+def _finish(
+    inliner: Inliner, group: Group, name: str, row: Var, grid: Dim, statements: list[Stmt], grain: int
+) -> KernelCall:
     flops = count_flops(group) + group.root.inputs[0].type.size
     return inliner.call(name, [For(row, inliner.size(grid), tuple(statements), "grid")], grid, grain, flops)
 
@@ -163,7 +172,9 @@ def lower_arg(group: Group, target) -> Sequence[KernelCall]:
     body: list[Stmt] = []
     scope = inliner.scope(body)
     element = scope.let(scope.read(source, tuple(index)), "e")
-    body.append(If(_better(node, element, Load(best, zero)), (Store(best, zero, element), Store(place, zero, step))))
+    body.append(
+        If(_better(node, element, Load(best, zero)), (Store(best, zero, element), Store(place, zero, step)))
+    )
     statements.append(For(step, inliner.size(source.shape[axis]), tuple(body), start=build.const(1)))
     final = inliner.scope(statements, {node.output: lambda _: Load(place, zero)})
     index[axis] = zero
@@ -173,14 +184,19 @@ def lower_arg(group: Group, target) -> Sequence[KernelCall]:
 
 
 def _better(node: Node, element: Expr, best: Expr) -> Expr:
-    compare = {("argmax", False): "gt", ("argmax", True): "ge", ("argmin", False): "lt", ("argmin", True): "le"}
+    compare = {
+        ("argmax", False): "gt",
+        ("argmax", True): "ge",
+        ("argmin", False): "lt",
+        ("argmin", True): "le",
+    }
     better = build.call(compare[node.op, bool(node.attributes.get("last", False))], element, best)
     if not element.dtype.is_float:
         return better
     new_nan, old_nan = build.call("isnan", element), build.call("isnan", best)
     if node.attributes.get("last", False):
         return build.call("or", better, new_nan)
-    return build.call("or", build.call("and", better, build.call("not", old_nan)), build.call("and", new_nan, build.call("not", old_nan)))
+    return build.call("and", build.call("or", better, new_nan), build.call("not", old_nan))
 
 
 def lower_cumulative(group: Group, target) -> Sequence[KernelCall]:
@@ -218,5 +234,3 @@ def lower_cumulative(group: Group, target) -> Sequence[KernelCall]:
         written.store(value, value.shape, at, written.read(value, at))
     statements.append(For(step, extent, tuple(body)))
     return [_finish(inliner, group, "cumulative", row, grid, statements, 1)]
-
-

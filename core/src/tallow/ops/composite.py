@@ -85,7 +85,9 @@ def _evaluate_layer_norm(arrays, attributes):
     axes = tuple(range(attributes["axis"], x.ndim))
     centred = x - x.mean(axes, keepdims=True)
     with np.errstate(all="ignore"):
-        y = centred / np.sqrt((centred * centred).mean(axes, keepdims=True) + attributes["epsilon"]).astype(x.dtype)
+        y = centred / np.sqrt((centred * centred).mean(axes, keepdims=True) + attributes["epsilon"]).astype(
+            x.dtype
+        )
     y = y * rest[0] if rest else y
     y = y + rest[1] if len(rest) > 1 else y
     return (y.astype(arrays[0].dtype),)
@@ -246,7 +248,9 @@ def _decompose_rotary(builder, node):
     def take(start, step, size):
         return builder.slice(x, starts=(0, 0, 0, start), steps=(1, 1, 1, step), shape=(b, h, s, size))
 
-    first, second = (take(0, 2, half), take(1, 2, half)) if interleaved else (take(0, 1, half), take(half, 1, half))
+    first, second = (
+        (take(0, 2, half), take(1, 2, half)) if interleaved else (take(0, 1, half), take(half, 1, half))
+    )
     real = builder.sub(builder.mul(first, cosine), builder.mul(second, sine))
     imaginary = builder.add(builder.mul(first, sine), builder.mul(second, cosine))
     if interleaved:
@@ -261,7 +265,11 @@ def _evaluate_rotary(arrays, attributes):
     x, cosine, sine = (_wide(a) for a in arrays)
     dims = attributes["dims"]
     head, tail = x[..., :dims], x[..., dims:]
-    pick = (slice(0, None, 2), slice(1, None, 2)) if attributes["interleaved"] else (slice(0, dims // 2), slice(dims // 2, None))
+    pick = (
+        (slice(0, None, 2), slice(1, None, 2))
+        if attributes["interleaved"]
+        else (slice(0, dims // 2), slice(dims // 2, None))
+    )
     first, second = head[..., pick[0]], head[..., pick[1]]
     out = np.empty_like(head)
     out[..., pick[0]] = first * cosine - second * sine
@@ -270,10 +278,55 @@ def _evaluate_rotary(arrays, attributes):
 
 
 register(Op("softmax", "composite", _unary("softmax"), _evaluate_softmax, decompose=_decompose_softmax))
-register(Op("log_softmax", "composite", _unary("log_softmax"), _evaluate_log_softmax, decompose=_decompose_log_softmax))
-register(Op("layer_norm", "composite", _infer_norm("layer_norm"), _evaluate_layer_norm, decompose=_decompose_layer_norm, arity=(1, 3)))
-register(Op("rms_norm", "composite", _infer_norm("rms_norm"), _evaluate_rms_norm, decompose=_decompose_rms_norm, arity=(1, 2)))
+register(
+    Op(
+        "log_softmax",
+        "composite",
+        _unary("log_softmax"),
+        _evaluate_log_softmax,
+        decompose=_decompose_log_softmax,
+    )
+)
+register(
+    Op(
+        "layer_norm",
+        "composite",
+        _infer_norm("layer_norm"),
+        _evaluate_layer_norm,
+        decompose=_decompose_layer_norm,
+        arity=(1, 3),
+    )
+)
+register(
+    Op(
+        "rms_norm",
+        "composite",
+        _infer_norm("rms_norm"),
+        _evaluate_rms_norm,
+        decompose=_decompose_rms_norm,
+        arity=(1, 2),
+    )
+)
 register(Op("gelu", "composite", _unary("gelu"), _evaluate_gelu, decompose=_decompose_gelu))
-register(Op("relu", "composite", _infer_relu, lambda arrays, a: (np.maximum(arrays[0], 0).astype(arrays[0].dtype),), decompose=_decompose_relu))
-register(Op("attention", "composite", _infer_attention, _evaluate_attention, decompose=_decompose_attention, arity=(3, 4)))
-register(Op("rotary", "composite", _infer_rotary, _evaluate_rotary, decompose=_decompose_rotary, arity=(3, 3)))
+register(
+    Op(
+        "relu",
+        "composite",
+        _infer_relu,
+        lambda arrays, a: (np.maximum(arrays[0], 0).astype(arrays[0].dtype),),
+        decompose=_decompose_relu,
+    )
+)
+register(
+    Op(
+        "attention",
+        "composite",
+        _infer_attention,
+        _evaluate_attention,
+        decompose=_decompose_attention,
+        arity=(3, 4),
+    )
+)
+register(
+    Op("rotary", "composite", _infer_rotary, _evaluate_rotary, decompose=_decompose_rotary, arity=(3, 3))
+)

@@ -8,8 +8,8 @@ from tallow.dim import product
 from tallow.dtype import dtype, i64
 from tallow.errors import GraphError
 from tallow.graph import TensorType
-from tallow.kernel.build import cast, const, from_dim, select
 from tallow.kernel.build import call as scalar_call
+from tallow.kernel.build import cast, const, from_dim, select
 from tallow.ops.rules import axis_in, tensors
 from tallow.ops.table import Op, register
 

@@ -19,7 +19,11 @@ def _wide(array: np.ndarray) -> np.ndarray:
 def multiply(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """numpy's matmul; integer products through float64 where that is exact, since it is far faster."""
     if a.dtype.kind in "iu" and a.size and b.size:
-        bound = float(np.abs(a.astype(np.float64)).max()) * float(np.abs(b.astype(np.float64)).max()) * a.shape[-1]
+        bound = (
+            float(np.abs(a.astype(np.float64)).max())
+            * float(np.abs(b.astype(np.float64)).max())
+            * a.shape[-1]
+        )
         if bound < 2**53:
             return np.matmul(a.astype(np.float64), b.astype(np.float64)).astype(a.dtype)
     with np.errstate(all="ignore"):
@@ -31,9 +35,9 @@ def _infer_matmul(types, attributes):
     dtype = same_dtype("matmul", [a, b])
     if a.rank < 2 or b.rank < 2:
         raise GraphError(f"matmul: expected operands of rank 2 or more, got {a} and {b}")
-    k, l = a.shape[-1], b.shape[-2]
-    if isinstance(k, int) and isinstance(l, int) and k != l:
-        raise GraphError(f"matmul: inner sizes {k} and {l} differ in {a} times {b}")
+    k, inner = a.shape[-1], b.shape[-2]
+    if isinstance(k, int) and isinstance(inner, int) and k != inner:
+        raise GraphError(f"matmul: inner sizes {k} and {inner} differ in {a} times {b}")
     batch = broadcast_shapes("matmul", [a.shape[:-2], b.shape[:-2]])
     return (TensorType(dtype, (*batch, a.shape[-2], b.shape[-1])),)
 
@@ -56,14 +60,22 @@ def _infer_conv(types, attributes):
     groups, spatial = attributes["groups"], x.rank - 2
     c, m = x.shape[1], w.shape[0]
     if isinstance(c, int) and isinstance(w.shape[1], int) and c != w.shape[1] * groups:
-        raise GraphError(f"conv: {x} has {c} channels, weights {w} in {groups} groups want {w.shape[1] * groups}")
+        raise GraphError(
+            f"conv: {x} has {c} channels, weights {w} in {groups} groups want {w.shape[1] * groups}"
+        )
     if isinstance(m, int) and m % groups:
         raise GraphError(f"conv: {m} result channels do not divide into {groups} groups")
     for key in ("strides", "pads", "dilations"):
         if len(attributes[key]) != spatial:
             raise GraphError(f"conv: expected {spatial} {key}, got {len(attributes[key])}")
     sizes = tuple(
-        window_size(x.shape[2 + i], w.shape[2 + i], attributes["strides"][i], attributes["pads"][i], attributes["dilations"][i])
+        window_size(
+            x.shape[2 + i],
+            w.shape[2 + i],
+            attributes["strides"][i],
+            attributes["pads"][i],
+            attributes["dilations"][i],
+        )
         for i in range(spatial)
     )
     if any(isinstance(s, int) and s < 0 for s in sizes):
@@ -88,7 +100,17 @@ def _evaluate_conv(arrays, attributes):
     groups, kernel = attributes["groups"], w.shape[2:]
     n, m = x.shape[0], w.shape[0]
     if x.size == 0 or w.size == 0 or 0 in kernel:
-        sizes = [window_size(*a) for a in zip(x.shape[2:], kernel, attributes["strides"], attributes["pads"], attributes["dilations"], strict=True)]
+        sizes = [
+            window_size(*a)
+            for a in zip(
+                x.shape[2:],
+                kernel,
+                attributes["strides"],
+                attributes["pads"],
+                attributes["dilations"],
+                strict=True,
+            )
+        ]
         return (np.zeros((n, m, *sizes), carrier),)
     view = windows(x, kernel, attributes["strides"], attributes["pads"], attributes["dilations"], 0)
     spatial = len(kernel)
@@ -105,12 +127,20 @@ def _infer_conv_transpose(types, attributes):
     x, w = tensors("conv_transpose", types)
     dtype = same_dtype("conv_transpose", [x, w])
     if x.rank != w.rank or x.rank < 3:
-        raise GraphError(f"conv_transpose: expected data and weights of one rank of 3 or more, got {x} and {w}")
+        raise GraphError(
+            f"conv_transpose: expected data and weights of one rank of 3 or more, got {x} and {w}"
+        )
     sizes = []
     for i in range(x.rank - 2):
         (low, high), d = attributes["pads"][i], attributes["dilations"][i]
         span = d * (w.shape[2 + i] - 1) + 1
-        sizes.append((x.shape[2 + i] - 1) * attributes["strides"][i] + span - low - high + attributes["output_padding"][i])
+        sizes.append(
+            (x.shape[2 + i] - 1) * attributes["strides"][i]
+            + span
+            - low
+            - high
+            + attributes["output_padding"][i]
+        )
     return (TensorType(dtype, (x.shape[0], w.shape[1] * attributes["groups"], *sizes)),)
 
 
@@ -126,7 +156,9 @@ def _decompose_conv_transpose(builder, node):
             opened = builder.reshape(x, shape=(*x.shape[: axis + 1], 1, *x.shape[axis + 1 :]))
             after = tuple(stride - 1 if a == axis + 1 else 0 for a in range(opened.rank))
             padded = builder.pad(opened, before=(0,) * opened.rank, after=after, mode="constant")
-            flat = builder.reshape(padded, shape=(*x.shape[:axis], x.shape[axis] * stride, *x.shape[axis + 1 :]))
+            flat = builder.reshape(
+                padded, shape=(*x.shape[:axis], x.shape[axis] * stride, *x.shape[axis + 1 :])
+            )
             size = (x.shape[axis] - 1) * stride + 1
             shape = (*flat.shape[:axis], size, *flat.shape[axis + 1 :])
             x = builder.slice(flat, starts=(0,) * flat.rank, steps=(1,) * flat.rank, shape=shape)
@@ -140,10 +172,14 @@ def _decompose_conv_transpose(builder, node):
     weights = builder.reshape(turned, shape=(groups * m, c // groups, *taps))
     pads = tuple(
         (d * (k - 1) - low, d * (k - 1) - high + extra)
-        for k, d, (low, high), extra in zip(taps, node["dilations"], node["pads"], node["output_padding"], strict=True)
+        for k, d, (low, high), extra in zip(
+            taps, node["dilations"], node["pads"], node["output_padding"], strict=True
+        )
     )
     x, pads = _crop(builder, x, pads)
-    return builder.conv(x, weights, strides=(1,) * spatial, pads=pads, dilations=node["dilations"], groups=groups)
+    return builder.conv(
+        x, weights, strides=(1,) * spatial, pads=pads, dilations=node["dilations"], groups=groups
+    )
 
 
 def _crop(builder, x, pads):
@@ -162,13 +198,21 @@ def _evaluate_conv_transpose(arrays, attributes):
     x, w = _wide(x), _wide(w)
     groups, strides, dilations = attributes["groups"], attributes["strides"], attributes["dilations"]
     n, c, m, taps = x.shape[0], x.shape[1], w.shape[1], w.shape[2:]
-    full = [(d - 1) * s + dil * (k - 1) + 1 + e for d, s, dil, k, e in zip(x.shape[2:], strides, dilations, taps, attributes["output_padding"], strict=True)]
+    full = [
+        (d - 1) * s + dil * (k - 1) + 1 + e
+        for d, s, dil, k, e in zip(
+            x.shape[2:], strides, dilations, taps, attributes["output_padding"], strict=True
+        )
+    ]
     out = np.zeros((n, groups, m, *full), x.dtype)
     data = x.reshape(n, groups, c // groups, *x.shape[2:])
     weights = w.reshape(groups, c // groups, m, *taps)
     for tap in np.ndindex(*taps):
         part = np.einsum("ngc...,gcm->ngm...", data, weights[(..., *tap)])
-        place = [slice(t * dil, t * dil + (d - 1) * s + 1, s) for t, dil, d, s in zip(tap, dilations, x.shape[2:], strides, strict=True)]
+        place = [
+            slice(t * dil, t * dil + (d - 1) * s + 1, s)
+            for t, dil, d, s in zip(tap, dilations, x.shape[2:], strides, strict=True)
+        ]
         out[(slice(None), slice(None), slice(None), *place)] += part
     out = out.reshape(n, groups * m, *full)
     cut = [slice(low, f - high) for (low, high), f in zip(attributes["pads"], full, strict=True)]

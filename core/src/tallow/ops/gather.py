@@ -22,7 +22,9 @@ def _wrap(at: Expr, dim) -> Expr:
 def _checked(indices: np.ndarray, size: int, name: str) -> np.ndarray:
     """Indices in 0..size-1; GraphError when one is outside."""
     if indices.size and (indices.min() < -size or indices.max() >= size):
-        raise GraphError(f"{name}: expected indices in {-size}..{size - 1}, got {indices.min()}..{indices.max()}")
+        raise GraphError(
+            f"{name}: expected indices in {-size}..{size - 1}, got {indices.min()}..{indices.max()}"
+        )
     return np.where(indices < 0, indices + size, indices)
 
 
@@ -81,14 +83,18 @@ def _infer_nd(types, attributes):
     batch = attributes["batch_dims"]
     depth = indices.shape[-1] if indices.rank else None
     if not isinstance(depth, int) or batch + depth > data.rank:
-        raise GraphError(f"gather_nd: the last axis of indices {indices} must be a constant of at most {data.rank - batch}")
+        raise GraphError(
+            f"gather_nd: the last axis of indices {indices} must be a constant of at most {data.rank - batch}"
+        )
     return (TensorType(data.dtype, (*indices.shape[:-1], *data.shape[batch + depth :])),)
 
 
 def _evaluate_nd(arrays, attributes):
     data, indices = arrays
     batch, depth = attributes["batch_dims"], indices.shape[-1]
-    parts = [_checked(indices[..., k], data.shape[batch + k], "gather_nd").astype(np.int64) for k in range(depth)]
+    parts = [
+        _checked(indices[..., k], data.shape[batch + k], "gather_nd").astype(np.int64) for k in range(depth)
+    ]
     lead = []
     for axis in range(batch):
         shape = [1] * (indices.ndim - 1)

@@ -167,10 +167,14 @@ def _infer_pad(types, attributes):
     type_ = tensors("pad", types)[0]
     before, after = attributes["before"], attributes["after"]
     if len(before) != type_.rank or len(after) != type_.rank:
-        raise GraphError(f"pad: expected {type_.rank} amounts for {type_}, got {len(before)} and {len(after)}")
+        raise GraphError(
+            f"pad: expected {type_.rank} amounts for {type_}, got {len(before)} and {len(after)}"
+        )
     if len(types) == 2 and (types[1].dtype != type_.dtype or types[1].rank != 0):
         raise GraphError(f"pad: expected a scalar {type_.dtype} as value, got {types[1]}")
-    return (TensorType(type_.dtype, tuple(b + d + a for b, d, a in zip(before, type_.shape, after, strict=True))),)
+    return (
+        TensorType(type_.dtype, tuple(b + d + a for b, d, a in zip(before, type_.shape, after, strict=True))),
+    )
 
 
 def _evaluate_pad(arrays, attributes):
@@ -216,7 +220,10 @@ def _index_pad(node, index, read):
         element = read(0, tuple(moved), inside)
         fill = read(1, ()) if len(node.inputs) > 1 else const(0, node.output.dtype)
         return select(inside, element, fill)
-    places = [_fold_index(at, from_dim(d), mode) if t else at for at, d, t in zip(moved, shape, touched, strict=True)]
+    places = [
+        _fold_index(at, from_dim(d), mode) if t else at
+        for at, d, t in zip(moved, shape, touched, strict=True)
+    ]
     return read(0, tuple(places))
 
 

@@ -63,7 +63,12 @@ def _widen(array: np.ndarray) -> np.ndarray:
     return array.astype(_WIDE.get(array.dtype.type, np.float32))
 
 
-_WIDE = {ml_dtypes.int4: np.int8, ml_dtypes.uint4: np.uint8, ml_dtypes.int2: np.int8, ml_dtypes.uint2: np.uint8}
+_WIDE = {
+    ml_dtypes.int4: np.int8,
+    ml_dtypes.uint4: np.uint8,
+    ml_dtypes.int2: np.int8,
+    ml_dtypes.uint2: np.uint8,
+}
 _WIDE |= {np.float16: np.float32, ml_dtypes.bfloat16: np.float32}
 
 
@@ -78,7 +83,14 @@ def _index(row: ScalarFunction):
 
 for _row in SCALAR.values():
     register(
-        Op(_row.name, "pointwise", _infer(_row), _evaluate(_row), _index(_row), arity=(_row.arity, _row.arity))
+        Op(
+            _row.name,
+            "pointwise",
+            _infer(_row),
+            _evaluate(_row),
+            _index(_row),
+            arity=(_row.arity, _row.arity),
+        )
     )
 
 

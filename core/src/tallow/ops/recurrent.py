@@ -44,7 +44,9 @@ def _infer(name: str):
         directions, hidden = r.shape[0], r.shape[2]
         wanted = 2 if attributes["direction"] == "bidirectional" else 1
         if directions != wanted or w.shape[1] != hidden * GATES[name]:
-            raise GraphError(f"{name}: weights {w} and {r} do not fit {attributes['direction']} with {GATES[name]} gates")
+            raise GraphError(
+                f"{name}: weights {w} and {r} do not fit {attributes['direction']} with {GATES[name]} gates"
+            )
         steps, batch = x.shape[:2]
         state = TensorType(x.dtype, (directions, batch, hidden))
         y = TensorType(x.dtype, (steps, directions, batch, hidden))
@@ -59,7 +61,9 @@ def _directions(attributes, count: int):
     each = len(names) // count
     for d in range(count):
         functions = [
-            _activation(names[i], alphas[i] if i < len(alphas) else None, betas[i] if i < len(betas) else None)
+            _activation(
+                names[i], alphas[i] if i < len(alphas) else None, betas[i] if i < len(betas) else None
+            )
             for i in range(d * each, (d + 1) * each)
         ]
         yield d, attributes["direction"] == "reverse" or d == 1, functions

@@ -33,7 +33,9 @@ def _infer_reduce(types, attributes):
     for axis in attributes["axes"]:
         axis_in("reduce", axis, type_.rank)
     if attributes["function"] not in _FUNCTIONS:
-        raise GraphError(f"reduce: unknown function {attributes['function']!r}: expected {', '.join(_FUNCTIONS)}")
+        raise GraphError(
+            f"reduce: unknown function {attributes['function']!r}: expected {', '.join(_FUNCTIONS)}"
+        )
     return (TensorType(type_.dtype, kept_shape(type_, attributes["axes"], attributes["keepdims"])),)
 
 

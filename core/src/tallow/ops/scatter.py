@@ -19,7 +19,9 @@ def _infer(name):
         if not indices.dtype.is_integer:
             raise GraphError(f"{name}: expected integer indices, got {indices}")
         if attributes["reduction"] not in ("none", *_FOLD):
-            raise GraphError(f"{name}: unknown reduction {attributes['reduction']!r}: expected none, {', '.join(_FOLD)}")
+            raise GraphError(
+                f"{name}: unknown reduction {attributes['reduction']!r}: expected none, {', '.join(_FOLD)}"
+            )
         if name == "scatter_elements":
             axis_in(name, attributes["axis"], data.rank)
         return (data,)

@@ -13,7 +13,18 @@ from tallow.errors import GraphError, PluginError
 from tallow.graph import Node, Type, Value
 from tallow.kernel.grammar import Expr
 
-OpKind = Literal["constant", "pointwise", "movement", "gather", "reduction", "contraction", "window", "composite", "host", "control"]
+OpKind = Literal[
+    "constant",
+    "pointwise",
+    "movement",
+    "gather",
+    "reduction",
+    "contraction",
+    "window",
+    "composite",
+    "host",
+    "control",
+]
 
 
 class Read(Protocol):

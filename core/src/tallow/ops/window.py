@@ -20,7 +20,13 @@ def _infer_pool(types, attributes):
         if len(attributes[key]) != spatial:
             raise GraphError(f"pool: expected {spatial} {key} for {x}, got {len(attributes[key])}")
     sizes = [
-        window_size(x.shape[2 + i], attributes["kernel"][i], attributes["strides"][i], attributes["pads"][i], attributes["dilations"][i])
+        window_size(
+            x.shape[2 + i],
+            attributes["kernel"][i],
+            attributes["strides"][i],
+            attributes["pads"][i],
+            attributes["dilations"][i],
+        )
         for i in range(spatial)
     ]
     return (TensorType(x.dtype, (*x.shape[:2], *sizes)),)
@@ -32,7 +38,9 @@ def _evaluate_pool(arrays, attributes):
     wide = x.astype(np.float32) if carrier.kind == "V" or carrier == np.float16 else x
     maximum = attributes["function"] == "max"
     fill = identity("max", dtype(wide.dtype)) if maximum else 0
-    view = windows(wide, attributes["kernel"], attributes["strides"], attributes["pads"], attributes["dilations"], fill)
+    view = windows(
+        wide, attributes["kernel"], attributes["strides"], attributes["pads"], attributes["dilations"], fill
+    )
     axes = tuple(range(x.ndim, view.ndim))
     result = view.max(axis=axes, initial=fill) if maximum else view.sum(axis=axes, dtype=view.dtype)
     return (result.astype(carrier),)

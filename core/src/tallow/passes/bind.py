@@ -17,7 +17,9 @@ def bind_dims(graph: Graph, dims: Mapping[str, int | tuple[int, int]]) -> Graph:
     if unknown and have:
         near = difflib.get_close_matches(unknown[0], have, 1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise GraphError(f"no size named {unknown[0]!r}{hint}: the inputs have {', '.join(sorted(have)) or 'none'}")
+        raise GraphError(
+            f"no size named {unknown[0]!r}{hint}: the inputs have {', '.join(sorted(have)) or 'none'}"
+        )
     bindings = {n: d if isinstance(d, int) else symbol(n, d[0], d[1]) for n, d in dims.items() if n in have}
     return _bind(graph, bindings, {}) if bindings else graph
 

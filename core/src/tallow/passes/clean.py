@@ -15,16 +15,22 @@ _IMPURE = {"random_uniform", "random_normal", "bernoulli", "multinomial"}
 def remove_dead(graph: Graph) -> Graph:
     """The graph without nodes whose results nothing reads and whose sizes nothing mentions."""
     live: set[Value] = set(graph.outputs)
-    sizes: set[str] = {s for v in (*graph.outputs, *graph.inputs) for d in getattr(v.type, "shape", ()) for s in _names(d)}
+    sizes: set[str] = {
+        s for v in (*graph.outputs, *graph.inputs) for d in getattr(v.type, "shape", ()) for s in _names(d)
+    }
     kept: list[Node] = []
     for node in reversed(graph.nodes):
         if live.intersection(node.outputs) or sizes.intersection(node.defines):
             kept.append(_clean_regions(node))
             live.update(reads(kept[-1]))
             sizes |= used_symbols(kept[-1])
-    if len(kept) == len(graph.nodes) and all(a is b for a, b in zip(reversed(kept), graph.nodes, strict=True)):
+    if len(kept) == len(graph.nodes) and all(
+        a is b for a, b in zip(reversed(kept), graph.nodes, strict=True)
+    ):
         return graph
-    return Graph(graph.name, graph.inputs, graph.outputs, tuple(reversed(kept)), graph.output_names, graph.metadata)
+    return Graph(
+        graph.name, graph.inputs, graph.outputs, tuple(reversed(kept)), graph.output_names, graph.metadata
+    )
 
 
 def _names(dim) -> set[str]:
@@ -72,16 +78,28 @@ def _in_regions(node: Node, mapping: dict[Value, Value]) -> Node:
         nodes = []
         for inner in region.nodes:
             inputs = tuple(resolve(v, mapping) for v in inner.inputs)
-            inner = inner if inputs == inner.inputs else Node(inner.op, inputs, inner.outputs, inner.attributes, inner.location)
+            inner = (
+                inner
+                if inputs == inner.inputs
+                else Node(inner.op, inputs, inner.outputs, inner.attributes, inner.location)
+            )
             nodes.append(_in_regions(inner, mapping))
         outputs = tuple(resolve(v, mapping) for v in region.outputs)
-        attributes[name] = Graph(region.name, region.inputs, outputs, tuple(nodes), region.output_names, region.metadata)
+        attributes[name] = Graph(
+            region.name, region.inputs, outputs, tuple(nodes), region.output_names, region.metadata
+        )
     return Node(node.op, node.inputs, node.outputs, attributes, node.location)
 
 
 def _key(node: Node) -> tuple | None:
     """What makes two nodes the same; None for nodes that never are."""
-    if node.op in _IMPURE or node.regions or node.defines or OPS[node.op].kind == "control" or not node.outputs:
+    if (
+        node.op in _IMPURE
+        or node.regions
+        or node.defines
+        or OPS[node.op].kind == "control"
+        or not node.outputs
+    ):
         return None
     if node.op == "constant":
         value = node["value"]

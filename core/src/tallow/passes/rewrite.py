@@ -38,7 +38,9 @@ def _rewrite(graph: Graph, rule: Rule, builder: Builder, mapping: dict[Value, Va
         values = (replacement,) if isinstance(replacement, Value) else tuple(replacement)
         for old, new in zip(node.outputs, values, strict=True):
             if old.type != new.type:
-                raise GraphError(f"rewriting {node.op} gave {new.type}, expected {old.type} ({node.location})")
+                raise GraphError(
+                    f"rewriting {node.op} gave {new.type}, expected {old.type} ({node.location})"
+                )
             new = resolve(new, mapping)
             if new is not old:
                 mapping[old] = new

@@ -131,7 +131,11 @@ def scale_into_conv(b: Builder, node: Node, facts: Facts):
         if conv is None or factor is None or not facts.single(x) or facts.constant(conv.inputs[1]) is None:
             continue
         shape = (1,) * (x.rank - factor.ndim) + factor.shape
-        if any(d != 1 for a, d in enumerate(shape) if a != 1) or node.output.shape != x.shape or not x.dtype.is_float:
+        if (
+            any(d != 1 for a, d in enumerate(shape) if a != 1)
+            or node.output.shape != x.shape
+            or not x.dtype.is_float
+        ):
             continue
         w = conv.inputs[1]
         lined = b.reshape(s, shape=(shape[1], *(1,) * (w.rank - 1)))
@@ -146,7 +150,12 @@ def scale_past_bias(b: Builder, node: Node, facts: Facts):
         if add is None or facts.constant(s) is None or not facts.single(x) or not x.dtype.is_float:
             continue
         for y, c in (add.inputs, reversed(add.inputs)):
-            if facts.made_by(y, "conv") and facts.constant(c) is not None and facts.single(y) and y.type == node.output.type:
+            if (
+                facts.made_by(y, "conv")
+                and facts.constant(c) is not None
+                and facts.single(y)
+                and y.type == node.output.type
+            ):
                 return b.add(b.mul(y, s), b.mul(c, s))
     return None
 
@@ -173,7 +182,9 @@ def pad_into_window(b: Builder, node: Node, facts: Facts):
     before, after = pad["before"], pad["after"]
     if any(p != 0 for p in (*before[:2], *after[:2])):
         return None
-    pads = tuple((lo + b0, hi + a0) for (lo, hi), b0, a0 in zip(node["pads"], before[2:], after[2:], strict=True))
+    pads = tuple(
+        (lo + b0, hi + a0) for (lo, hi), b0, a0 in zip(node["pads"], before[2:], after[2:], strict=True)
+    )
     return b.conv(pad.inputs[0], node.inputs[1], **{**node.attributes, "pads": pads})
 
 

@@ -30,7 +30,9 @@ def as_array(value: object, name: str) -> np.ndarray:
         try:
             return np.from_dlpack(value)
         except (BufferError, RuntimeError, TypeError) as error:
-            raise InputError(f'input "{name}": dlpack gave no host array ({error}): move it to the CPU first') from None
+            raise InputError(
+                f'input "{name}": dlpack gave no host array ({error}): move it to the CPU first'
+            ) from None
     return np.asarray(value)
 
 
@@ -45,7 +47,9 @@ def bind_inputs(program: Program, values: Sequence[object]) -> Bound:
     for symbol, (low, high) in program.symbols.items():
         size = sizes.get(symbol)
         if size is not None and (size < low or (high is not None and size > high)):
-            raise InputError(f"size {symbol} = {size} is outside {low}..{'' if high is None else high}: compile with other dims")
+            raise InputError(
+                f"size {symbol} = {size} is outside {low}..{'' if high is None else high}: compile with other dims"
+            )
     return Bound(tuple(arrays), sizes)
 
 
@@ -53,21 +57,29 @@ def _check(name: str, expected, value: object, sizes: dict[str, int]):
     if not isinstance(expected, TensorType):
         return value
     array = as_array(value, name)
-    if array.dtype != expected.dtype.numpy and not (expected.dtype.kind == "string" and array.dtype.kind in "OUS"):
+    if array.dtype != expected.dtype.numpy and not (
+        expected.dtype.kind == "string" and array.dtype.kind in "OUS"
+    ):
         given = str(dtype(array.dtype)) if array.dtype.kind != "V" else str(array.dtype)
         raise InputError(
             f'input "{name}": expected {expected}, got dtype {given}: convert it with .astype({str(expected.dtype.numpy)!r})'
         )
     if array.ndim != expected.rank:
-        raise InputError(f'input "{name}": expected {expected} (rank {expected.rank}), got shape {array.shape}')
+        raise InputError(
+            f'input "{name}": expected {expected} (rank {expected.rank}), got shape {array.shape}'
+        )
     for axis, (dim, size) in enumerate(zip(expected.shape, array.shape, strict=True)):
         if isinstance(dim, int):
             if dim != size:
-                raise InputError(f'input "{name}": expected {expected}, got shape {array.shape} (axis {axis} must be {dim})')
+                raise InputError(
+                    f'input "{name}": expected {expected}, got shape {array.shape} (axis {axis} must be {dim})'
+                )
         elif (symbol := _plain(dim)) is not None:
             known = sizes.setdefault(symbol, size)
             if known != size:
-                raise InputError(f'input "{name}": axis {axis} is {symbol}, which is {known} in another input, got {size}')
+                raise InputError(
+                    f'input "{name}": axis {axis} is {symbol}, which is {known} in another input, got {size}'
+                )
     return array if array.flags.c_contiguous and array.flags.aligned else np.ascontiguousarray(array)
 
 

@@ -92,7 +92,9 @@ def lay_out(program: Program, lives: Lives, phase: tuple[int, ...], sizes: Mappi
     slots = [
         slot
         for slot, at in lives.first.items()
-        if at in steps and program.slots[slot].kind == "temporary" and isinstance(program.slots[slot].type, TensorType)
+        if at in steps
+        and program.slots[slot].kind == "temporary"
+        and isinstance(program.slots[slot].type, TensorType)
     ]
     lifetimes = [Lifetime(size_of(program, s, sizes), lives.first[s], lives.last[s]) for s in slots]
     plan = plan_memory(lifetimes)

@@ -50,13 +50,22 @@ class PhasePlan:
 
     layout: PhaseLayout
     segments: tuple[Segment, ...]
-    results: tuple[tuple[int, int, tuple[int, ...]], ...]  # slot, output position and shape of results first written here
+    results: tuple[
+        tuple[int, int, tuple[int, ...]], ...
+    ]  # slot, output position and shape of results first written here
 
 
 class Machine:
     """Runs one program; regions of its control steps have machines of their own."""
 
-    def __init__(self, program: Program, module: Module, device: Device, constants: Mapping[str, np.ndarray], threads: int):
+    def __init__(
+        self,
+        program: Program,
+        module: Module,
+        device: Device,
+        constants: Mapping[str, np.ndarray],
+        threads: int,
+    ):
         self.program, self.module, self.device, self.threads = program, module, device, threads
         self.constants = {slot: device.upload(constants[key]) for slot, key in program.constants.items()}
         self.addresses = {slot: device.address(memory) for slot, memory in self.constants.items()}
@@ -78,7 +87,9 @@ class Machine:
         owners = [s for s in owners if self.program.slots[s].view_of is None]
         return {slot: 1 + len(self.phases) + i for i, slot in enumerate(owners)}
 
-    def run(self, bound: Bound, out: Mapping[int, np.ndarray] | None = None, observe: Observer | None = None) -> list:
+    def run(
+        self, bound: Bound, out: Mapping[int, np.ndarray] | None = None, observe: Observer | None = None
+    ) -> list:
         """The results in order; `out` gives arrays for some of them by output slot."""
         frame = Frame([0] * (1 + len(self.phases) + len(self.base_of)), {}, dict(bound.sizes), [], out or {})
         for slot, array in zip(self.program.inputs, bound.arrays, strict=True):
@@ -92,7 +103,9 @@ class Machine:
     def _own(self, frame: Frame, slot: int, array) -> None:
         frame.arrays[slot] = array
         if isinstance(array, np.ndarray) and array.dtype != object:
-            frame.bases[self.base_of[slot]] = array.ctypes.data if not array.size else array.__array_interface__["data"][0]
+            frame.bases[self.base_of[slot]] = (
+                array.ctypes.data if not array.size else array.__array_interface__["data"][0]
+            )
 
     def _run_phase(self, frame: Frame, number: int, phase: tuple[int, ...], observe: Observer | None) -> None:
         plan = self._plan(number, phase, frame)
@@ -253,7 +266,9 @@ class Machine:
         sizes = dict(frame.sizes)
         types = [machine.program.slots[slot].type for slot in machine.program.inputs]
         bind_sizes(types, given, sizes, step.location)
-        given = [np.ascontiguousarray(a).reshape(np.shape(a)) if isinstance(a, np.ndarray) else a for a in given]
+        given = [
+            np.ascontiguousarray(a).reshape(np.shape(a)) if isinstance(a, np.ndarray) else a for a in given
+        ]
         return machine.run(Bound(tuple(given), sizes))
 
     def _run_loop(self, frame: Frame, number: int, step: ControlStep, arrays: Sequence) -> tuple:
@@ -285,14 +300,21 @@ class Machine:
         if not isinstance(value, np.ndarray) or (self.program.slots[root].kind == "output" and first):
             return value
         mine = self.program.slots[root].kind == "host" and not any(
-            np.may_share_memory(value, frame.arrays[s]) for s in self.program.inputs if isinstance(frame.arrays[s], np.ndarray)
+            np.may_share_memory(value, frame.arrays[s])
+            for s in self.program.inputs
+            if isinstance(frame.arrays[s], np.ndarray)
         )
         return value if mine and root in self.program.outputs else value.copy()
 
 
 def check_out(name: str, array: np.ndarray, shape: tuple[int, ...], dtype: np.dtype) -> None:
     """Refuses an `out` array that results cannot be written into."""
-    if array.dtype != dtype or array.shape != shape or not array.flags.c_contiguous or not array.flags.writeable:
+    if (
+        array.dtype != dtype
+        or array.shape != shape
+        or not array.flags.c_contiguous
+        or not array.flags.writeable
+    ):
         raise InputError(
             f'out "{name}": expected a writable C-contiguous {dtype} array of shape {shape}, '
             f"got {array.dtype} {array.shape}"

@@ -98,7 +98,12 @@ def _join(node: Node, readers, escaping, home, rules: Rules) -> _Draft | None:
     for user in using:
         if user is draft.root and not rules.feeds(node, user):
             return None
-        if user not in draft.after and user is not draft.root and draft.root is not None and not rules.feeds(node, draft.root):
+        if (
+            user not in draft.after
+            and user is not draft.root
+            and draft.root is not None
+            and not rules.feeds(node, draft.root)
+        ):
             return None
     return None if _too_dear(node, using, draft) else draft
 
@@ -133,7 +138,9 @@ def _extent(user: Node, draft: _Draft) -> Dim:
     """How many elements a reader makes; a root counts as reading its operands many times over."""
     if user is draft.root and OPS[user.op].kind not in READ_ONCE:
         return user.inputs[0].type.size * 1024
-    return max((v.type.size for v in (*user.inputs, *user.outputs) if isinstance(v.type, TensorType)), key=_weight)
+    return max(
+        (v.type.size for v in (*user.inputs, *user.outputs) if isinstance(v.type, TensorType)), key=_weight
+    )
 
 
 def _weight(size: Dim) -> int:

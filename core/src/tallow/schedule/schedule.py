@@ -177,7 +177,17 @@ class _Draft:
         entry = self.shared.kernel_name(call.kernel)
         locations = tuple(dict.fromkeys(n.location for n in group.nodes if n.op != "constant"))
         self.steps.append(
-            KernelStep(entry, arguments, call.sizes, call.grid, call.grain, call.flops, writes, locations, _label(group))
+            KernelStep(
+                entry,
+                arguments,
+                call.sizes,
+                call.grid,
+                call.grain,
+                call.flops,
+                writes,
+                locations,
+                _label(group),
+            )
         )
 
     def add_host(self, node: Node) -> None:
@@ -191,9 +201,13 @@ class _Draft:
     def need(self, value: Value | Temporary) -> int:
         """The slot of a value; a constant gets one when it is first read."""
         if value in self.unused:
-            self.constants[self.slot(value, "constant")] = self.shared.constant_key(self.unused.pop(value)["value"])
+            self.constants[self.slot(value, "constant")] = self.shared.constant_key(
+                self.unused.pop(value)["value"]
+            )
         if value not in self.slot_of:
-            raise CompileError(f"{value.name} is read before it is made: a fault of the scheduler or of a lowering")
+            raise CompileError(
+                f"{value.name} is read before it is made: a fault of the scheduler or of a lowering"
+            )
         return self.slot_of[value]
 
     def add_control(self, node: Node) -> None:

@@ -50,7 +50,10 @@ def _data_sets(case):
             yield _arrays(inputs), _arrays(outputs)
         return
     for folder in sorted(Path(case.model_dir).glob("test_data_set_*")):
-        yield tuple([_read(f) for f in sorted(folder.glob(f"{side}_*.pb"), key=_number)] for side in ("input", "output"))
+        yield tuple(
+            [_read(f) for f in sorted(folder.glob(f"{side}_*.pb"), key=_number)]
+            for side in ("input", "output")
+        )
 
 
 def _number(path: Path) -> int:
@@ -99,7 +102,9 @@ def _same(got, want, rtol: float, atol: float) -> None:
         return
     assert got.dtype == want.dtype, f"dtype {got.dtype}, expected {want.dtype}"
     assert got.shape == want.shape, f"shape {got.shape}, expected {want.shape}"
-    if want.dtype.kind == "V" or want.dtype.name.startswith(("bfloat", "float8", "float4", "int4", "uint4", "int2", "uint2")):
+    if want.dtype.kind == "V" or want.dtype.name.startswith(
+        ("bfloat", "float8", "float4", "int4", "uint4", "int2", "uint2")
+    ):
         got, want = got.astype(np.float32), want.astype(np.float32)
     np.testing.assert_allclose(got, want, rtol, atol)
 
@@ -116,8 +121,20 @@ def run_suite(kind: str, device: str, workers: int) -> dict[str, tuple[str, str]
     """The outcome of every case. A worker that dies is started again after the case it died in."""
     names = [c.name for c in cases(kind)]
     found: dict[str, tuple[str, str]] = {}
-    command = [sys.executable, "-m", "tallow.testing.onnx_nodes", "--kind", kind, "--device", device, "--worker"]
-    running = [subprocess.Popen([*command, str(w), str(workers)], stdout=subprocess.PIPE, text=True) for w in range(workers)]
+    command = [
+        sys.executable,
+        "-m",
+        "tallow.testing.onnx_nodes",
+        "--kind",
+        kind,
+        "--device",
+        device,
+        "--worker",
+    ]
+    running = [
+        subprocess.Popen([*command, str(w), str(workers)], stdout=subprocess.PIPE, text=True)
+        for w in range(workers)
+    ]
     for number, process in enumerate(running):
         start = number
         while True:
@@ -130,7 +147,9 @@ def run_suite(kind: str, device: str, workers: int) -> dict[str, tuple[str, str]
                 break
             found[names[start]] = ("error", f"the process died ({process.returncode})")
             start += workers
-            process = subprocess.Popen([*command, str(start), str(workers)], stdout=subprocess.PIPE, text=True)
+            process = subprocess.Popen(
+                [*command, str(start), str(workers)], stdout=subprocess.PIPE, text=True
+            )
     return found
 
 

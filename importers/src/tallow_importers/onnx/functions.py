@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import onnx
-
 from tallow.dtype import DType
 from tallow.graph import SequenceType, TensorType, Type
+
 from tallow_importers.onnx.tensors import ONNX_DTYPES
 
 _NUMBERS: dict[DType, int] = {dtype: number for number, dtype in ONNX_DTYPES.items()}
@@ -17,7 +17,11 @@ def type_proto(type_: Type) -> onnx.TypeProto:
         shape = [d if isinstance(d, int) else str(d) for d in type_.shape]
         return onnx.helper.make_tensor_type_proto(_NUMBERS[type_.dtype], shape)
     inner = type_proto(type_.element)
-    make = onnx.helper.make_sequence_type_proto if isinstance(type_, SequenceType) else onnx.helper.make_optional_type_proto
+    make = (
+        onnx.helper.make_sequence_type_proto
+        if isinstance(type_, SequenceType)
+        else onnx.helper.make_optional_type_proto
+    )
     return make(inner)
 
 
@@ -41,6 +45,8 @@ def body_of(importer, node: onnx.NodeProto, domain: str, opset: int, types) -> t
         empty = onnx.TypeProto()
         given = [(empty if t is None else t).SerializeToString() for t in types]
         if versions:
-            text = schema.get_context_dependent_function_with_opset_version(max(versions), node.SerializeToString(), given)
+            text = schema.get_context_dependent_function_with_opset_version(
+                max(versions), node.SerializeToString(), given
+            )
             return onnx.FunctionProto.FromString(text), None
     return None

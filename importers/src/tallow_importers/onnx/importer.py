@@ -10,10 +10,10 @@ from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError
-
 from tallow.dim import Dim, symbol
 from tallow.errors import GraphError, ImportFailed
 from tallow.graph import Graph, Location, OptionalType, SequenceType, TensorType, Type, Value
+
 from tallow_importers.onnx import families
 from tallow_importers.onnx.context import Context, NodeView, Unsupported, attributes_of
 from tallow_importers.onnx.functions import body_of, type_proto
@@ -23,6 +23,8 @@ from tallow_importers.onnx.sorting import in_order
 from tallow_importers.onnx.tensors import dtype_of, sparse_to_dense, to_array
 
 OLDEST_OPSET = 7
+# What handlers run into when a node breaks its operator's schema.
+_MALFORMED = (TypeError, ValueError, IndexError, KeyError, AttributeError, ArithmeticError, RuntimeError)
 DEEPEST = 64  # levels of subgraphs and functions
 assert families
 
@@ -51,7 +53,10 @@ def load_model_proto(
     """The Graph of a model in memory; `folder` is where its external data may lie."""
     if not model.HasField("graph") or not (model.graph.node or model.graph.output):
         raise ImportFailed(f"{source} holds no graph: it is not an ONNX model, or it is truncated")
-    return _Importer(model, folder, source, dims or {}).graph()
+    try:
+        return _Importer(model, folder, source, dims or {}).graph()
+    except (*_MALFORMED, OverflowError, MemoryError) as error:
+        raise ImportFailed(f"{source} is damaged or malformed ({type(error).__name__}: {error})") from error
 
 
 class _Importer:
@@ -70,7 +75,9 @@ class _Importer:
             warnings.warn(f"{self.source} names no opset: assuming {opsets['']}", stacklevel=4)
         newest = onnx.defs.onnx_opset_version()
         if "" in opsets and opsets[""] > newest:
-            raise ImportFailed(f"{self.source} uses opset {opsets['']}: this importer knows {OLDEST_OPSET} to {newest}")
+            raise ImportFailed(
+                f"{self.source} uses opset {opsets['']}: this importer knows {OLDEST_OPSET} to {newest}"
+            )
         return opsets
 
     def graph(self) -> Graph:
@@ -99,7 +106,9 @@ class _Importer:
 
     def _initializers(self, context: Context, proto: onnx.GraphProto) -> None:
         for tensor in proto.initializer:
-            self._define(context, tensor.name, context.builder.constant(to_array(tensor, self.folder), tensor.name))
+            self._define(
+                context, tensor.name, context.builder.constant(to_array(tensor, self.folder), tensor.name)
+            )
         for sparse in proto.sparse_initializer:
             dense = sparse_to_dense(sparse, self.folder)
             self._define(context, sparse.values.name, context.builder.constant(dense, sparse.values.name))
@@ -116,7 +125,9 @@ class _Importer:
         for info in proto.input:
             if info.name in context.scope:
                 continue  # an initializer: a default that Tallow keeps constant
-            value = Value(context.builder.unique(info.name), self.type_of(info.type, f'input "{info.name}"', context))
+            value = Value(
+                context.builder.unique(info.name), self.type_of(info.type, f'input "{info.name}"', context)
+            )
             context.builder.inputs.append(value)
             self._define(context, info.name, value)
 
@@ -126,7 +137,10 @@ class _Importer:
                 tensor = proto.tensor_type
                 if not tensor.HasField("shape"):
                     raise ImportFailed(f"{self.source}: {where} has no shape: give it at least a rank")
-                return TensorType(dtype_of(tensor.elem_type, where), tuple(self._dim(d, where, context) for d in tensor.shape.dim))
+                return TensorType(
+                    dtype_of(tensor.elem_type, where),
+                    tuple(self._dim(d, where, context) for d in tensor.shape.dim),
+                )
             case "sequence_type":
                 return SequenceType(self.type_of(proto.sequence_type.elem_type, where, context))
             case "optional_type":
@@ -182,16 +196,26 @@ class _Importer:
         try:
             if not poisoned:
                 results = self._apply(context, node, domain, opset)
-            elif REGISTRY.find(domain, node.op_type, opset) is None and body_of(self, node, domain, opset, None) is None:
+            elif (
+                REGISTRY.find(domain, node.op_type, opset) is None
+                and body_of(self, node, domain, opset, None) is None
+            ):
                 raise Unsupported(self._unknown(domain, node, opset))
         except Unsupported as error:
             self.problems[f"{where}: {error}"] = None
         except GraphError as error:
             raise ImportFailed(f"{self.source}: {error}") from None
+        except _MALFORMED as error:
+            given = f"{len(node.input)} operands and attributes {', '.join(a.name for a in node.attribute) or 'none'}"
+            raise ImportFailed(
+                f"{where} is malformed: it has {given} ({type(error).__name__}: {error})"
+            ) from error
         for name, value in zip(node.output, [*results, *[None] * len(node.output)], strict=False):
             self._define(context, name, value)
 
-    def _apply(self, context: Context, node: onnx.NodeProto, domain: str, opset: int) -> Sequence[Value | None]:
+    def _apply(
+        self, context: Context, node: onnx.NodeProto, domain: str, opset: int
+    ) -> Sequence[Value | None]:
         inputs = [context.scope[n] for n in node.input]
         function = self.functions.get((domain, node.op_type))
         handler = None if function is not None else REGISTRY.find(domain, node.op_type, opset)
@@ -216,7 +240,9 @@ class _Importer:
         hint = f" (did you mean {near[0]}?)" if near and node.op_type not in known else ""
         return f"no operator {node.op_type} in {domain or 'ai.onnx'} opset {opset}{hint}"
 
-    def _call(self, context: Context, node: onnx.NodeProto, function: onnx.FunctionProto, inputs) -> list[Value | None]:
+    def _call(
+        self, context: Context, node: onnx.NodeProto, function: onnx.FunctionProto, inputs
+    ) -> list[Value | None]:
         """A function's body written in place of its call."""
         scope: dict[str, Value | None] = {"": None}
         for position, name in enumerate(function.input):

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-
 from tallow.builder import Builder
 from tallow.dim import Dim, bounds, floordiv, maximum, minimum, mod
 from tallow.errors import TallowError

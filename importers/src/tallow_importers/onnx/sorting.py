@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Sequence
 
 import onnx
-
 from tallow.errors import ImportFailed
 
 

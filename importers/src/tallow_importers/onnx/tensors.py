@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import TensorProto
-
 from tallow.dtype import DTYPES, DType
 from tallow.errors import ImportFailed
 
@@ -86,13 +85,19 @@ def _from_bytes(data, dtype: DType, shape: tuple[int, ...], where: str) -> np.nd
         return _unpack(raw, dtype, count).reshape(shape)
     raw = np.frombuffer(data, np.uint8)
     _check_size(raw.size, count * dtype.itemsize, dtype, shape, where)
-    array = raw.view(dtype.numpy) if raw.ctypes.data % dtype.itemsize == 0 else np.frombuffer(raw.tobytes(), dtype.numpy)
+    array = (
+        raw.view(dtype.numpy)
+        if raw.ctypes.data % dtype.itemsize == 0
+        else np.frombuffer(raw.tobytes(), dtype.numpy)
+    )
     return array.reshape(shape)
 
 
 def _check_size(have: int, need: int, dtype: DType, shape, where: str) -> None:
     if have != need:
-        raise ImportFailed(f"{where}: expected {need} bytes for {dtype}{list(shape)}, got {have}: the file is damaged")
+        raise ImportFailed(
+            f"{where}: expected {need} bytes for {dtype}{list(shape)}, got {have}: the file is damaged"
+        )
 
 
 def _unpack(raw: np.ndarray, dtype: DType, count: int) -> np.ndarray:
@@ -103,7 +108,9 @@ def _unpack(raw: np.ndarray, dtype: DType, count: int) -> np.ndarray:
         return parts.astype(np.uint8).view(dtype.numpy)
     if dtype.kind == "int":
         half = 1 << (bits - 1)
-        return (parts.astype(np.int8) - np.where(parts >= half, 2 * half, 0).astype(np.int8)).astype(dtype.numpy)
+        return (parts.astype(np.int8) - np.where(parts >= half, 2 * half, 0).astype(np.int8)).astype(
+            dtype.numpy
+        )
     return parts.astype(np.uint8).astype(dtype.numpy)
 
 
@@ -130,7 +137,9 @@ def _from_fields(tensor: TensorProto, dtype: DType, shape, where: str) -> np.nda
         else:
             flat = words.astype(dtype.numpy)
     if flat.size != count:
-        raise ImportFailed(f"{where}: {flat.size} values do not fill shape {list(shape)}: the file is damaged")
+        raise ImportFailed(
+            f"{where}: {flat.size} values do not fill shape {list(shape)}: the file is damaged"
+        )
     return flat.reshape(shape)
 
 
@@ -138,7 +147,9 @@ def _external(tensor: TensorProto, folder: Path | None, where: str) -> np.ndarra
     """The bytes of a tensor kept in another file of the model's folder, mapped, not read."""
     facts = {entry.key: entry.value for entry in tensor.external_data}
     if folder is None:
-        raise ImportFailed(f"{where}: its data is in another file, and a model in memory has no folder: load it from its path")
+        raise ImportFailed(
+            f"{where}: its data is in another file, and a model in memory has no folder: load it from its path"
+        )
     name = facts.get("location", "")
     path = (folder / name).resolve()
     if not name or Path(name).is_absolute() or not path.is_relative_to(folder.resolve()):
@@ -152,7 +163,9 @@ def _external(tensor: TensorProto, folder: Path | None, where: str) -> np.ndarra
     except ValueError:
         raise ImportFailed(f"{where}: external data has an offset or length that is no number") from None
     if offset < 0 or length < 0 or offset + length > size:
-        raise ImportFailed(f"{where}: external data {offset}..{offset + length} is beyond {name!r} ({size} bytes)")
+        raise ImportFailed(
+            f"{where}: external data {offset}..{offset + length} is beyond {name!r} ({size} bytes)"
+        )
     if length == 0:
         return np.empty(0, np.uint8)
     return np.memmap(path, np.uint8, "r", offset, (length,))
@@ -170,5 +183,3 @@ def sparse_to_dense(sparse: onnx.SparseTensorProto, folder: Path | None) -> np.n
         raise ImportFailed(f'sparse tensor "{sparse.values.name}": an index is outside shape {list(shape)}')
     dense[flat] = values
     return dense.reshape(shape)
-
-

@@ -6,12 +6,12 @@ import platform
 from collections.abc import Sequence
 
 import numpy as np
-
 from tallow.backend import Code, DeviceInfo, Target
 from tallow.dtype import DType
 from tallow.errors import ArtifactError, Unavailable
 from tallow.graph import Node, TensorType
 from tallow.kernel.grammar import Kernel
+
 from tallow_cpu import compile as compiler
 from tallow_cpu.lowerings import LOWERINGS
 from tallow_cpu.passes import PASSES
@@ -72,7 +72,9 @@ class CpuDevice:
         """Maps the code; ArtifactError when this machine lacks an instruction set it needs."""
         machine = code.notes.get("machine", "x86_64")
         if machine != platform.machine():
-            raise ArtifactError(f"compiled for {machine}, and this machine is {platform.machine()}: compile for it")
+            raise ArtifactError(
+                f"compiled for {machine}, and this machine is {platform.machine()}: compile for it"
+            )
         missing = missing_features(f for f in code.notes.get("features", "").split(",") if f)
         if missing:
             raise ArtifactError(

@@ -131,7 +131,9 @@ def _read_symbols(data: bytes, sections: list[_Section]) -> list[tuple[str, int 
         place = None
         if 0 < index < len(sections) and sections[index].address >= 0:
             place = sections[index].address + value
-        label = _string(data, strings + name) if name else (sections[index].name if index < len(sections) else "")
+        label = (
+            _string(data, strings + name) if name else (sections[index].name if index < len(sections) else "")
+        )
         symbols.append((label, place))
     return symbols
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-
 from tallow.graph import TensorType
 from tallow.ops import Op, op
 from tallow.ops.contraction import window_size
@@ -29,7 +28,9 @@ def _infer_conv(types, attributes):
     x, _ = types
     sizes = tuple(
         window_size(d, k, s, (0, 0), dil)
-        for d, k, s, dil in zip(x.shape[1:-1], attributes["kernel"], attributes["strides"], attributes["dilations"], strict=True)
+        for d, k, s, dil in zip(
+            x.shape[1:-1], attributes["kernel"], attributes["strides"], attributes["dilations"], strict=True
+        )
     )
     return (TensorType(x.dtype, (x.shape[0], *sizes, attributes["n"] * attributes["groups"])),)
 
@@ -43,7 +44,12 @@ def _evaluate_conv(arrays, attributes):
     kernel, groups, n = attributes["kernel"], attributes["groups"], attributes["n"]
     w = unpack(packed, n).reshape(groups, *kernel, -1, n)
     w = np.moveaxis(np.moveaxis(w, -1, 1), -1, 2).reshape(groups * n, -1, *kernel)
-    spec = {"strides": attributes["strides"], "dilations": attributes["dilations"], "groups": groups, "pads": ((0, 0),) * len(kernel)}
+    spec = {
+        "strides": attributes["strides"],
+        "dilations": attributes["dilations"],
+        "groups": groups,
+        "pads": ((0, 0),) * len(kernel),
+    }
     return (np.moveaxis(op("conv").evaluate([_first(x), w], spec)[0], 1, -1),)
 
 
@@ -51,7 +57,14 @@ def _infer_depthwise(types, attributes):
     x, w = types
     sizes = tuple(
         window_size(d, k, s, p, dil)
-        for d, k, s, p, dil in zip(x.shape[1:-1], w.shape[:-1], attributes["strides"], attributes["pads"], attributes["dilations"], strict=True)
+        for d, k, s, p, dil in zip(
+            x.shape[1:-1],
+            w.shape[:-1],
+            attributes["strides"],
+            attributes["pads"],
+            attributes["dilations"],
+            strict=True,
+        )
     )
     return (TensorType(x.dtype, (x.shape[0], *sizes, x.shape[-1])),)
 
@@ -65,7 +78,14 @@ def _evaluate_depthwise(arrays, attributes):
 
 def _infer_pool(types, attributes):
     (x,) = types
-    spec = zip(x.shape[1:-1], attributes["kernel"], attributes["strides"], attributes["pads"], attributes["dilations"], strict=True)
+    spec = zip(
+        x.shape[1:-1],
+        attributes["kernel"],
+        attributes["strides"],
+        attributes["pads"],
+        attributes["dilations"],
+        strict=True,
+    )
     return (TensorType(x.dtype, (x.shape[0], *(window_size(*s) for s in spec), x.shape[-1])),)
 
 

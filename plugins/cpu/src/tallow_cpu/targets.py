@@ -60,7 +60,14 @@ PROCESSORS = {
 }
 # Instruction sets as /proc/cpuinfo spells them, where that differs from LLVM's name.
 _FLAGS = {
-    **{"sse3": "pni", "sse4.1": "sse4_1", "sse4.2": "sse4_2", "sahf": "lahf_lm", "bmi": "bmi1", "lzcnt": "abm"},
+    **{
+        "sse3": "pni",
+        "sse4.1": "sse4_1",
+        "sse4.2": "sse4_2",
+        "sahf": "lahf_lm",
+        "bmi": "bmi1",
+        "lzcnt": "abm",
+    },
     **{"avx512vnni": "avx512_vnni", "avx512bf16": "avx512_bf16", "avxvnni": "avx_vnni"},
     **{"neon": "asimd", "dotprod": "asimddp"},
 }
@@ -124,9 +131,13 @@ def host_base() -> str:
             f"tallow-cpu runs on Linux for now, and this is {sys.platform}: name a target to compile for"
         )
     machine = {"AMD64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine())
-    fitting = [n for n, b in BASES.items() if machine_of(b.triple) == machine and not missing_features(b.features)]
+    fitting = [
+        n for n, b in BASES.items() if machine_of(b.triple) == machine and not missing_features(b.features)
+    ]
     if not fitting:
-        raise Unavailable(f"no CPU target fits this {platform.machine()} machine: expected one of {', '.join(BASES)}")
+        raise Unavailable(
+            f"no CPU target fits this {platform.machine()} machine: expected one of {', '.join(BASES)}"
+        )
     return fitting[-1]
 
 

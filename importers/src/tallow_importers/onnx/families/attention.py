@@ -7,6 +7,7 @@ import math
 from tallow.dim import floordiv
 from tallow.dtype import i64
 from tallow.graph import Value
+
 from tallow_importers.onnx.context import Context, NodeView
 from tallow_importers.onnx.registry import onnx_op
 
@@ -15,7 +16,9 @@ def split_heads(context: Context, x: Value, heads: int) -> Value:
     """[B, S, heads * D] as [B, heads, S, D]."""
     b = context.builder
     batch, steps, width = x.shape
-    return b.transpose(b.reshape(x, shape=(batch, steps, heads, floordiv(width, heads))), permutation=(0, 2, 1, 3))
+    return b.transpose(
+        b.reshape(x, shape=(batch, steps, heads, floordiv(width, heads))), permutation=(0, 2, 1, 3)
+    )
 
 
 def join_heads(context: Context, x: Value) -> Value:
@@ -78,7 +81,9 @@ def rotary_embedding(context: Context, node: NodeView) -> Value:
     half = dims // 2
     tables = []
     for table in (cosine, sine):
-        cut = b.slice(table, starts=(0,) * table.rank, steps=(1,) * table.rank, shape=(*table.shape[:-1], half))
+        cut = b.slice(
+            table, starts=(0,) * table.rank, steps=(1,) * table.rank, shape=(*table.shape[:-1], half)
+        )
         tables.append(b.reshape(cut, shape=(table.shape[0], 1, table.shape[1], half)))
     y = b.rotary(x, *tables, interleaved=bool(node.attribute("interleaved", 0)), dims=dims)
     return join_heads(context, y) if flat else y

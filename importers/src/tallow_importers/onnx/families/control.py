@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import onnx
-
 from tallow.dim import symbol
 from tallow.dtype import bool_, i64
 from tallow.graph import TensorType, Value, type_symbols
 from tallow.ops.control import join_types
+
 from tallow_importers.onnx.context import Context, NodeView
 from tallow_importers.onnx.registry import onnx_op
 
@@ -50,7 +50,9 @@ def _rename(context: Context, type_, local: set[str]):
     return TensorType(type_.dtype, tuple(dims)), tuple(names)
 
 
-def emit_loop(context: Context, trips: Value, condition: Value, carried: list[Value], body_of) -> tuple[Value, ...]:
+def emit_loop(
+    context: Context, trips: Value, condition: Value, carried: list[Value], body_of
+) -> tuple[Value, ...]:
     """A loop whose carried values may change shape: `body_of(types)` imports the body for given types
     of the carried values, with sizes that change made symbols until the types no longer move."""
     types = [v.type for v in carried]
@@ -83,14 +85,20 @@ def emit_loop(context: Context, trips: Value, condition: Value, carried: list[Va
         scans.append(TensorType(outside.dtype, (symbol(trip_symbol), *outside.shape)))
     defines = (*fresh, *([trip_symbol] if scans else []))
     extra = {"defines": defines} if defines else {}
-    result = context.builder.emit("loop", trips, condition, *carried, body=body, types=(*finals, *scans), **extra)
+    result = context.builder.emit(
+        "loop", trips, condition, *carried, body=body, types=(*finals, *scans), **extra
+    )
     return result if isinstance(result, tuple) else (result,)
 
 
 @onnx_op("Loop")
 def loop(context: Context, node: NodeView):
     b, proto = context.builder, node.attribute("body")
-    trips = b.scalar(2**62, i64) if node.input(0) is None else b.cast(b.reshape(node.input(0), shape=()), dtype=i64)
+    trips = (
+        b.scalar(2**62, i64)
+        if node.input(0) is None
+        else b.cast(b.reshape(node.input(0), shape=()), dtype=i64)
+    )
     condition = b.scalar(True, bool_) if node.input(1) is None else b.reshape(node.input(1), shape=())
     names = [i.name for i in proto.input]
     head = [TensorType(i64, ()), TensorType(bool_, ())]

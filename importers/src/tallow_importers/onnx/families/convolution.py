@@ -5,6 +5,7 @@ from __future__ import annotations
 from tallow.dim import Dim, bounds, ceildiv, floordiv, maximum, product
 from tallow.dtype import f32, i32
 from tallow.graph import Value
+
 from tallow_importers.onnx.context import Context, NodeView
 from tallow_importers.onnx.registry import onnx_op
 
@@ -16,7 +17,9 @@ def per_channel(context: Context, bias: Value, rank: int) -> Value:
     return context.builder.reshape(bias, shape=(bias.shape[0], *(1,) * (rank - 2)))
 
 
-def window(context: Context, node: NodeView, x: Value, kernel) -> tuple[tuple[int, ...], Pads, tuple[int, ...]]:
+def window(
+    context: Context, node: NodeView, x: Value, kernel
+) -> tuple[tuple[int, ...], Pads, tuple[int, ...]]:
     """Strides, pads and dilations of a window operator, auto_pad worked out."""
     spatial = x.rank - 2
     strides = tuple(node.attribute("strides") or [1] * spatial)
@@ -38,7 +41,9 @@ def window(context: Context, node: NodeView, x: Value, kernel) -> tuple[tuple[in
 
 def convolve(context: Context, node: NodeView, x: Value, w: Value) -> Value:
     strides, pads, dilations = window(context, node, x, node.attribute("kernel_shape") or w.shape[2:])
-    return context.builder.conv(x, w, strides=strides, pads=pads, dilations=dilations, groups=node.attribute("group", 1))
+    return context.builder.conv(
+        x, w, strides=strides, pads=pads, dilations=dilations, groups=node.attribute("group", 1)
+    )
 
 
 @onnx_op("Conv")
@@ -56,7 +61,11 @@ def conv_integer(context: Context, node: NodeView) -> Value:
         x = b.sub(x, b.cast(b.reshape(node.input(2), shape=()), dtype=i32))
     if node.input(3) is not None:
         zero = b.cast(node.input(3), dtype=i32)
-        zero = b.reshape(zero, shape=(zero.type.size, *(1,) * (w.rank - 1))) if zero.type.size != 1 else b.reshape(zero, shape=())
+        zero = (
+            b.reshape(zero, shape=(zero.type.size, *(1,) * (w.rank - 1)))
+            if zero.type.size != 1
+            else b.reshape(zero, shape=())
+        )
         w = b.sub(w, zero)
     return convolve(context, node, x, w)
 
@@ -83,7 +92,13 @@ def conv_transpose(context: Context, node: NodeView) -> Value:
         flat = node.attribute("pads") or [0] * (2 * spatial)
         pads = [(flat[i], flat[i + spatial]) for i in range(spatial)]
     result = context.builder.conv_transpose(
-        x, w, strides=strides, pads=tuple(pads), dilations=dilations, groups=node.attribute("group", 1), output_padding=extra
+        x,
+        w,
+        strides=strides,
+        pads=tuple(pads),
+        dilations=dilations,
+        groups=node.attribute("group", 1),
+        output_padding=extra,
     )
     return result if bias is None else context.builder.add(result, per_channel(context, bias, result.rank))
 
@@ -102,7 +117,8 @@ def pool_window(context: Context, node: NodeView, x: Value):
         inside = bounds(start - (size + low))
         if inside[0] is not None and inside[0] >= 0:
             count = count - 1
-        grown.append((low, maximum((count - 1) * strides[i] + span - size - low, high) if not isinstance(count, int) else max((count - 1) * strides[i] + span - size - low, 0)))
+        needed = (count - 1) * strides[i] + span - size - low
+        grown.append((low, max(needed, 0) if isinstance(needed, int) else maximum(needed, high)))
     return kernel, strides, tuple(grown), dilations, pads
 
 
@@ -112,7 +128,9 @@ def max_pool(context: Context, node: NodeView):
     kernel, strides, pads, dilations, _ = pool_window(context, node, x)
     if node.wants(1):
         column_major = bool(node.attribute("storage_order", 0))
-        return b.max_pool_with_index(x, kernel=kernel, strides=strides, pads=pads, dilations=dilations, column_major=column_major)
+        return b.max_pool_with_index(
+            x, kernel=kernel, strides=strides, pads=pads, dilations=dilations, column_major=column_major
+        )
     return b.pool(x, function="max", kernel=kernel, strides=strides, pads=pads, dilations=dilations)
 
 
@@ -173,7 +191,11 @@ def max_unpool(context: Context, node: NodeView) -> Value:
     # Indices count in the natural shape; a larger one is reached by padding at the end.
     flat = b.broadcast(b.scalar(0, x.dtype), shape=(product(shape),))
     spread = b.scatter_elements(
-        flat, b.reshape(indices, shape=(x.type.size,)), b.reshape(x, shape=(x.type.size,)), axis=0, reduction="none"
+        flat,
+        b.reshape(indices, shape=(x.type.size,)),
+        b.reshape(x, shape=(x.type.size,)),
+        axis=0,
+        reduction="none",
     )
     result = b.reshape(spread, shape=shape)
     if tuple(full) == shape:

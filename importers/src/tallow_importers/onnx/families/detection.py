@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-
 from tallow.dtype import i64
 from tallow.graph import Value
+
 from tallow_importers.onnx.context import Context, NodeView
 from tallow_importers.onnx.registry import onnx_op
 
@@ -16,7 +16,11 @@ def topk(context: Context, node: NodeView):
     axis = context.axis(node.attribute("axis", -1), x.rank)
     (k,) = context.require_dims(node.input(1), "k")
     return context.builder.topk(
-        x, k=k, axis=axis, largest=bool(node.attribute("largest", 1)), sorted=bool(node.attribute("sorted", 1))
+        x,
+        k=k,
+        axis=axis,
+        largest=bool(node.attribute("largest", 1)),
+        sorted=bool(node.attribute("sorted", 1)),
     )
 
 
@@ -32,7 +36,9 @@ def unique(context: Context, node: NodeView):
     x = node.input(0)
     axis = node.attribute("axis")
     axis = None if axis is None else context.axis(axis, x.rank)
-    return context.builder.emit("unique", x, axis=axis, sorted=bool(node.attribute("sorted", 1)), defines=(context.fresh_name(),))
+    return context.builder.emit(
+        "unique", x, axis=axis, sorted=bool(node.attribute("sorted", 1)), defines=(context.fresh_name(),)
+    )
 
 
 @onnx_op("NonMaxSuppression")
@@ -43,7 +49,9 @@ def nms(context: Context, node: NodeView) -> Value:
     threshold = node.input(3) if node.input(3) is not None else b.constant(np.array([0], np.float32))
     least = node.input(4) if node.input(4) is not None else b.constant(np.array([-np.inf], np.float32))
     centre = bool(node.attribute("center_point_box", 0))
-    return b.nms(boxes, scores, limit, threshold, least, center_point_box=centre, defines=(context.fresh_name(),))
+    return b.nms(
+        boxes, scores, limit, threshold, least, center_point_box=centre, defines=(context.fresh_name(),)
+    )
 
 
 @onnx_op("Det")
@@ -71,7 +79,9 @@ def _corner(context: Context, x: Value, y_at: Value, x_at: Value, inside: Value 
 def grid_sample(context: Context, node: NodeView) -> Value:
     x, grid = node.inputs
     b = context.builder
-    mode = {"bilinear": "linear", "bicubic": "cubic"}.get(node.attribute("mode", "linear"), node.attribute("mode", "linear"))
+    mode = {"bilinear": "linear", "bicubic": "cubic"}.get(
+        node.attribute("mode", "linear"), node.attribute("mode", "linear")
+    )
     if x.rank != 4 or mode == "cubic":
         context.unsupported("sampling that is cubic or not in two dimensions")
     n, c, h, w = x.shape
@@ -133,7 +143,8 @@ def roi_align(context: Context, node: NodeView) -> Value:
     ratio, scale = node.attribute("sampling_ratio", 0), node.attribute("spatial_scale", 1.0)
     if ratio <= 0:
         context.unsupported("a sampling ratio that depends on each region's size")
-    half = 0.5 if node.attribute("coordinate_transformation_mode", "half_pixel" if node.opset >= 16 else "output_half_pixel") == "half_pixel" else 0.0
+    default = "half_pixel" if node.opset >= 16 else "output_half_pixel"
+    half = 0.5 if node.attribute("coordinate_transformation_mode", default) == "half_pixel" else 0.0
     count, (_, c, h, w) = rois.shape[0], x.shape
 
     def edge(number: int) -> Value:
@@ -151,11 +162,16 @@ def roi_align(context: Context, node: NodeView) -> Value:
     ys, xs = samples(y1, y2, rows), samples(x1, x2, columns)
     shape = (count, rows * ratio, columns * ratio)
     points = rows * ratio * columns * ratio
-    ys = b.reshape(b.broadcast(b.reshape(ys, shape=(count, rows * ratio, 1)), shape=shape), shape=(count, points))
-    xs = b.reshape(b.broadcast(b.reshape(xs, shape=(count, 1, columns * ratio)), shape=shape), shape=(count, points))
+    ys = b.reshape(
+        b.broadcast(b.reshape(ys, shape=(count, rows * ratio, 1)), shape=shape), shape=(count, points)
+    )
+    xs = b.reshape(
+        b.broadcast(b.reshape(xs, shape=(count, 1, columns * ratio)), shape=shape), shape=(count, points)
+    )
     data = b.gather(x, b.cast(batch, dtype=i64), axis=0)
     outside = b.or_(
-        b.or_(b.lt(ys, -1.0), b.gt(ys, context.size(h, x.dtype))), b.or_(b.lt(xs, -1.0), b.gt(xs, context.size(w, x.dtype)))
+        b.or_(b.lt(ys, -1.0), b.gt(ys, context.size(h, x.dtype))),
+        b.or_(b.lt(xs, -1.0), b.gt(xs, context.size(w, x.dtype))),
     )
     ys, xs = b.max(ys, 0.0), b.max(xs, 0.0)
 
@@ -180,5 +196,3 @@ def roi_align(context: Context, node: NodeView) -> Value:
     if node.attribute("mode", "avg") == "max":
         return b.reduce(grid, function="max", axes=(3, 5), keepdims=False)
     return b.div(b.reduce(grid, function="add", axes=(3, 5), keepdims=False), float(ratio * ratio))
-
-

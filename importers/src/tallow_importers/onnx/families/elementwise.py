@@ -6,16 +6,19 @@ import math
 from functools import reduce
 
 import numpy as np
-
 from tallow.dim import product
 from tallow.dtype import bool_, f32, i64
 from tallow.graph import Value
+
 from tallow_importers.onnx.context import Context, NodeView
 from tallow_importers.onnx.registry import onnx_op
 
 _UNARY = {
     **{name: name.lower() for name in ("Abs", "Neg", "Sign", "Floor", "Ceil", "Round", "Sqrt", "Exp", "Log")},
-    **{name: name.lower() for name in ("Sin", "Cos", "Tan", "Asin", "Acos", "Atan", "Sinh", "Cosh", "Asinh", "Acosh")},
+    **{
+        name: name.lower()
+        for name in ("Sin", "Cos", "Tan", "Asin", "Acos", "Atan", "Sinh", "Cosh", "Asinh", "Acosh")
+    },
     **{name: name.lower() for name in ("Atanh", "Erf", "Sigmoid", "Tanh", "Not", "IsNaN", "Relu")},
     "Reciprocal": "reciprocal",
     "BitwiseNot": "bit_not",
@@ -55,7 +58,12 @@ def power(context: Context, node: NodeView) -> Value:
     base, exponent = node.inputs
     b = context.builder
     known = context.array(exponent)
-    if known is not None and known.size == 1 and float(known.reshape(-1)[0]) in (1.0, 2.0, 3.0, 0.5, -1.0) and base.dtype.is_float:
+    if (
+        known is not None
+        and known.size == 1
+        and float(known.reshape(-1)[0]) in (1.0, 2.0, 3.0, 0.5, -1.0)
+        and base.dtype.is_float
+    ):
         value = float(known.reshape(-1)[0])
         if value == 0.5:
             simple = b.sqrt(base)
@@ -63,7 +71,11 @@ def power(context: Context, node: NodeView) -> Value:
             simple = b.reciprocal(base)
         else:
             simple = reduce(b.mul, [base] * int(value))
-        return simple if exponent.rank <= base.rank else b.reshape(simple, shape=(1,) * (exponent.rank - base.rank) + base.shape)
+        return (
+            simple
+            if exponent.rank <= base.rank
+            else b.reshape(simple, shape=(1,) * (exponent.rank - base.rank) + base.shape)
+        )
     if base.dtype == exponent.dtype:
         return b.pow(base, exponent)
     wide = base.dtype if base.dtype.is_float else f32 if not exponent.dtype.is_float else exponent.dtype
@@ -102,12 +114,16 @@ def where(context: Context, node: NodeView) -> Value:
 
 @onnx_op("Cast")
 def cast(context: Context, node: NodeView) -> Value:
-    return context.builder.cast(node.input(0), dtype=context.dtype(node.attribute("to")), saturate=bool(node.attribute("saturate", 1)))
+    return context.builder.cast(
+        node.input(0), dtype=context.dtype(node.attribute("to")), saturate=bool(node.attribute("saturate", 1))
+    )
 
 
 @onnx_op("CastLike")
 def cast_like(context: Context, node: NodeView) -> Value:
-    return context.builder.cast(node.input(0), dtype=node.input(1).dtype, saturate=bool(node.attribute("saturate", 1)))
+    return context.builder.cast(
+        node.input(0), dtype=node.input(1).dtype, saturate=bool(node.attribute("saturate", 1))
+    )
 
 
 @onnx_op("BitCast")
@@ -146,7 +162,13 @@ def clip_6(context: Context, node: NodeView) -> Value:
 @onnx_op("PRelu")
 def prelu(context: Context, node: NodeView) -> Value:
     b, (x, slope) = context.builder, node.inputs
-    if slope.rank < x.rank and slope.rank == 1 and x.rank > 1 and slope.shape[0] == x.shape[1] and slope.shape[0] != x.shape[-1]:
+    if (
+        slope.rank < x.rank
+        and slope.rank == 1
+        and x.rank > 1
+        and slope.shape[0] == x.shape[1]
+        and slope.shape[0] != x.shape[-1]
+    ):
         slope = b.reshape(slope, shape=(slope.shape[0], *(1,) * (x.rank - 2)))
     return b.select(b.lt(x, 0), b.mul(x, slope), x)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tallow.dim import product
 from tallow.dtype import i64
 from tallow.graph import Value
+
 from tallow_importers.onnx.context import Context, NodeView
 from tallow_importers.onnx.registry import onnx_op
 
@@ -60,7 +61,9 @@ def einsum(context: Context, node: NodeView) -> Value:
     inputs, ellipsis = _spell_ellipsis(inputs, operands, spare)
     if not arrow:
         letters = "".join(inputs)
-        output = ("..." if ellipsis else "") + "".join(sorted(c for c in set(letters) if letters.count(c) == 1 and c not in ellipsis))
+        output = ("..." if ellipsis else "") + "".join(
+            sorted(c for c in set(letters) if letters.count(c) == 1 and c not in ellipsis)
+        )
     output = output.replace("...", ellipsis)
     labels = []
     for position, (letters, value) in enumerate(zip(inputs, operands, strict=True)):
@@ -78,7 +81,9 @@ def einsum(context: Context, node: NodeView) -> Value:
 
 def _spell_ellipsis(inputs: list[str], operands: list[Value], spare: list[str]) -> tuple[list[str], str]:
     """Ellipses written as letters, aligned on the right."""
-    longest = max((v.rank - len(t) + 3 for t, v in zip(inputs, operands, strict=True) if "..." in t), default=0)
+    longest = max(
+        (v.rank - len(t) + 3 for t, v in zip(inputs, operands, strict=True) if "..." in t), default=0
+    )
     letters = "".join(spare[:longest])
     spelled = []
     for term, value in zip(inputs, operands, strict=True):
@@ -96,7 +101,11 @@ def _diagonals(context: Context, letters: str, value: Value) -> tuple[str, Value
         while letters.count(letter) > 1:
             first, second = letters.index(letter), letters.rindex(letter)
             lines = [
-                b.iota(shape=tuple(value.shape[axis] if a == axis else 1 for a in range(value.rank)), axis=axis, dtype=i64)
+                b.iota(
+                    shape=tuple(value.shape[axis] if a == axis else 1 for a in range(value.rank)),
+                    axis=axis,
+                    dtype=i64,
+                )
                 for axis in (first, second)
             ]
             kept = b.select(b.eq(*lines), value, b.scalar(0, value.dtype))
@@ -110,7 +119,9 @@ def _drop(context: Context, letters: str, value: Value, needed: str) -> tuple[st
     axes = tuple(i for i, c in enumerate(letters) if c not in needed)
     if not axes:
         return letters, value
-    return "".join(c for c in letters if c in needed), context.builder.reduce(value, function="add", axes=axes, keepdims=False)
+    return "".join(c for c in letters if c in needed), context.builder.reduce(
+        value, function="add", axes=axes, keepdims=False
+    )
 
 
 def _arrange(context: Context, letters: str, value: Value, wanted: str) -> Value:
@@ -133,7 +144,9 @@ def _pair(context: Context, first: str, a: Value, second: str, b: Value, later: 
     summed = [c for c in shared if c not in later]
     left = [c for c in first if c not in shared]
     right = [c for c in second if c not in shared]
-    sizes = dict(zip(second, b.shape, strict=True)) | {c: d for c, d in zip(first, a.shape, strict=True) if d != 1 or c not in second}
+    sizes = dict(zip(second, b.shape, strict=True)) | {
+        c: d for c, d in zip(first, a.shape, strict=True) if d != 1 or c not in second
+    }
     if not summed:
         letters = "".join([*batch, *left, *right])
         return letters, build.mul(_arrange(context, first, a, letters), _arrange(context, second, b, letters))
@@ -141,7 +154,9 @@ def _pair(context: Context, first: str, a: Value, second: str, b: Value, later: 
     y = _arrange(context, second, b, "".join([*batch, *summed, *right]))
     k = product(sizes[c] for c in summed)
     x = build.broadcast(x, shape=(*x.shape[: len(batch) + len(left)], *(sizes[c] for c in summed)))
-    y = build.broadcast(y, shape=(*y.shape[: len(batch)], *(sizes[c] for c in summed), *y.shape[len(batch) + len(summed) :]))
+    y = build.broadcast(
+        y, shape=(*y.shape[: len(batch)], *(sizes[c] for c in summed), *y.shape[len(batch) + len(summed) :])
+    )
     x = build.reshape(x, shape=(*x.shape[: len(batch)], product(sizes[c] for c in left), k))
     y = build.reshape(y, shape=(*y.shape[: len(batch)], k, product(sizes[c] for c in right)))
     result = build.matmul(x, y)

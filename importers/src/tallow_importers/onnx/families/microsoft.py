@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tallow.dtype import f32, i32
 from tallow.graph import Value
+
 from tallow_importers.onnx.context import Context, NodeView
 from tallow_importers.onnx.families import quantization as quant
 from tallow_importers.onnx.families.matmul import matmul_any_rank
@@ -66,7 +67,10 @@ def skip_layer_norm(context: Context, node: NodeView):
 def simplified_layer_norm(context: Context, node: NodeView) -> Value:
     x = node.input(0)
     return context.builder.rms_norm(
-        x, node.input(1), axis=context.axis(node.attribute("axis", -1), x.rank), epsilon=node.attribute("epsilon", 1e-5)
+        x,
+        node.input(1),
+        axis=context.axis(node.attribute("axis", -1), x.rank),
+        epsilon=node.attribute("epsilon", 1e-5),
     )
 
 
@@ -82,7 +86,9 @@ def skip_simplified_layer_norm(context: Context, node: NodeView):
 def matmul_integer_to_float(context: Context, node: NodeView) -> Value:
     b = context.builder
     a, w, a_scale, w_scale, a_zero, w_zero, bias = (node.input(i) for i in range(7))
-    total = matmul_any_rank(context, quant.centred(context, a, a_zero, -2), quant.centred(context, w, w_zero, -1))
+    total = matmul_any_rank(
+        context, quant.centred(context, a, a_zero, -2), quant.centred(context, w, w_zero, -1)
+    )
     y = b.mul(b.cast(total, dtype=f32), b.mul(b.reshape(a_scale, shape=()), w_scale))
     return y if bias is None else b.add(y, bias)
 
@@ -92,7 +98,9 @@ def dynamic_quantize_matmul(context: Context, node: NodeView) -> Value:
     b = context.builder
     x, w, w_scale, w_zero, bias = (node.input(i) for i in range(5))
     quantised, scale, zero = quant.dynamic_quantize_linear(context, NodeView(node.proto, [x], {}, node.opset))
-    total = matmul_any_rank(context, quant.centred(context, quantised, zero, -2), quant.centred(context, w, w_zero, -1))
+    total = matmul_any_rank(
+        context, quant.centred(context, quantised, zero, -2), quant.centred(context, w, w_zero, -1)
+    )
     y = b.mul(b.cast(total, dtype=f32), b.mul(scale, w_scale))
     return y if bias is None else b.add(y, bias)
 
@@ -155,7 +163,10 @@ def qlinear_concat(context: Context, node: NodeView) -> Value:
 def qgemm(context: Context, node: NodeView) -> Value:
     b = context.builder
     a, a_scale, a_zero, w, w_scale, w_zero, c, y_scale, y_zero = (node.input(i) for i in range(9))
-    a, w = quant.centred(context, a, a_zero, None), quant.centred(context, w, w_zero, 0 if node.attribute("transB", 0) else 1)
+    a, w = (
+        quant.centred(context, a, a_zero, None),
+        quant.centred(context, w, w_zero, 0 if node.attribute("transB", 0) else 1),
+    )
     a = b.transpose(a, permutation=(1, 0)) if node.attribute("transA", 0) else a
     w = b.transpose(w, permutation=(1, 0)) if node.attribute("transB", 0) else w
     total = b.matmul(a, w)
@@ -171,12 +182,17 @@ def qgemm(context: Context, node: NodeView) -> Value:
 def dynamic_quantize_lstm(context: Context, node: NodeView):
     """Weights are dequantised and the layer runs in floats; inputs are not rounded to 8 bits."""
     b = context.builder
-    x, w, r, bias, lengths, h0, c0, peepholes, w_scale, w_zero, r_scale, r_zero = (node.input(i) for i in range(12))
+    x, w, r, bias, lengths, h0, c0, peepholes, w_scale, w_zero, r_scale, r_zero = (
+        node.input(i) for i in range(12)
+    )
 
     def weights(value: Value, scale: Value, zero: Value) -> Value:
         shape = (value.shape[0], 1, value.shape[2] if scale.rank == 2 else 1)
         zero = b.reshape(zero, shape=shape)
-        real = b.mul(b.cast(b.sub(b.cast(value, dtype=i32), b.cast(zero, dtype=i32)), dtype=f32), b.reshape(scale, shape=shape))
+        real = b.mul(
+            b.cast(b.sub(b.cast(value, dtype=i32), b.cast(zero, dtype=i32)), dtype=f32),
+            b.reshape(scale, shape=shape),
+        )
         return b.transpose(real, permutation=(0, 2, 1))
 
     inputs = [x, weights(w, w_scale, w_zero), weights(r, r_scale, r_zero), bias, lengths, h0, c0, peepholes]
@@ -189,5 +205,3 @@ def dynamic_quantize_lstm(context: Context, node: NodeView):
 @onnx_op("Inverse", domain=MS)
 def inverse(context: Context, node: NodeView) -> Value:
     return context.builder.inverse(node.input(0))
-
-

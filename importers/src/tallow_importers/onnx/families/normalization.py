@@ -5,6 +5,7 @@ from __future__ import annotations
 from tallow.dim import product
 from tallow.dtype import f32
 from tallow.graph import Value
+
 from tallow_importers.onnx.context import Context, NodeView
 from tallow_importers.onnx.families.convolution import per_channel
 from tallow_importers.onnx.registry import onnx_op
@@ -64,7 +65,10 @@ def group_normalization(context: Context, node: NodeView) -> Value:
     y = standardise(context, grouped, (2,), node.attribute("epsilon", 1e-5))
     if scale.shape[0] != channels:  # opset 18: one factor for each group
         scale, bias = (
-            b.reshape(b.broadcast(b.reshape(v, shape=(groups, 1)), shape=(groups, channels // groups)), shape=(channels,))
+            b.reshape(
+                b.broadcast(b.reshape(v, shape=(groups, 1)), shape=(groups, channels // groups)),
+                shape=(channels,),
+            )
             for v in (scale, bias)
         )
     y = b.cast(b.reshape(y, shape=x.shape), dtype=x.dtype)
@@ -99,12 +103,23 @@ def rms_normalization(context: Context, node: NodeView) -> Value:
 @onnx_op("LRN")
 def lrn(context: Context, node: NodeView) -> Value:
     x, b, size = node.input(0), context.builder, node.attribute("size")
-    alpha, beta, bias = node.attribute("alpha", 1e-4), node.attribute("beta", 0.75), node.attribute("bias", 1.0)
+    alpha, beta, bias = (
+        node.attribute("alpha", 1e-4),
+        node.attribute("beta", 0.75),
+        node.attribute("bias", 1.0),
+    )
     square = b.mul(x, x)
     n, c = x.shape[:2]
     line = b.reshape(square, shape=(n, 1, c, product(x.shape[2:])))
     low = (size - 1) // 2
-    total = b.pool(line, function="add", kernel=(size, 1), strides=(1, 1), pads=((low, size - 1 - low), (0, 0)), dilations=(1, 1))
+    total = b.pool(
+        line,
+        function="add",
+        kernel=(size, 1),
+        strides=(1, 1),
+        pads=((low, size - 1 - low), (0, 0)),
+        dilations=(1, 1),
+    )
     scale = b.add(b.mul(b.reshape(total, shape=x.shape), alpha / size), bias)
     return b.div(x, b.pow(scale, beta))
 
@@ -158,7 +173,9 @@ def hardmax(context: Context, node: NodeView) -> Value:
 def _hardmax(context: Context, x: Value, axis: int) -> Value:
     b = context.builder
     best = b.argmax(x, axis=axis, keepdims=True, last=False)
-    line = b.iota(shape=tuple(d if a == axis else 1 for a, d in enumerate(x.shape)), axis=axis, dtype=best.dtype)
+    line = b.iota(
+        shape=tuple(d if a == axis else 1 for a, d in enumerate(x.shape)), axis=axis, dtype=best.dtype
+    )
     return b.cast(b.eq(line, best), dtype=x.dtype)
 
 
@@ -168,5 +185,3 @@ def hardmax_1(context: Context, node: NodeView) -> Value:
     axis = context.axis(node.attribute("axis", 1), x.rank)
     flat = b.reshape(x, shape=(product(x.shape[:axis]), product(x.shape[axis:])))
     return b.reshape(_hardmax(context, flat, 1), shape=x.shape)
-
-

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tallow.dtype import DType, f32, i32, u8
 from tallow.graph import Value
+
 from tallow_importers.onnx.context import Context, NodeView
 from tallow_importers.onnx.families.convolution import convolve, per_channel
 from tallow_importers.onnx.families.matmul import matmul_any_rank
@@ -24,7 +25,9 @@ def spread(context: Context, value: Value, x: Value, axis: int, block: int = 0) 
     if block:
         opened = b.reshape(value, shape=(*value.shape[: axis + 1], 1, *value.shape[axis + 1 :]))
         many = b.broadcast(opened, shape=(*value.shape[: axis + 1], block, *value.shape[axis + 1 :]))
-        merged = b.reshape(many, shape=(*value.shape[:axis], value.shape[axis] * block, *value.shape[axis + 1 :]))
+        merged = b.reshape(
+            many, shape=(*value.shape[:axis], value.shape[axis] * block, *value.shape[axis + 1 :])
+        )
         return b.slice(merged, starts=(0,) * x.rank, steps=(1,) * x.rank, shape=x.shape)
     return b.reshape(value, shape=tuple(value.shape[0] if a == axis else 1 for a in range(x.rank)))
 
@@ -75,8 +78,12 @@ def dequantize_linear(context: Context, node: NodeView) -> Value:
     axis = context.axis(node.attribute("axis", 1), x.rank) if scale.type.size != 1 else 0
     block = node.attribute("block_size", 0)
     zero = None if zero is None else spread(context, zero, x, axis, block)
-    wanted = context.dtype(node.attribute("output_dtype")) if node.attribute("output_dtype", 0) else scale.dtype
-    return context.builder.cast(dequantize(context, x, spread(context, scale, x, axis, block), zero), dtype=wanted)
+    wanted = (
+        context.dtype(node.attribute("output_dtype")) if node.attribute("output_dtype", 0) else scale.dtype
+    )
+    return context.builder.cast(
+        dequantize(context, x, spread(context, scale, x, axis, block), zero), dtype=wanted
+    )
 
 
 @onnx_op("DynamicQuantizeLinear")
@@ -146,7 +153,7 @@ def qlinear_conv(context: Context, node: NodeView) -> Value:
     if node.input(8) is not None:
         total = b.add(total, per_channel(context, node.input(8), total.rank))
     factor = b.div(b.mul(b.reshape(x_scale, shape=()), w_scale), b.reshape(y_scale, shape=()))
-    factor = per_channel(context, factor, total.rank) if factor.type.size != 1 else b.reshape(factor, shape=())
+    factor = (
+        per_channel(context, factor, total.rank) if factor.type.size != 1 else b.reshape(factor, shape=())
+    )
     return requantize(context, total, factor, y_zero, y_zero.dtype)
-
-

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tallow.dtype import i64
 from tallow.graph import Value
+
 from tallow_importers.onnx.context import Context, NodeView
 from tallow_importers.onnx.registry import onnx_op
 
@@ -31,7 +32,9 @@ def recurrent(context: Context, node: NodeView) -> list[Value]:
     if lengths is None:
         lengths = b.broadcast(context.size(steps), shape=(batch,))
     lengths = b.cast(lengths, dtype=i64)
-    activations = [a.title() if a.islower() else a for a in node.attribute("activations") or functions * directions]
+    activations = [
+        a.title() if a.islower() else a for a in node.attribute("activations") or functions * directions
+    ]
     options = {
         "direction": node.attribute("direction", "forward"),
         "activations": tuple(activations),

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from tallow.dim import Dim, exact_quotient, floordiv
 from tallow.dtype import f32
 from tallow.graph import Value
+
 from tallow_importers.onnx.context import Context, NodeView
 from tallow_importers.onnx.registry import onnx_op
 
@@ -32,7 +33,9 @@ def _fold(context: Context, node: NodeView, keepdims: bool) -> Fold | None:
             if not isinstance(count, int):
                 context.unsupported("axes whose number is not known while importing")
             names = tuple(context.fresh_name() for _ in range(rank if keepdims else rank - count))
-            return lambda value, function: b.reduce_at(value, operand, function=function, keepdims=keepdims, defines=names)
+            return lambda value, function: b.reduce_at(
+                value, operand, function=function, keepdims=keepdims, defines=names
+            )
         axes = [] if known is None else known.reshape(-1).tolist()
     if not axes:
         if node.attribute("noop_with_empty_axes", 0):
@@ -46,7 +49,11 @@ def _fold(context: Context, node: NodeView, keepdims: bool) -> Fold | None:
 def reduce_(context: Context, node: NodeView) -> Value:
     x, b, kind = node.input(0), context.builder, node.op_type.removeprefix("Reduce")
     fold = _fold(context, node, bool(node.attribute("keepdims", 1)))
-    wide = x if x.dtype.is_float or kind in ("Sum", "Prod", "Max", "Min", "L1", "SumSquare") else b.cast(x, dtype=f32)
+    wide = (
+        x
+        if x.dtype.is_float or kind in ("Sum", "Prod", "Max", "Min", "L1", "SumSquare")
+        else b.cast(x, dtype=f32)
+    )
     before = {"L1": b.abs, "SumSquare": _square(b), "L2": _square(b)}.get(kind)
     prepared = before(wide) if before else wide
     if fold is None:

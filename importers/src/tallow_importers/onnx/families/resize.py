@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-
 from tallow.dim import Dim
 from tallow.dtype import f32, i64
 from tallow.graph import Value
+
 from tallow_importers.onnx.context import Context, NodeView
 from tallow_importers.onnx.registry import onnx_op
 
@@ -46,7 +46,9 @@ def _nearest(at: np.ndarray, rounding: str) -> np.ndarray:
     return np.ceil(at - 0.5)
 
 
-def _weights(at: np.ndarray, kind: str, cubic: float, scale: float, antialias: bool) -> tuple[np.ndarray, np.ndarray]:
+def _weights(
+    at: np.ndarray, kind: str, cubic: float, scale: float, antialias: bool
+) -> tuple[np.ndarray, np.ndarray]:
     """Source positions and weights [out, taps] of each result element."""
     stretch = max(1.0, 1 / scale) if antialias else 1.0
     reach = (1.0 if kind == "linear" else 2.0) * stretch
@@ -65,10 +67,14 @@ def _weights(at: np.ndarray, kind: str, cubic: float, scale: float, antialias: b
     return places, weights
 
 
-def resize_axis(context: Context, x: Value, axis: int, out: int, scale: float, node: NodeView, region) -> Value:
+def resize_axis(
+    context: Context, x: Value, axis: int, out: int, scale: float, node: NodeView, region
+) -> Value:
     b, size = context.builder, x.shape[axis]
     mode = node.attribute("mode", "nearest")
-    transform = node.attribute("coordinate_transformation_mode", "half_pixel" if node.opset >= 11 else "asymmetric")
+    transform = node.attribute(
+        "coordinate_transformation_mode", "half_pixel" if node.opset >= 11 else "asymmetric"
+    )
     at = _coordinates(transform, out, size, scale, region)
     outside = (at < 0) | (at > size - 1) if transform == "tf_crop_and_resize" else None
     if mode == "nearest":
@@ -136,7 +142,9 @@ def resize(context: Context, node: NodeView) -> Value:
     return _resize(context, node, x, axes, None, list(context.require_dims(sizes, "sizes")), region)
 
 
-def _resize(context: Context, node: NodeView, x: Value, axes, scales, sizes: list[Dim] | None, region) -> Value:
+def _resize(
+    context: Context, node: NodeView, x: Value, axes, scales, sizes: list[Dim] | None, region
+) -> Value:
     policy = node.attribute("keep_aspect_ratio_policy", "stretch")
     if sizes is not None and policy != "stretch":
         ratios = [s / x.shape[a] for s, a in zip(sizes, axes, strict=True)]
@@ -156,18 +164,30 @@ def _resize(context: Context, node: NodeView, x: Value, axes, scales, sizes: lis
         if out is None:
             low, high = region[axis] if region else (0.0, 1.0)
             out = int(np.floor(size * (high - low) * scale))
-        x = resize_axis(context, x, axis, out, scale if scale is not None else out / size, node, region[axis] if region else None)
+        x = resize_axis(
+            context,
+            x,
+            axis,
+            out,
+            scale if scale is not None else out / size,
+            node,
+            region[axis] if region else None,
+        )
     return x
 
 
-def _symbolic(context: Context, node: NodeView, x: Value, axis: int, out: Dim | None, scale: float | None) -> Value:
+def _symbolic(
+    context: Context, node: NodeView, x: Value, axis: int, out: Dim | None, scale: float | None
+) -> Value:
     """An axis of unknown size: positions and weights are computed by the run."""
     b, size = context.builder, x.shape[axis]
     if out is None:
         if scale != int(scale):
             context.unsupported(f"scale {scale} of an axis whose size is not known while importing")
         out = size * int(scale)
-    transform = node.attribute("coordinate_transformation_mode", "half_pixel" if node.opset >= 11 else "asymmetric")
+    transform = node.attribute(
+        "coordinate_transformation_mode", "half_pixel" if node.opset >= 11 else "asymmetric"
+    )
     at = b.iota(shape=(out,), axis=0, dtype=f32)
     length, wide = context.size(size, f32), context.size(out, f32)
     ratio = b.div(length, wide) if scale is None else b.scalar(1 / scale, f32)
@@ -195,7 +215,11 @@ def _symbolic(context: Context, node: NodeView, x: Value, axis: int, out: Dim | 
             return pick(b.ceil(at))
         return pick(b.floor(b.add(at, 0.5)) if rounding == "round_prefer_ceil" else b.ceil(b.sub(at, 0.5)))
     if mode == "cubic" or node.attribute("antialias", 0):
-        context.unsupported("cubic or antialiased resizing of an axis whose size is not known while importing")
+        context.unsupported(
+            "cubic or antialiased resizing of an axis whose size is not known while importing"
+        )
     low = b.floor(at)
-    share = b.reshape(b.cast(b.sub(at, low), dtype=x.dtype), shape=tuple(out if a == axis else 1 for a in range(x.rank)))
+    share = b.reshape(
+        b.cast(b.sub(at, low), dtype=x.dtype), shape=tuple(out if a == axis else 1 for a in range(x.rank))
+    )
     return b.add(b.mul(pick(low), b.add(b.neg(share), 1.0)), b.mul(pick(b.add(low, 1.0)), share))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-
 from tallow.dim import Dim, bounds, exact_quotient, floordiv, maximum, minimum, product
 from tallow.dtype import f32, i64
 from tallow.graph import Value
+
 from tallow_importers.onnx.context import Context, NodeView
 from tallow_importers.onnx.registry import onnx_op
 from tallow_importers.onnx.tensors import sparse_to_dense
@@ -118,7 +118,9 @@ def expand(context: Context, node: NodeView) -> Value:
     rank = max(len(target), x.rank)
     wanted = (1,) * (rank - len(target)) + tuple(target)
     have = (1,) * (rank - x.rank) + x.shape
-    shape = tuple(h if w == 1 else w if h == 1 or h == w else _joint(h, w) for h, w in zip(have, wanted, strict=True))
+    shape = tuple(
+        h if w == 1 else w if h == 1 or h == w else _joint(h, w) for h, w in zip(have, wanted, strict=True)
+    )
     return context.builder.broadcast(x, shape=shape)
 
 
@@ -158,7 +160,11 @@ def split(context: Context, node: NodeView) -> list[Value]:
     elif node.attribute("split"):
         sizes = node.attribute("split")
     else:
-        each = -((-x.shape[axis]) // count) if isinstance(x.shape[axis], int) else floordiv(x.shape[axis] + count - 1, count)
+        each = (
+            -((-x.shape[axis]) // count)
+            if isinstance(x.shape[axis], int)
+            else floordiv(x.shape[axis] + count - 1, count)
+        )
         sizes = [each] * (count - 1) + [x.shape[axis] - each * (count - 1)]
     results, start = [], 0
     for size in sizes:
@@ -284,7 +290,11 @@ def pad(context: Context, node: NodeView) -> Value:
     if mode == "constant":
         value = node.input(2)
         if value is not None:
-            operands.append(b.cast(b.reshape(value, shape=()), dtype=x.dtype) if value.rank or value.dtype != x.dtype else value)
+            operands.append(
+                b.cast(b.reshape(value, shape=()), dtype=x.dtype)
+                if value.rank or value.dtype != x.dtype
+                else value
+            )
         elif node.attribute("value"):
             operands.append(b.scalar(node.attribute("value"), x.dtype))
     if all(isinstance(d, int) and d == 0 for d in (*before, *after)):
@@ -292,7 +302,9 @@ def pad(context: Context, node: NodeView) -> Value:
     return b.pad(*operands, before=tuple(before), after=tuple(after), mode=mode)
 
 
-def crop(context: Context, x: Value, before: list[Dim], after: list[Dim]) -> tuple[Value, list[Dim], list[Dim]]:
+def crop(
+    context: Context, x: Value, before: list[Dim], after: list[Dim]
+) -> tuple[Value, list[Dim], list[Dim]]:
     """Negative amounts cut elements off."""
 
     def cut(d: Dim) -> Dim:
@@ -310,7 +322,9 @@ def crop(context: Context, x: Value, before: list[Dim], after: list[Dim]) -> tup
 def constant_of_shape(context: Context, node: NodeView) -> Value:
     tensor = node.attribute("value")
     value = np.zeros((), np.float32) if tensor is None else context.tensor(tensor).reshape(())
-    return context.builder.broadcast(context.builder.constant(value), shape=context.require_dims(node.input(0), "a shape"))
+    return context.builder.broadcast(
+        context.builder.constant(value), shape=context.require_dims(node.input(0), "a shape")
+    )
 
 
 @onnx_op("Range")
@@ -440,5 +454,3 @@ def center_crop_pad(context: Context, node: NodeView) -> Value:
         if any(low) or any(high):
             x = b.pad(x, before=tuple(low), after=tuple(high), mode="constant")
     return x
-
-

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-
 from tallow.dim import floordiv
 from tallow.dtype import f32, i64
 from tallow.graph import Value
+
 from tallow_importers.onnx.context import Context, NodeView
 from tallow_importers.onnx.registry import onnx_op
 
@@ -81,7 +81,9 @@ def window(context: Context, node: NodeView) -> Value:
 @onnx_op("MelWeightMatrix")
 def mel_weight_matrix(context: Context, node: NodeView) -> Value:
     """Triangular filters on the mel scale, from constants."""
-    bins, length, rate, low, high = (context.constant(v, "a filter bank parameter").reshape(()).item() for v in node.inputs)
+    bins, length, rate, low, high = (
+        context.constant(v, "a filter bank parameter").reshape(()).item() for v in node.inputs
+    )
     dtype = context.dtype(node.attribute("output_datatype", 1))
     spectrum = length // 2 + 1
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tallow.dtype import DType, f32, f64, i32
+
 from tallow_cpu.llvm.types import constant, is_narrow, register, suffix, vector
 
 
@@ -186,7 +187,9 @@ def _encode_format(bits: _Bits, whole: str, nan: str, form: Format) -> str:
     shifted = bits.printer.new(f"fadd {bits.float} {bits.to_float(size)}, {constant(magic, f32, bits.lanes)}")
     least = (128 - form.bias) << 23  # the smallest normal number, as f32 bits
     magic_bits = (24 - form.bias - form.mantissa + 127) << 23
-    code = bits.select(bits.do("icmp ult", size, least), bits.do("sub", bits.to_bits(shifted), magic_bits), normal)
+    code = bits.select(
+        bits.do("icmp ult", size, least), bits.do("sub", bits.to_bits(shifted), magic_bits), normal
+    )
     code = bits.select(bits.do("icmp sgt", code, form.top), form.over, code)
     code = bits.select(nan, form.nan, code)
     sign = bits.do("shl", bits.do("lshr", whole, 31), form.width - 1)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from tallow.dtype import DType, f32
 from tallow.errors import CompileError
 from tallow.kernel.grammar import Cast, Const, Expr
+
 from tallow_cpu.llvm import casts
 from tallow_cpu.llvm.types import constant, is_narrow, register, suffix, vector
 
@@ -38,7 +39,20 @@ NATIVE = frozenset(
     | set(_INTRINSIC)
     | set(_ROUNDING)
     | set(_COMPARE)
-    | {"fma", "neg", "max", "min", "sign", "not", "bit_not", "select", "isnan", "isinf", "shift_left", "shift_right"}
+    | {
+        "fma",
+        "neg",
+        "max",
+        "min",
+        "sign",
+        "not",
+        "bit_not",
+        "select",
+        "isnan",
+        "isinf",
+        "shift_left",
+        "shift_right",
+    }
 )
 
 
@@ -60,7 +74,9 @@ def _through_f32(
     return casts.emit(printer, emit(printer, function, wide, typed, result), result, dtype, lanes)
 
 
-def _emit(printer, function: str, texts: list[str], arguments: tuple[Expr, ...], operand: DType, lanes: int) -> str:
+def _emit(
+    printer, function: str, texts: list[str], arguments: tuple[Expr, ...], operand: DType, lanes: int
+) -> str:
     kind = vector(register(operand), lanes)
     simple = _ARITHMETIC.get((function, operand.is_float))
     if simple is not None and not (function == "div" and not operand.is_float):
@@ -94,7 +110,9 @@ def _float(printer, function: str, texts, arguments, kind: str, dtype: DType, la
     match function:
         case "fma":
             operands = ", ".join(f"{kind} {t}" for t in texts)
-            name = "fma" if "fma" in printer.abilities else "fmuladd"  # without the instruction, rounded twice
+            name = (
+                "fma" if "fma" in printer.abilities else "fmuladd"
+            )  # without the instruction, rounded twice
             return new(f"call {kind} @llvm.{name}.{overload}({operands})")
         case "neg":
             return new(f"fneg {kind} {texts[0]}")
@@ -138,7 +156,9 @@ def _round(printer, function: str, text: str, kind: str, dtype: DType, lanes: in
     return new(f"select {mask} {whole}, {kind} {near}, {kind} {text}")
 
 
-def _correct(printer, near: str, exact: str, test: str, step: float, kind: str, dtype: DType, lanes: int) -> str:
+def _correct(
+    printer, near: str, exact: str, test: str, step: float, kind: str, dtype: DType, lanes: int
+) -> str:
     """One step back where rounding to nearest went to the wrong side."""
     wrong = printer.new(f"fcmp {test} {kind} {near}, {exact}")
     moved = printer.new(f"fadd {kind} {near}, {constant(step, dtype, lanes)}")
@@ -153,14 +173,18 @@ def _integer(printer, function: str, texts, arguments, kind: str, dtype: DType, 
         case "max" | "min":
             if dtype.kind == "bool":
                 return new(f"{'or' if function == 'max' else 'and'} {kind} {texts[0]}, {texts[1]}")
-            return new(f"call {kind} @llvm.{letter}{function}.{overload}({kind} {texts[0]}, {kind} {texts[1]})")
+            return new(
+                f"call {kind} @llvm.{letter}{function}.{overload}({kind} {texts[0]}, {kind} {texts[1]})"
+            )
         case "not" | "bit_not":
             ones = constant(True if dtype.kind == "bool" else -1, dtype, lanes)
             return new(f"xor {kind} {texts[0]}, {ones}")
         case "neg":
             return new(f"sub {kind} {constant(0, dtype, lanes)}, {texts[0]}")
         case "abs":
-            return new(f"call {kind} @llvm.abs.{overload}({kind} {texts[0]}, i1 false)") if signed else texts[0]
+            return (
+                new(f"call {kind} @llvm.abs.{overload}({kind} {texts[0]}, i1 false)") if signed else texts[0]
+            )
         case "sign":
             high = constant(1, dtype, lanes)
             low = constant(-1 if signed else 0, dtype, lanes)

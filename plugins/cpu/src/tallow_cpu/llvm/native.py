@@ -83,7 +83,9 @@ class Compiler:
             if not memory:
                 raise CompileError(f"LLVM makes no code for {module.triple or 'this target'}: {problem}")
         try:
-            return ctypes.string_at(ffi.lib.LLVMPY_GetBufferStart(memory), ffi.lib.LLVMPY_GetBufferSize(memory))
+            return ctypes.string_at(
+                ffi.lib.LLVMPY_GetBufferStart(memory), ffi.lib.LLVMPY_GetBufferSize(memory)
+            )
         finally:
             ffi.lib.LLVMPY_DisposeMemoryBuffer(memory)
 

@@ -32,6 +32,7 @@ from tallow.kernel.grammar import (
     Var,
 )
 from tallow.kernel.vectorise import combine
+
 from tallow_cpu.llvm import casts, functions
 from tallow_cpu.llvm.types import constant, memory, register, suffix, vector
 
@@ -112,7 +113,9 @@ class _Printer:
                 self.store(buffer, index, value, mask)
             case Update(buffer, index, op, value):
                 lanes = value.lanes
-                self.store(buffer, index, combine(op, Load(buffer, index, lanes), value, lanes, buffer.dtype), None)
+                self.store(
+                    buffer, index, combine(op, Load(buffer, index, lanes), value, lanes, buffer.dtype), None
+                )
             case For():
                 self.loop(s)
             case If(condition, then, otherwise):
@@ -184,9 +187,7 @@ class _Printer:
             address = self.address(buffer, index)
             guard = self.mask_text(mask, index.lanes)
             pointers = vector("ptr", index.lanes)
-            name = (
-                f"@llvm.masked.scatter.v{index.lanes}{suffix(buffer.dtype, 1, memory(buffer.dtype))}.v{index.lanes}p0"
-            )
+            name = f"@llvm.masked.scatter.v{index.lanes}{suffix(buffer.dtype, 1, memory(buffer.dtype))}.v{index.lanes}p0"
             self.lines.append(
                 f" call void {name}({kind} {text}, {pointers} {address}, i32 {buffer.dtype.itemsize}, {guard})"
             )
@@ -259,7 +260,9 @@ class _Printer:
 
     def to_memory(self, text: str, dtype: DType, lanes: int) -> str:
         if dtype.kind == "int" and dtype.bits < 8:
-            return self.new(f"and {vector('i8', lanes)} {text}, {constant((1 << dtype.bits) - 1, dtype, lanes)}")
+            return self.new(
+                f"and {vector('i8', lanes)} {text}, {constant((1 << dtype.bits) - 1, dtype, lanes)}"
+            )
         if dtype.kind != "bool":
             return text
         return self.new(f"zext {vector('i1', lanes)} {text} to {vector('i8', lanes)}")
@@ -273,7 +276,9 @@ class _Printer:
                 return constant(value, dtype, lanes)
             case Var(name):
                 if name not in self.values:
-                    raise CompileError(f"kernel {self.kernel.name}: variable {name} is read before it is bound")
+                    raise CompileError(
+                        f"kernel {self.kernel.name}: variable {name} is read before it is bound"
+                    )
                 return self.values[name]
             case Ramp(lanes):
                 return "<" + ", ".join(f"i64 {i}" for i in range(lanes)) + ">"
@@ -315,7 +320,9 @@ class _Printer:
                 if half == 1:
                     parts.append(self.new(f"extractelement {kind} {text}, i32 {first}"))
                 else:
-                    parts.append(self.new(f"shufflevector {kind} {text}, {kind} poison, <{half} x i32> <{picks}>"))
+                    parts.append(
+                        self.new(f"shufflevector {kind} {text}, {kind} poison, <{half} x i32> <{picks}>")
+                    )
             a, b = Var(f"{name}a", dtype, half), Var(f"{name}b", dtype, half)
             self.values[a.name], self.values[b.name] = parts
             text = self.expression(combine(op, a, b, half, dtype))

@@ -11,6 +11,7 @@ from tallow.kernel.build import add, const, floordiv, mod, mul
 from tallow.kernel.grammar import Expr
 from tallow.lower.group import Declined, Group, KernelCall
 from tallow.ops.pointwise import operand_index
+
 from tallow_cpu.lowerings.tile import Contraction, Shape, choose_shape, lanes, lower_tile
 
 
@@ -105,7 +106,8 @@ def lower_conv(group: Group, target: Target) -> Sequence[KernelCall] | Declined:
         return flat
 
     loops: list[tuple[Dim, Dim]] = [
-        (k, strides[axis] * d) for axis, (k, d) in enumerate(zip(node["kernel"], node["dilations"], strict=True))
+        (k, strides[axis] * d)
+        for axis, (k, d) in enumerate(zip(node["kernel"], node["dilations"], strict=True))
     ]
     if groups == 1 and node["dilations"][-1] == 1:
         loops[-1] = (node["kernel"][-1] * channels, 1)  # neighbours in the last axis lie side by side

@@ -47,7 +47,9 @@ def panel_width(n: int, target: Target) -> int:
     vectors = -(-n // width)
     if vectors <= 2:
         return vectors * width
-    best = min((2, 3, 4) if target.vector_bytes == 64 else (2,), key=lambda v: (-(-vectors // v) * v, abs(v - 2)))
+    best = min(
+        (2, 3, 4) if target.vector_bytes == 64 else (2,), key=lambda v: (-(-vectors // v) * v, abs(v - 2))
+    )
     return best * width
 
 
@@ -88,7 +90,9 @@ class Contraction:
     masked: bool = False
 
 
-def lower_tile(group: Group, target: Target, name: str, shape: Shape, work: Contraction) -> Sequence[KernelCall]:
+def lower_tile(
+    group: Group, target: Target, name: str, shape: Shape, work: Contraction
+) -> Sequence[KernelCall]:
     """The kernel call of a contraction whose operands are the root's two inputs."""
     inliner = Inliner(group)
     a, b = group.root.inputs
@@ -108,7 +112,9 @@ def lower_tile(group: Group, target: Target, name: str, shape: Shape, work: Cont
     *outer, panel, tile = unravel(inliner, item, (*work.outer, column_tiles, row_tiles), statements)
     first_row = let(mul(tile, const(shape.rows)), "row")
     last = inliner.size(work.rows - 1)
-    row_at = [let(minimum(add(first_row, const(r)), last), "row") if r else first_row for r in range(shape.rows)]
+    row_at = [
+        let(minimum(add(first_row, const(r)), last), "row") if r else first_row for r in range(shape.rows)
+    ]
     starts = [let(work.row_start(inliner, statements, outer, at), "start") for at in row_at]
     panel_at = let(work.panel_start(inliner, outer, panel), "panel")
     first_column = let(mul(panel, const(shape.columns)), "column")
@@ -122,14 +128,24 @@ def lower_tile(group: Group, target: Target, name: str, shape: Shape, work: Cont
     mask_edge = None if exact or not work.masked else (first_column, edge)
     statements += _summing(inliner, work, shape, rows, panels, total, starts, panel_at, mask_edge)
     for r in range(shape.rows):
-        statements.append(_writing(inliner, group, work, shape, total, outer, row_at[r], r, first_column, None if exact else edge))
-    flops = product((*work.outer, work.rows, work.columns, *(e for e, _ in work.loops))) * 2 + count_flops(group)
+        statements.append(
+            _writing(
+                inliner, group, work, shape, total, outer, row_at[r], r, first_column, None if exact else edge
+            )
+        )
+    flops = product((*work.outer, work.rows, work.columns, *(e for e, _ in work.loops))) * 2 + count_flops(
+        group
+    )
     depth = bounds(product(e for e, _ in work.loops))[1] or 256
     grain = max(1, PARALLEL_FLOPS // max(1, 2 * shape.rows * shape.columns * depth))
-    return [inliner.call(name, [For(item, inliner.size(grid), tuple(statements), "grid")], grid, grain, flops)]
+    return [
+        inliner.call(name, [For(item, inliner.size(grid), tuple(statements), "grid")], grid, grain, flops)
+    ]
 
 
-def _summing(inliner, work, shape, rows: Buffer, panels: Buffer, total: Buffer, starts, panel_at, mask_edge) -> list[Stmt]:
+def _summing(
+    inliner, work, shape, rows: Buffer, panels: Buffer, total: Buffer, starts, panel_at, mask_edge
+) -> list[Stmt]:
     """Loops over the summed index; each innermost step is one row of the panel against all rows."""
     variables = [inliner.loop("k") for _ in work.loops]
     step = work.panel_step(inliner)
@@ -172,7 +188,11 @@ def _summing(inliner, work, shape, rows: Buffer, panels: Buffer, total: Buffer, 
 def _unrolled(inliner, k: Var, extent: Dim, one: Callable[[Expr], list[Stmt]]) -> list[Stmt]:
     """The innermost loop, UNROLL steps at a time, and what is left of it."""
     if isinstance(extent, int) and extent < 2 * UNROLL:
-        return [s for i in range(extent) for s in one(const(i))] if extent <= UNROLL else [For(k, const(extent), tuple(one(k)))]
+        return (
+            [s for i in range(extent) for s in one(const(i))]
+            if extent <= UNROLL
+            else [For(k, const(extent), tuple(one(k)))]
+        )
     whole = extent // UNROLL * UNROLL
     body = [s for u in range(UNROLL) for s in one(add(k, const(u)))]
     result = [For(k, inliner.size(whole), tuple(body), "serial", const(0), UNROLL)]
@@ -182,7 +202,18 @@ def _unrolled(inliner, k: Var, extent: Dim, one: Callable[[Expr], list[Stmt]]) -
     return result
 
 
-def _writing(inliner, group: Group, work, shape, total: Buffer, outer, row: Expr, r: int, first: Expr, edge: Expr | None) -> Stmt:
+def _writing(
+    inliner,
+    group: Group,
+    work,
+    shape,
+    total: Buffer,
+    outer,
+    row: Expr,
+    r: int,
+    first: Expr,
+    edge: Expr | None,
+) -> Stmt:
     """Row r of the tile through the epilogue into the results."""
     n = inliner.loop("n")
     column = add(first, n)

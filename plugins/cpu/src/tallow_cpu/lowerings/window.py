@@ -14,6 +14,7 @@ from tallow.lower.group import Declined, Group, KernelCall
 from tallow.lower.inline import Inliner
 from tallow.lower.pointwise import GRAIN, count_flops, unravel
 from tallow.lower.reduce import accumulator
+
 from tallow_cpu.lowerings.tile import lanes
 
 
@@ -41,7 +42,9 @@ def lower_depthwise(group: Group, target: Target) -> Sequence[KernelCall] | Decl
     return _window(group, target, weights.shape[:-1], "add", weights, "depthwise")
 
 
-def _window(group: Group, target: Target, kernel, function: str, weights, name: str) -> Sequence[KernelCall] | Declined:
+def _window(
+    group: Group, target: Target, kernel, function: str, weights, name: str
+) -> Sequence[KernelCall] | Declined:
     if group.prologue:
         return Declined("operands of a window operator must be in memory")
     node = group.root
@@ -70,7 +73,9 @@ def _window(group: Group, target: Target, kernel, function: str, weights, name: 
     block = min(4 * lanes(target), 64)
     total = Buffer(inliner.fresh("acc"), kind, block, "register", True)
     start = inliner.loop("c")
-    inner = _accumulate(inliner, node, x, data, taps, total, start, image, spans, kernel, function, block, channels, target)
+    inner = _accumulate(
+        inliner, node, x, data, taps, total, start, image, spans, kernel, function, block, channels, target
+    )
     body: list[Stmt] = [Alloc(total), *inner]
     n = inliner.loop("n")
     column = add(start, n)
@@ -87,7 +92,9 @@ def _window(group: Group, target: Target, kernel, function: str, weights, name: 
     return [inliner.call(name, [loop], grid, max(1, GRAIN // max(1, per)), flops)]
 
 
-def _accumulate(inliner, node, x, data, taps, total, start, image, spans, kernel, function, block, channels, target) -> list[Stmt]:
+def _accumulate(
+    inliner, node, x, data, taps, total, start, image, spans, kernel, function, block, channels, target
+) -> list[Stmt]:
     kind = total.dtype
     zero = inliner.loop("z")
     empty = const(0, kind) if function == "add" else build.const(identity("max", kind), kind)
@@ -117,4 +124,3 @@ def _masked(n: Var, column: Expr, body: list[Stmt], channels: Dim, block: int, i
     if not (isinstance(channels, int) and channels % block == 0):
         body = [If(build.less(column, inliner.size(channels)), tuple(body))]
     return For(n, const(block), tuple(body), "vector")
-

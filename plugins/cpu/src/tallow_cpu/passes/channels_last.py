@@ -15,6 +15,7 @@ from tallow.graph import Graph, Node, Value, walk
 from tallow.ops import OPS
 from tallow.passes.rewrite import rewrite
 from tallow.passes.simplify import simplify
+
 from tallow_cpu.passes.pack import pack
 
 FLOATS = ("f32", "f16", "bf16", "f64", "i32")
@@ -39,7 +40,9 @@ def convert_windows(graph: Graph, target: Target) -> Graph:
         if node.op == "pool" and node.output.dtype.name in FLOATS:
             x = node.inputs[0]
             last = builder.transpose(x, permutation=to_last(x.rank))
-            return builder.transpose(builder.emit("cpu.pool", last, **node.attributes), permutation=to_first(x.rank))
+            return builder.transpose(
+                builder.emit("cpu.pool", last, **node.attributes), permutation=to_first(x.rank)
+            )
         return None
 
     return rewrite(graph, rule)
@@ -54,16 +57,22 @@ def _conv(builder: Builder, node: Node, target: Target) -> Value | None:
         return None
     last = builder.transpose(x, permutation=to_last(rank))
     if groups == x.shape[1] == w.shape[0] and rank == 4:
-        taps = builder.transpose(builder.reshape(w, shape=(w.shape[0], *kernel)), permutation=(*range(1, rank - 1), 0))
+        taps = builder.transpose(
+            builder.reshape(w, shape=(w.shape[0], *kernel)), permutation=(*range(1, rank - 1), 0)
+        )
         spec = {key: node[key] for key in ("strides", "pads", "dilations")}
-        return builder.transpose(builder.emit("cpu.depthwise", last, taps, **spec), permutation=to_first(rank))
+        return builder.transpose(
+            builder.emit("cpu.depthwise", last, taps, **spec), permutation=to_first(rank)
+        )
     if any(p != (0, 0) for p in node["pads"]):
         before, after = (tuple(p[side] for p in node["pads"]) for side in (0, 1))
         last = builder.pad(last, before=(0, *before, 0), after=(0, *after, 0), mode="constant")
     each, n = w.shape[1], w.shape[0] // groups
     split = builder.reshape(w, shape=(groups, n, each, *kernel))
     order = (0, *range(3, 3 + len(kernel)), 2, 1)
-    matrices = builder.reshape(builder.transpose(split, permutation=order), shape=(groups, product(kernel) * each, n))
+    matrices = builder.reshape(
+        builder.transpose(split, permutation=order), shape=(groups, product(kernel) * each, n)
+    )
     packed = pack(builder, matrices, target)
     if groups == 1 and all(k == 1 for k in kernel) and all(s == 1 for s in node["strides"]):
         result = builder.emit("cpu.matmul", last, packed, n=n)
@@ -95,7 +104,12 @@ def sink_transposes(graph: Graph, target: Target) -> Graph:
 def _origin(value: Value, made: dict[Value, Node]) -> Value | None:
     """a, if the value is transpose(a) back to channels first."""
     node = made.get(value)
-    if node is None or node.op != "transpose" or value.rank < 3 or node["permutation"] != to_first(value.rank):
+    if (
+        node is None
+        or node.op != "transpose"
+        or value.rank < 3
+        or node["permutation"] != to_first(value.rank)
+    ):
         return None
     return node.inputs[0]
 
@@ -103,7 +117,9 @@ def _origin(value: Value, made: dict[Value, Node]) -> Value | None:
 def _pointwise(builder: Builder, node: Node, made) -> Value | None:
     rank = node.output.rank
     origins = [_origin(v, made) for v in node.inputs]
-    found = [o for v, o in zip(node.inputs, origins, strict=True) if o is not None and v.shape == node.output.shape]
+    found = [
+        o for v, o in zip(node.inputs, origins, strict=True) if o is not None and v.shape == node.output.shape
+    ]
     if not found:
         return None
     operands = []

@@ -14,9 +14,9 @@ import time
 from collections.abc import Sequence
 
 import numpy as np
-
 from tallow.backend import BoundStep, Code
 from tallow.errors import ArtifactError, CompileError
+
 from tallow_cpu.runtime.source import IMPORTS, MAX_ARGUMENTS, SPINS_AT, STATE_BYTES
 from tallow_cpu.runtime.threads import usable_cores
 
@@ -53,7 +53,9 @@ class Mapped:
         self.address = _map(self.size)
         ctypes.memmove(self.address, blob, len(blob))
         if _libc.mprotect(self.address, self.size, mmap.PROT_READ | mmap.PROT_EXEC):
-            raise ArtifactError(f"the system refuses to run generated code: {os.strerror(ctypes.get_errno())}")
+            raise ArtifactError(
+                f"the system refuses to run generated code: {os.strerror(ctypes.get_errno())}"
+            )
 
     def __del__(self, _unmap=_libc.munmap):
         if not getattr(self, "forever", True):

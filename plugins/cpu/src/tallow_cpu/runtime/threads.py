@@ -15,7 +15,10 @@ def usable_cores() -> int:
 def quota(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> int | None:
     """Cores that the CPU quotas of the process's control groups allow, rounded up; None without one."""
     limits = [
-        limit for folder in _folders(root, membership) for limit in (_version2(folder), _version1(folder)) if limit
+        limit
+        for folder in _folders(root, membership)
+        for limit in (_version2(folder), _version1(folder))
+        if limit
     ]
     return min(limits, default=None)
 

@@ -7,7 +7,6 @@ import time
 from collections.abc import Sequence
 
 import numpy as np
-
 from tallow.backend import BoundStep, Code, DeviceInfo, Target
 from tallow.errors import Unavailable
 from tallow.graph import Node, TensorType
@@ -32,7 +31,11 @@ class FakeBackend:
         return Target("fake", "any")
 
     def supports(self, node: Node, target: Target) -> str | None:
-        odd = [v for v in (*node.inputs, *node.outputs) if not isinstance(v.type, TensorType) or v.dtype.kind == "string"]
+        odd = [
+            v
+            for v in (*node.inputs, *node.outputs)
+            if not isinstance(v.type, TensorType) or v.dtype.kind == "string"
+        ]
         return f"no kernels for {odd[0].type}" if odd else None
 
     def compile(self, kernels, target: Target) -> Code:
@@ -93,14 +96,25 @@ class FakePrepared:
                 buffer.name: _memory(bases[base] + offset, buffer.dtype.numpy)
                 for buffer, (base, offset) in zip(kernel.parameters, step.arguments, strict=True)
             }
-            interpret(kernel, arrays, {v.name: s for v, s in zip(kernel.sizes, step.sizes, strict=True)}, 0, step.grid)
+            interpret(
+                kernel,
+                arrays,
+                {v.name: s for v, s in zip(kernel.sizes, step.sizes, strict=True)},
+                0,
+                step.grid,
+            )
             seconds.append(time.perf_counter() - start)
         return seconds
 
 
 def _memory(address: int, carrier: np.dtype) -> np.ndarray:
     """Memory from an address on, as far as anyone could index."""
-    interface = {"data": (address, False), "shape": (1 << 24,), "typestr": f"|V{carrier.itemsize}", "version": 3}
+    interface = {
+        "data": (address, False),
+        "shape": (1 << 24,),
+        "typestr": f"|V{carrier.itemsize}",
+        "version": 3,
+    }
     holder = type("Memory", (), {"__array_interface__": interface})()
     return np.asarray(holder).view(carrier)
 
