@@ -219,7 +219,7 @@ def broadcast(a: Dim, b: Dim) -> Dim:
 def _broadcast_operands(dim: Dim) -> tuple[Dim, ...]:
     """The sizes inside nested broadcasts: their order and repetition mean nothing."""
     match dim:
-        case Expr(terms=((((Apply("broadcast", (a, b)),), 1),)):
+        case Expr(terms=(((Apply("broadcast", (a, b)),), 1),)):
             return (*_broadcast_operands(a), *_broadcast_operands(b))
     return (dim,)
 
