@@ -8,10 +8,8 @@ the graph it came from.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass
 
 from tallow.dim import Dim, product, symbol
-from tallow.dtype import DType
 from tallow.errors import CompileError
 from tallow.graph import Node, Value, type_symbols, used_symbols
 from tallow.kernel import build
@@ -105,15 +103,14 @@ def _free_names(statements: Iterable[Stmt], bound: frozenset[str]) -> set[str]:
     return free
 
 
-def _variables(expression) -> Iterator[Var]:
-    if isinstance(expression, Var):
-        yield expression
-    elif isinstance(expression, tuple):
-        for part in expression:
-            yield from _variables(part)
-    elif is_dataclass(expression) and not isinstance(expression, (Buffer, DType)):
-        for field in fields(expression):
-            yield from _variables(getattr(expression, field.name))
+def _variables(expressions: Iterable[Expr | None]) -> Iterator[Var]:
+    waiting = [e for e in expressions if e is not None]
+    while waiting:
+        e = waiting.pop()
+        if isinstance(e, Var):
+            yield e
+        else:
+            waiting += build.children(e)
 
 
 class Scope:
