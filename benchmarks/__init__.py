@@ -1,0 +1,1 @@
+"""Benchmarks: Tallow and its peers, interleaved in one run."""
