@@ -29,7 +29,16 @@ class Engine:
 
     def __init__(self, name: str, model: str, threads: int, dims: dict, folder: Path):
         self.output = folder / f"{name}.npz"
-        words = [sys.executable, "-m", "benchmarks.worker", name, model, str(threads), json.dumps(dims), str(self.output)]
+        words = [
+            sys.executable,
+            "-m",
+            "benchmarks.worker",
+            name,
+            model,
+            str(threads),
+            json.dumps(dims),
+            str(self.output),
+        ]
         self.process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.first = self._answer()["first"]
 
@@ -81,7 +90,9 @@ def _difference(ours, theirs) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("models", nargs="*")
     parser.add_argument("--threads", type=int, nargs="*", default=[1, 2])
     parser.add_argument("--json", type=Path, help="also write the rows here")
@@ -89,7 +100,9 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         models = options.models or [str(build_light(name, Path(folder))) for name in LIGHT]
-        print("| model | threads | Tallow ms | onnxruntime ms | ratio | first result s | peak MB | difference |")
+        print(
+            "| model | threads | Tallow ms | onnxruntime ms | ratio | first result s | peak MB | difference |"
+        )
         print("|---|---|---|---|---|---|---|---|")
         for model in models:
             path, *sizes = model.split(",")
@@ -97,9 +110,15 @@ def main() -> None:
             for threads in options.threads:
                 row = compare(path, dims, threads)
                 rows.append(row)
-                first, peak = ("{:.2f} / {:.2f}".format(*row["first_s"]), "{:.0f} / {:.0f}".format(*row["peak_mb"]))
+                first, peak = (
+                    "{:.2f} / {:.2f}".format(*row["first_s"]),
+                    "{:.0f} / {:.0f}".format(*row["peak_mb"]),
+                )
                 times = f"{row['tallow_ms']:.2f} | {row['onnxruntime_ms']:.2f} | {row['ratio']:.2f}x"
-                print(f"| {row['model']} | {threads} | {times} | {first} | {peak} | {row['difference']:.0e} |", flush=True)
+                print(
+                    f"| {row['model']} | {threads} | {times} | {first} | {peak} | {row['difference']:.0e} |",
+                    flush=True,
+                )
     print(f"geometric mean of the ratios: {exp(sum(log(r['ratio']) for r in rows) / len(rows)):.2f}x")
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1))

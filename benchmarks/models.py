@@ -25,11 +25,15 @@ def build_light(name: str, folder: Path) -> Path:
             kept.append(node)
             continue
         shape = [int(d) for d in shapes[node.input[0]]]
-        graph.initializer.append(numpy_helper.from_array(_weights(rng, shape, *roles[node.output[0]]), node.output[0]))
+        graph.initializer.append(
+            numpy_helper.from_array(_weights(rng, shape, *roles[node.output[0]]), node.output[0])
+        )
     del graph.node[:]
     graph.node.extend(kept)
     path = folder / f"{name}.onnx"
-    model = helper.make_model(graph, opset_imports=list(model.opset_import), ir_version=max(model.ir_version, 4))
+    model = helper.make_model(
+        graph, opset_imports=list(model.opset_import), ir_version=max(model.ir_version, 4)
+    )
     onnx.save(model, path)
     return path
 

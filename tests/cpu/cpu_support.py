@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+
 from tallow.backend import BoundStep
 from tallow.dtype import DType
 from tallow.kernel.build import const, var

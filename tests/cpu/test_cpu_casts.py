@@ -4,6 +4,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from cpu_support import BACKEND, HOST, Native, casting, element_wise
+
 from tallow.dtype import DTYPES, f16, f32, f64, i32
 from tallow.kernel.grammar import Bitcast
 

@@ -7,6 +7,7 @@ import pytest
 from cpu_support import BACKEND, COUNT, HOST, INDEX, Native, element_wise, grid
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tallow.dtype import DTYPES, bool_, f16, f32, i32, i64, u8
 from tallow.errors import CompileError, Unavailable
 from tallow.kernel.build import add, call, const, mul, splat, var

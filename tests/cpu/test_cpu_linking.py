@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cpu_support import BACKEND, HOST, Native, element_wise
+
 from tallow.backend import Code
 from tallow.dtype import f32
 from tallow.errors import ArtifactError, CompileError, Unavailable

@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 from cpu_support import BACKEND, HOST, Native, grid
+
 from tallow.backend import Target
 from tallow.dtype import f32
 from tallow.kernel.build import add, call, const, mul, var

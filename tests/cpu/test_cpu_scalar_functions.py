@@ -4,6 +4,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from cpu_support import BACKEND, HOST, Native, element_wise
+
 from tallow.dtype import DTYPES, bool_, f32, f64, i64
 from tallow.errors import CompileError
 from tallow.kernel.build import const

@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pytest
 from cpu_support import BACKEND, INDEX, Native, grid
+
 from tallow.backend import BoundStep
 from tallow.dtype import f32, i64
 from tallow.errors import CompileError

@@ -23,6 +23,8 @@ def test_python_blocks_run(path, number, block, capsys):
 
 def test_environment_variables_are_documented():
     sources = [*ROOT.glob("core/src/**/*.py"), *ROOT.glob("plugins/*/src/**/*.py")]
-    used = {name for path in sources for name in re.findall(r"\bTALLOW_[A-Z]+\b", path.read_text())} - {"TALLOW_API"}
+    used = {name for path in sources for name in re.findall(r"\bTALLOW_[A-Z]+\b", path.read_text())} - {
+        "TALLOW_API"
+    }
     listed = set(re.findall(r"`(TALLOW_[A-Z]+)`", (ROOT / "docs/command.md").read_text()))
     assert used == listed

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tallow.dtype import f32, i64
 from tallow.errors import VerifyError
 from tallow.interpret import interpret

@@ -6,8 +6,9 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import tallow
 from onnx import TensorProto, helper
+
+import tallow
 from tallow.errors import ImportFailed
 from tallow.graph import walk
 

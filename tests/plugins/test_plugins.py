@@ -8,6 +8,7 @@ from importlib.metadata import EntryPoint
 
 import numpy as np
 import pytest
+
 import tallow
 from tallow.builder import Builder
 from tallow.errors import PluginError, Unavailable

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from onnx import helper
+
 from tallow.cli import main
 
 

@@ -10,8 +10,9 @@ import threading
 
 import numpy as np
 import pytest
-import tallow
 from safetensors import safe_open
+
+import tallow
 from tallow.builder import Builder
 from tallow.errors import ArtifactError, GraphError, InputError
 

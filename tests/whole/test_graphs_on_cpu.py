@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import tallow
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+import tallow
 from tallow.builder import Builder
 from tallow.dtype import DTYPES
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 import numpy as np
+
 import tallow
 from tallow.hookspecs import hook
 

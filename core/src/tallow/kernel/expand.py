@@ -23,7 +23,8 @@ from tallow.kernel.grammar import (
     Store,
     Update,
 )
-from tallow.kernel.math import APPROXIMATIONS, Maths
+from tallow.kernel.math import APPROXIMATIONS
+from tallow.kernel.straight import Maths
 from tallow.kernel.vectorise import combine
 
 

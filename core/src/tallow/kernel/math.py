@@ -3,51 +3,19 @@
 Each function takes a `Maths` (which names intermediate results) and operands that are already names.
 f32 functions that models use most are computed in f32; the others in f64 and rounded. Sources: Cody
 and Waite, "Software Manual for the Elementary Functions" (1980), for reductions; Cephes for the f32
-exponential and hyperbolic tangent polynomials; the other polynomials are least-squares fits.
+exponential and the hyperbolic tangents; the other polynomials are least-squares fits.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from tallow.dtype import DType, f32, f64, i32, i64
-from tallow.kernel.grammar import Bitcast, Call, Cast, Const, Expr, Let, Stmt, Var
-from tallow.scalar import SCALAR
-
-
-class Maths:
-    """Writes straight code: each operation gets a name, so that nothing is computed twice."""
-
-    def __init__(self, statements: list[Stmt], fresh: Callable[[str], str]):
-        self.statements, self.fresh = statements, fresh
-
-    def let(self, e: Expr, hint: str = "m") -> Expr:
-        if isinstance(e, (Var, Const)):
-            return e
-        var = Var(self.fresh(hint), e.dtype, e.lanes)
-        self.statements.append(Let(var, e))
-        return var
-
-    def do(self, function: str, *operands: Expr | float) -> Expr:
-        """A basic function of operands; numbers take the dtype of the other operands."""
-        like = next(o for o in reversed(operands) if not isinstance(o, (int, float)))
-        typed = tuple(Const(o, like.dtype) if isinstance(o, (int, float)) else o for o in operands)
-        return self.let(Call(function, typed, SCALAR[function].result_dtype(typed[-1].dtype)))
-
-    def cast(self, e: Expr, dtype: DType) -> Expr:
-        return self.let(Cast(e, dtype))
-
-    def bits(self, e: Expr, dtype: DType) -> Expr:
-        return self.let(Bitcast(e, dtype))
-
-    def polynomial(self, x: Expr, coefficients: Sequence[float]) -> Expr:
-        """Horner's rule; coefficients from the constant up."""
-        total: Expr = Const(coefficients[-1], x.dtype)
-        for c in reversed(coefficients[:-1]):
-            total = self.do("fma", total, x, c)
-        return total
+from tallow.dtype import f32, f64, i32, i64
+from tallow.kernel import trigonometry
+from tallow.kernel.grammar import Expr
+from tallow.kernel.straight import Maths
 
 
 def _power_of_two(m: Maths, n: Expr) -> Expr:
@@ -128,15 +96,19 @@ def tanh_f32(m: Maths, x: Expr) -> Expr:
     return m.do("select", m.do("lt", size, 0.625), small, large)
 
 
+_TANH64 = (-1.61468768441708447952e3, -9.92877231001918586564e1, -9.64399179425052238628e-1)
+_TANH64_BELOW = (4.84406305325125486048e3, 2.23548839060100448583e3, 1.12811678491632931402e2, 1.0)
+
+
 def tanh_f64(m: Maths, x: Expr) -> Expr:
     size = m.do("abs", x)
     z = m.do("mul", x, x)
-    series = (1.0, -1 / 3, 2 / 15, -17 / 315, 62 / 2835, -1382 / 155925, 21844 / 6081075)
-    small = m.do("mul", x, m.polynomial(z, series))
+    ratio = m.do("div", m.polynomial(z, _TANH64), m.polynomial(z, _TANH64_BELOW))
+    small = m.do("fma", m.do("mul", x, z), ratio, x)
     e = exp_f64(m, m.do("add", size, size))
     large = m.do("sub", 1.0, m.do("div", 2.0, m.do("add", e, 1.0)))
     large = m.do("select", m.do("lt", x, 0.0), m.do("neg", large), large)
-    return m.do("select", m.do("lt", size, 0.05), small, large)
+    return m.do("select", m.do("lt", size, 0.625), small, large)
 
 
 def _sigmoid(exp):
@@ -178,93 +150,6 @@ def erf_f32(m: Maths, x: Expr) -> Expr:
     return m.do("select", m.do("lt", size, 0.9), small, large)
 
 
-_SIN = [(-1.0) ** k / math.factorial(2 * k + 1) for k in range(9)]
-_COS = [(-1.0) ** k / math.factorial(2 * k) for k in range(10)]
-
-
-def _sine_cosine(m: Maths, x: Expr) -> tuple[Expr, Expr]:
-    """sin and cos by reduction to a quarter turn; exact to f32 for |x| up to 1e8."""
-    q = m.do("round", m.do("mul", x, 2 / math.pi))
-    r = m.do("fma", q, -1.5707963267341256, x)
-    r = m.do("fma", q, -6.0771005063039597e-11, r)
-    r = m.do("fma", q, -2.0222662487959506e-21, r)
-    z = m.do("mul", r, r)
-    s, c = m.do("mul", r, m.polynomial(z, _SIN)), m.polynomial(z, _COS)
-    quarter = m.do("bit_and", m.cast(q, i64), 3)
-    odd = m.do("eq", m.do("bit_and", quarter, 1), 1)
-    flip_s = m.do("ge", quarter, 2)
-    flip_c = m.do("or", m.do("eq", quarter, 1), m.do("eq", quarter, 2))
-    sine, cosine = m.do("select", odd, c, s), m.do("select", odd, s, c)
-    return (
-        m.do("select", flip_s, m.do("neg", sine), sine),
-        m.do("select", flip_c, m.do("neg", cosine), cosine),
-    )
-
-
-def sin_f64(m: Maths, x: Expr) -> Expr:
-    return _sine_cosine(m, x)[0]
-
-
-def cos_f64(m: Maths, x: Expr) -> Expr:
-    return _sine_cosine(m, x)[1]
-
-
-def tan_f64(m: Maths, x: Expr) -> Expr:
-    sine, cosine = _sine_cosine(m, x)
-    return m.do("div", sine, cosine)
-
-
-_ATAN = (
-    0.9999999999999449,
-    -0.3333333332820299,
-    0.1999999920606496,
-    -0.1428566686574542,
-    0.11109687802831802,
-    -0.09066797936742971,
-    0.07450438246391893,
-    -0.05229554402139501,
-    0.010856934123860401,
-    0.025342831444763233,
-)
-
-
-def atan_f64(m: Maths, x: Expr) -> Expr:
-    """Reduced to |x| <= tan(pi/8) by atan x = pi/2 - atan 1/x and pi/4 + atan((x-1)/(x+1)); 1e-13 relative."""
-    size = m.do("abs", x)
-    inverted = m.do("gt", size, 1.0)
-    t = m.do("select", inverted, m.do("div", 1.0, size), size)
-    turned = m.do("gt", t, math.tan(math.pi / 8))
-    t = m.do("select", turned, m.do("div", m.do("sub", t, 1.0), m.do("add", t, 1.0)), t)
-    value = m.do("mul", t, m.polynomial(m.do("mul", t, t), _ATAN))
-    value = m.do("select", turned, m.do("add", value, math.pi / 4), value)
-    value = m.do("select", inverted, m.do("sub", math.pi / 2, value), value)
-    return m.do("select", m.do("lt", x, 0.0), m.do("neg", value), value)
-
-
-def asin_f64(m: Maths, x: Expr) -> Expr:
-    root = m.do("sqrt", m.do("mul", m.do("sub", 1.0, x), m.do("add", x, 1.0)))
-    return atan_f64(m, m.do("div", x, root))
-
-
-def acos_f64(m: Maths, x: Expr) -> Expr:
-    """2 atan(sqrt((1 - x) / (1 + x))), accurate at both ends."""
-    ratio = m.do("div", m.do("sub", 1.0, x), m.do("add", x, 1.0))
-    return m.do("mul", atan_f64(m, m.do("sqrt", ratio)), 2.0)
-
-
-def atan2_f64(m: Maths, y: Expr, x: Expr) -> Expr:
-    negative = m.do("lt", m.bits(x, i64), 0)
-    base = atan_f64(m, m.do("abs", m.do("div", y, x)))
-    both = m.do("eq", m.do("abs", y), m.do("abs", x))
-    base = m.do("select", both, math.pi / 4, base)
-    base = m.do("select", m.do("eq", y, 0.0), 0.0, base)
-    base = m.do("select", negative, m.do("sub", math.pi, base), base)
-    below = m.do("lt", m.bits(y, i64), 0)
-    signed = m.do("select", below, m.do("neg", base), base)
-    nan = m.do("or", m.do("isnan", x), m.do("isnan", y))
-    return m.do("select", nan, math.nan, signed)
-
-
 def _near_zero(m: Maths, x: Expr, value: Expr, series: Expr, edge: float = 1e-3) -> Expr:
     return m.do("select", m.do("lt", m.do("abs", x), edge), series, value)
 
@@ -280,18 +165,19 @@ def sinh_f64(m: Maths, x: Expr) -> Expr:
 
 
 def cosh_f64(m: Maths, x: Expr) -> Expr:
-    return m.do("mul", m.do("add", exp_f64(m, m.do("mul", x, 1.0)), exp_f64(m, m.do("neg", x))), 0.5)
+    root = exp_f64(m, m.do("mul", m.do("abs", x), 0.5))  # its square may be above the largest number
+    return m.do("fma", m.do("mul", root, 0.5), root, m.do("div", m.do("div", 0.5, root), root))
 
 
 def asinh_f64(m: Maths, x: Expr) -> Expr:
     size = m.do("abs", x)
     value = log_f64(m, m.do("add", size, m.do("sqrt", m.do("fma", x, x, 1.0))))
-    value = m.do("select", m.do("lt", x, 0.0), m.do("neg", value), value)
-    return _near_zero(m, x, value, _cubic(m, x, -1 / 6))
+    return _near_zero(m, x, m.odd(x, value), m.do("select", m.do("eq", x, 0.0), x, _cubic(m, x, -1 / 6)))
 
 
 def acosh_f64(m: Maths, x: Expr) -> Expr:
-    return log_f64(m, m.do("add", x, m.do("sqrt", m.do("fma", x, x, -1.0))))
+    value = log_f64(m, m.do("add", x, m.do("sqrt", m.do("fma", x, x, -1.0))))
+    return m.do("select", m.do("lt", x, 1.0), math.nan, value)
 
 
 def atanh_f64(m: Maths, x: Expr) -> Expr:
@@ -330,27 +216,34 @@ def pow_f64(m: Maths, x: Expr, y: Expr) -> Expr:
     invalid = m.do("and", m.do("lt", x, 0.0), m.do("not", whole))
     invalid = m.do("and", invalid, m.do("lt", size, math.inf))
     value = m.do("select", invalid, math.nan, value)
-    value = m.do("select", m.do("isnan", m.do("add", x, y)), math.nan, value)
+    value = m.do("select", m.do("or", m.do("isnan", x), m.do("isnan", y)), math.nan, value)
     unit = m.do("or", m.do("eq", x, 1.0), m.do("eq", y, 0.0))
     minus = m.do("and", m.do("eq", x, -1.0), m.do("isinf", y))
     return m.do("select", m.do("or", unit, minus), 1.0, value)
 
 
 def fmod_f64(m: Maths, x: Expr, y: Expr) -> Expr:
-    """x - y trunc(x / y), exact while the quotient is below 2**53."""
-    q = m.do("trunc", m.do("div", x, y))
-    r = m.do("fma", m.do("neg", q), y, x)
+    """The exact remainder of f32 values: the quotient is taken off 29 bits at a time, each step exact."""
+    r = x
+    for bits in range(9 * 29, -1, -29):
+        multiple = m.do("mul", y, math.ldexp(1.0, bits))
+        q = m.do("trunc", m.do("div", r, multiple))
+        r = m.do("fma", m.do("neg", q), multiple, r)
     size = m.do("abs", y)
     wrong = m.do("and", m.do("ne", r, 0.0), m.do("ne", m.do("lt", r, 0.0), m.do("lt", x, 0.0)))
     up = m.do("select", m.do("lt", x, 0.0), m.do("neg", size), size)
     r = m.do("select", wrong, m.do("add", r, up), r)
+    r = m.do("select", m.do("eq", r, 0.0), m.do("mul", x, 0.0), r)
     return m.do("select", m.do("and", m.do("isinf", y), m.do("lt", m.do("abs", x), math.inf)), x, r)
 
 
 def mod_f64(m: Maths, x: Expr, y: Expr) -> Expr:
+    """The remainder with the sign of the divisor, also where it is zero."""
     r = fmod_f64(m, x, y)
     other = m.do("and", m.do("ne", r, 0.0), m.do("ne", m.do("lt", r, 0.0), m.do("lt", y, 0.0)))
-    return m.do("select", other, m.do("add", r, y), r)
+    r = m.do("select", other, m.do("add", r, y), r)
+    zero = m.do("mul", m.do("sign", y), 0.0)
+    return m.do("select", m.do("eq", r, 0.0), zero, r)
 
 
 def rsqrt(m: Maths, x: Expr) -> Expr:
@@ -385,13 +278,13 @@ APPROXIMATIONS: dict[str, Approximation] = {
     "log2": Approximation(log2_f64),
     "expm1": Approximation(expm1_f64, exact64=False),
     "log1p": Approximation(log1p_f64, exact64=False),
-    "sin": Approximation(sin_f64, exact64=False),
-    "cos": Approximation(cos_f64, exact64=False),
-    "tan": Approximation(tan_f64, exact64=False),
-    "asin": Approximation(asin_f64, exact64=False),
-    "acos": Approximation(acos_f64, exact64=False),
-    "atan": Approximation(atan_f64, exact64=False),
-    "atan2": Approximation(atan2_f64, exact64=False),
+    "sin": Approximation(trigonometry.sin, exact64=False),
+    "cos": Approximation(trigonometry.cos, exact64=False),
+    "tan": Approximation(trigonometry.tan, exact64=False),
+    "asin": Approximation(trigonometry.asin, exact64=False),
+    "acos": Approximation(trigonometry.acos, exact64=False),
+    "atan": Approximation(trigonometry.atan, exact64=False),
+    "atan2": Approximation(trigonometry.atan2, exact64=False),
     "sinh": Approximation(sinh_f64, exact64=False),
     "cosh": Approximation(cosh_f64),
     "asinh": Approximation(asinh_f64, exact64=False),
@@ -400,6 +293,6 @@ APPROXIMATIONS: dict[str, Approximation] = {
     "pow": Approximation(pow_f64, exact64=False),
     "fmod": Approximation(fmod_f64, exact64=False),
     "mod": Approximation(mod_f64, exact64=False),
-    "rsqrt": Approximation(rsqrt, rsqrt),
+    "rsqrt": Approximation(rsqrt, rsqrt, 2.0),
     "reciprocal": Approximation(reciprocal, reciprocal),
 }

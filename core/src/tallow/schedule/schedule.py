@@ -43,9 +43,11 @@ def schedule(graph: Graph, lowerer: Lowerer) -> Scheduled:
 
 
 class _Declines(Exception):
-    def __init__(self, node: Node, reason: str):
-        super().__init__(reason)
-        self.node, self.reason = node, reason
+    """Lowerings that did not take their groups: root (or last node) -> reason."""
+
+    def __init__(self, reasons: dict[Node, str]):
+        super().__init__(", ".join(reasons.values()))
+        self.reasons = reasons
 
 
 @dataclass(slots=True, eq=False)
@@ -66,13 +68,13 @@ class _Scheduler:
             draft = _Draft(self, graph, bare, host)
             try:
                 return Scheduled(draft.build(extra_inputs), self.kernels, self.constants)
-            except _Declines as refusal:
-                if refusal.node not in bare:
-                    bare[refusal.node] = refusal.reason
-                elif OPS[refusal.node.op].decompose is not None:
-                    graph = decompose(graph, keep=lambda node, refused=refusal.node: node is not refused)
-                else:
-                    host[refusal.node] = refusal.reason
+            except _Declines as declined:
+                twice = {node for node in declined.reasons if node in bare}
+                composite = {node for node in twice if OPS[node.op].decompose is not None}
+                host |= {node: declined.reasons[node] for node in twice - composite}
+                bare |= declined.reasons
+                if composite:
+                    graph = decompose(graph, keep=lambda node, refused=composite: node not in refused)
 
     def kernel_name(self, kernel: Kernel) -> str:
         """The entry of a kernel; kernels that are equal but for the name share one."""
@@ -98,6 +100,7 @@ class _Draft:
         self.constants: dict[int, str] = {}
         self.steps: list[Step] = []
         self.unused: dict[Value, Node] = {}
+        self.declined: dict[Node, str] = {}
         self.results = set(graph.outputs)
 
     def build(self, extra_inputs: Sequence[Value]) -> Program:
@@ -106,6 +109,8 @@ class _Draft:
         rules = Rules(self.has_lowering, self.feeds, frozenset(self.bare), frozenset(self.host))
         for item in fuse(graph, rules):
             self.add(item)
+        if self.declined:
+            raise _Declines(self.declined)
         outputs = tuple(self.need(v) for v in graph.outputs)
         self.write_views_in_place(outputs)
         found = {name: s for v in graph.inputs for name, s in type_symbols(v.type).items()}
@@ -162,7 +167,8 @@ class _Draft:
         lowering = self.shared.lowerer.find(group.root) if group.root else lower_pointwise
         calls = lowering(group, self.shared.lowerer.target)
         if isinstance(calls, Declined):
-            raise _Declines(group.root or group.nodes[-1], calls.reason)
+            self.declined[group.root or group.nodes[-1]] = calls.reason
+            calls = ()
         for value in group.outputs:
             self.slot(value, "output" if value in self.results else "temporary")
         for call in calls:

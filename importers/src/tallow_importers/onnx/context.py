@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
+
 from tallow.dim import Dim
 from tallow.dtype import DType, i64
 from tallow.errors import TallowError
 from tallow.graph import TensorType, Value
-
 from tallow_importers.onnx.known import KnownBuilder
 from tallow_importers.onnx.tensors import dtype_of, to_array
 

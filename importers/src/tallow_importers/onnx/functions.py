@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import onnx
+
 from tallow.dtype import DType
 from tallow.graph import SequenceType, TensorType, Type
-
 from tallow_importers.onnx.tensors import ONNX_DTYPES
 
 _NUMBERS: dict[DType, int] = {dtype: number for number, dtype in ONNX_DTYPES.items()}

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError
+
 from tallow.dim import Dim, symbol
 from tallow.errors import GraphError, ImportFailed
 from tallow.graph import Graph, Location, OptionalType, SequenceType, TensorType, Type, Value
-
 from tallow_importers.onnx import families
 from tallow_importers.onnx.context import Context, NodeView, Unsupported, attributes_of
 from tallow_importers.onnx.functions import body_of, type_proto
@@ -152,9 +152,10 @@ class _Importer:
             if dim.dim_value >= 0:
                 return dim.dim_value
             return context.builder.fresh_symbol("d")
-        if dim.dim_param:
+        name = _identifier(dim.dim_param)  # "?" and the like name nothing
+        if name:
             if dim.dim_param not in self.renamed:
-                self.renamed[dim.dim_param] = context.builder.unique(_identifier(dim.dim_param) or "d")
+                self.renamed[dim.dim_param] = context.builder.unique(name)
             return self._size(self.renamed[dim.dim_param], dim.dim_param)
         return self._size(str(context.builder.fresh_symbol("d")))
 

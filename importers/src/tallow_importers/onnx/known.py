@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+
 from tallow.builder import Builder
 from tallow.dim import Dim, bounds, floordiv, maximum, minimum, mod
 from tallow.errors import TallowError

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Sequence
 
 import onnx
+
 from tallow.errors import ImportFailed
 
 

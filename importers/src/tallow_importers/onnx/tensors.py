@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import TensorProto
+
 from tallow.dtype import DTYPES, DType
 from tallow.errors import ImportFailed
 

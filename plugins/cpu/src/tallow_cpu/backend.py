@@ -6,12 +6,12 @@ import platform
 from collections.abc import Sequence
 
 import numpy as np
+
 from tallow.backend import Code, DeviceInfo, Target
 from tallow.dtype import DType
 from tallow.errors import ArtifactError, Unavailable
 from tallow.graph import Node, TensorType
 from tallow.kernel.grammar import Kernel
-
 from tallow_cpu import compile as compiler
 from tallow_cpu.lowerings import LOWERINGS
 from tallow_cpu.passes import PASSES

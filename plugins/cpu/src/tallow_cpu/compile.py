@@ -13,7 +13,6 @@ from tallow.kernel.expand import expand
 from tallow.kernel.grammar import Kernel
 from tallow.kernel.unroll import unroll
 from tallow.kernel.vectorise import vectorise
-
 from tallow_cpu import cache, elf
 from tallow_cpu.llvm import native
 from tallow_cpu.llvm.functions import NATIVE

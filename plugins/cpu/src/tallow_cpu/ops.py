@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from tallow.graph import TensorType
 from tallow.ops import Op, op
 from tallow.ops.contraction import window_size

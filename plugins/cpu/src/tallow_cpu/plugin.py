@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from tallow.hookspecs import hook
-
 from tallow_cpu.ops import OPS
 
 TALLOW_API = 1

@@ -7,7 +7,6 @@ import math
 from tallow.dim import floordiv
 from tallow.dtype import i64
 from tallow.graph import Value
-
 from tallow_importers.onnx.context import Context, NodeView
 from tallow_importers.onnx.registry import onnx_op
 

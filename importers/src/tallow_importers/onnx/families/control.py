@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import onnx
+
 from tallow.dim import symbol
 from tallow.dtype import bool_, i64
 from tallow.graph import TensorType, Value, type_symbols
 from tallow.ops.control import join_types
-
 from tallow_importers.onnx.context import Context, NodeView
 from tallow_importers.onnx.registry import onnx_op
 

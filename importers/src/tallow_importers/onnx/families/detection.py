@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+
 from tallow.dtype import i64
 from tallow.graph import Value
-
 from tallow_importers.onnx.context import Context, NodeView
 from tallow_importers.onnx.registry import onnx_op
 

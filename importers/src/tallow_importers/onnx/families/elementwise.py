@@ -6,10 +6,10 @@ import math
 from functools import reduce
 
 import numpy as np
+
 from tallow.dim import product
 from tallow.dtype import bool_, f32, i64
 from tallow.graph import Value
-
 from tallow_importers.onnx.context import Context, NodeView
 from tallow_importers.onnx.registry import onnx_op
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from tallow.graph import Value
-
 from tallow_importers.onnx.context import Context, NodeView
 from tallow_importers.onnx.registry import onnx_op
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from tallow.dtype import f32, i32
 from tallow.graph import Value
-
 from tallow_importers.onnx.context import Context, NodeView
 from tallow_importers.onnx.families import quantization as quant
 from tallow_importers.onnx.families.matmul import matmul_any_rank

@@ -5,7 +5,6 @@ from __future__ import annotations
 from tallow.dim import product
 from tallow.dtype import f32
 from tallow.graph import Value
-
 from tallow_importers.onnx.context import Context, NodeView
 from tallow_importers.onnx.families.convolution import per_channel
 from tallow_importers.onnx.registry import onnx_op

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from tallow.dim import Dim, exact_quotient, floordiv
 from tallow.dtype import f32
 from tallow.graph import Value
-
 from tallow_importers.onnx.context import Context, NodeView
 from tallow_importers.onnx.registry import onnx_op
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+
 from tallow.dim import Dim
 from tallow.dtype import f32, i64
 from tallow.graph import Value
-
 from tallow_importers.onnx.context import Context, NodeView
 from tallow_importers.onnx.registry import onnx_op
 

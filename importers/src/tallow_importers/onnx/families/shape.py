@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
+
 from tallow.dim import Dim, bounds, exact_quotient, floordiv, maximum, minimum, product
 from tallow.dtype import f32, i64
 from tallow.graph import Value
-
 from tallow_importers.onnx.context import Context, NodeView
 from tallow_importers.onnx.registry import onnx_op
 from tallow_importers.onnx.tensors import sparse_to_dense
@@ -97,6 +99,12 @@ def squeeze(context: Context, node: NodeView) -> Value:
     x, axes = node.input(0), _axes(context, node)
     if axes is None:
         drop = {a for a, d in enumerate(x.shape) if d == 1}
+        unknown = [str(d) for d in x.shape if not isinstance(d, int) and (bounds(d)[0] or 0) <= 1]
+        if unknown:
+            where, sizes = context.builder.location, ", ".join(unknown)
+            warnings.warn(
+                f"{where} keeps axes whose size is not known ({sizes}): fix them with dims", stacklevel=2
+            )
     else:
         drop = {context.axis(a, x.rank) for a in axes}
     return context.builder.reshape(x, shape=tuple(d for a, d in enumerate(x.shape) if a not in drop))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
+
 from tallow.dim import floordiv
 from tallow.dtype import f32, i64
 from tallow.graph import Value
-
 from tallow_importers.onnx.context import Context, NodeView
 from tallow_importers.onnx.registry import onnx_op
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tallow.dtype import DType, f32, f64, i32
-
 from tallow_cpu.llvm.types import constant, is_narrow, register, suffix, vector
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from tallow.dtype import DType, f32
 from tallow.errors import CompileError
 from tallow.kernel.grammar import Cast, Const, Expr
-
 from tallow_cpu.llvm import casts
 from tallow_cpu.llvm.types import constant, is_narrow, register, suffix, vector
 

@@ -32,7 +32,6 @@ from tallow.kernel.grammar import (
     Var,
 )
 from tallow.kernel.vectorise import combine
-
 from tallow_cpu.llvm import casts, functions
 from tallow_cpu.llvm.types import constant, memory, register, suffix, vector
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 
 import numpy as np
+
 from tallow.dtype import DType
 
 _FLOATS = {"f64": "double", "f32": "float"}

@@ -11,7 +11,6 @@ from tallow.kernel.build import add, const, floordiv, mod, mul
 from tallow.kernel.grammar import Expr
 from tallow.lower.group import Declined, Group, KernelCall
 from tallow.ops.pointwise import operand_index
-
 from tallow_cpu.lowerings.tile import Contraction, Shape, choose_shape, lanes, lower_tile
 
 

@@ -14,7 +14,6 @@ from tallow.lower.group import Declined, Group, KernelCall
 from tallow.lower.inline import Inliner
 from tallow.lower.pointwise import GRAIN, count_flops, unravel
 from tallow.lower.reduce import accumulator
-
 from tallow_cpu.lowerings.tile import lanes
 
 

@@ -15,7 +15,6 @@ from tallow.graph import Graph, Node, Value, walk
 from tallow.ops import OPS
 from tallow.passes.rewrite import rewrite
 from tallow.passes.simplify import simplify
-
 from tallow_cpu.passes.pack import pack
 
 FLOATS = ("f32", "f16", "bf16", "f64", "i32")

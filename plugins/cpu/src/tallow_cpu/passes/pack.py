@@ -6,7 +6,6 @@ from tallow.backend import Target
 from tallow.builder import Builder
 from tallow.graph import Graph, Node, Value, walk
 from tallow.passes.rewrite import rewrite
-
 from tallow_cpu.lowerings.tile import panel_width
 
 

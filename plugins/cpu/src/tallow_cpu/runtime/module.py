@@ -14,9 +14,9 @@ import time
 from collections.abc import Sequence
 
 import numpy as np
+
 from tallow.backend import BoundStep, Code
 from tallow.errors import ArtifactError, CompileError
-
 from tallow_cpu.runtime.source import IMPORTS, MAX_ARGUMENTS, SPINS_AT, STATE_BYTES
 from tallow_cpu.runtime.threads import usable_cores
 

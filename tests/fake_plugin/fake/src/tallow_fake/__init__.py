@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 
 import numpy as np
+
 from tallow.backend import BoundStep, Code, DeviceInfo, Target
 from tallow.errors import Unavailable
 from tallow.graph import Node, TensorType
