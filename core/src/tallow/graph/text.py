@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from tallow.graph.graph import Graph, Node
@@ -17,6 +19,11 @@ def print_graph(graph: Graph, depth: int = 0) -> str:
     lines += [line for node in graph.nodes for line in _node(node, depth + 1)]
     outputs = ", ".join(f"{n} = %{v.name}" for n, v in zip(graph.output_names, graph.outputs, strict=True))
     return "\n".join([*lines, f"{pad}  return {outputs}"])
+
+
+def print_nodes(nodes: Sequence[Node], marked: Node | None = None) -> str:
+    """A few nodes, one of them marked."""
+    return "\n".join(("> " if node is marked else "  ") + line for node in nodes for line in _node(node, 0))
 
 
 def _node(node: Node, depth: int) -> list[str]:

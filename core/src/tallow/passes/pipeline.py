@@ -7,7 +7,7 @@ from tallow.passes.clean import merge_equal, remove_dead
 from tallow.passes.fold import fold_constants
 from tallow.passes.simplify import simplify
 
-COMMON = (remove_dead, fold_constants, merge_equal, simplify, fold_constants, merge_equal, remove_dead)
+COMMON = (remove_dead, fold_constants, merge_equal, simplify, merge_equal, remove_dead)
 
 
 def clean(graph: Graph) -> Graph:

@@ -8,6 +8,8 @@ import numpy as np
 
 from tallow.builder import Builder
 from tallow.graph import Graph, Node, Value, walk
+from tallow.passes.clean import remove_dead
+from tallow.passes.fold import fold_constants
 from tallow.passes.rewrite import rewrite
 
 ROUNDS = 10
@@ -219,5 +221,5 @@ def simplify(graph: Graph) -> Graph:
         simpler = rewrite(graph, rule)
         if simpler is graph:
             break
-        graph = simpler
+        graph = remove_dead(fold_constants(simpler))  # laws ask for constants and for single readers
     return graph

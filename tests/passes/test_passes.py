@@ -1,0 +1,144 @@
+"""Each pass keeps the meaning of a graph and does what its law says."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import tallow
+from tallow import plugins
+from tallow.builder import Builder
+from tallow.dtype import f32
+from tallow.graph import Graph
+from tallow.passes.clean import merge_equal, remove_dead
+from tallow.passes.decompose import decompose
+from tallow.passes.fold import fold_constants
+from tallow.passes.pipeline import COMMON
+from tallow.passes.simplify import simplify
+from tallow.verify import verify
+
+
+def ops(graph: Graph) -> list[str]:
+    return [n.op for n in graph.nodes if n.op != "constant"]
+
+
+def start(*shape):
+    b = Builder()
+    return b, b.input("x", "f32", shape or ("n", 4, 6))
+
+
+def same(before: Graph, after: Graph, shape=(2, 4, 6)):
+    verify(after)
+    inputs = {v.name: np.random.default_rng(0).normal(size=shape).astype("f4") for v in before.inputs}
+    want, got = tallow.evaluate(before, inputs), tallow.evaluate(after, inputs)
+    for name in want:
+        np.testing.assert_allclose(got[name], want[name], rtol=1e-5, atol=1e-6)
+
+
+def test_dead_nodes_go():
+    b, x = start()
+    b.exp(x)
+    graph = b.finish({"y": b.neg(x)})
+    assert ops(remove_dead(graph)) == ["neg"]
+
+
+def test_equal_nodes_are_one():
+    b, x = start()
+    graph = b.finish({"y": b.add(b.exp(x), b.exp(x))})
+    after = merge_equal(graph)
+    assert ops(after) == ["exp", "add"]
+    same(graph, after)
+
+
+def test_random_nodes_are_never_merged():
+    b = Builder()
+    spec = {"shape": (3,), "dtype": f32, "seed": None, "low": 0.0, "high": 1.0}
+    graph = b.finish([b.random_uniform(**spec), b.random_uniform(**spec)])
+    assert ops(merge_equal(graph)) == ["random_uniform"] * 2
+
+
+def test_constants_fold():
+    b, x = start()
+    two = b.exp(b.constant(np.zeros(6, "f4")))
+    graph = b.finish({"y": b.mul(x, b.add(two, two))})
+    after = remove_dead(fold_constants(graph))
+    assert ops(after) == ["mul"]
+    same(graph, after)
+
+
+def test_large_broadcasts_are_not_folded():
+    b = Builder()
+    y = b.broadcast(b.scalar(1.0, "f32"), shape=(1000, 1000))
+    assert ops(fold_constants(b.finish([y]))) == ["broadcast"]
+
+
+LAWS = {
+    "reshape of reshape": (lambda b, x: b.reshape(b.reshape(x, shape=(x.shape[0], 24)), shape=(x.shape[0], 6, 4)), ["reshape"]),
+    "reshape to the same": (lambda b, x: b.neg(b.reshape(x, shape=x.shape)), ["neg"]),
+    "transpose there and back": (
+        lambda b, x: b.neg(b.transpose(b.transpose(x, permutation=(0, 2, 1)), permutation=(0, 2, 1))),
+        ["neg"],
+    ),
+    "times one, plus zero": (lambda b, x: b.neg(b.add(b.mul(x, 1.0), 0.0)), ["neg"]),
+    "division by a power of two": (lambda b, x: b.div(x, 4.0), ["mul"]),
+    "division by three stays": (lambda b, x: b.div(x, 3.0), ["div"]),
+    "slice of all": (lambda b, x: b.neg(b.slice(x, starts=(0, 0, 0), steps=(1, 1, 1), shape=x.shape)), ["neg"]),
+    "cast to the same": (lambda b, x: b.neg(b.cast(x, dtype=x.dtype)), ["neg"]),
+    "concat of one": (lambda b, x: b.neg(b.concat(x, axis=0)), ["neg"]),
+}
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_laws(law):
+    make, left = LAWS[law]
+    b, x = start()
+    graph = b.finish({"y": make(b, x)})
+    after = remove_dead(simplify(graph))
+    assert ops(after) == left
+    same(graph, after)
+
+
+def test_batch_normalisation_goes_into_the_convolution(rng):
+    b, x = start("n", 3, 8)
+    spec = {"strides": (1,), "pads": ((0, 0),), "dilations": (1,), "groups": 1}
+    w = b.constant(rng.standard_normal((5, 3, 3)).astype("f4"))
+    padded = b.pad(x, before=(0, 0, 1), after=(0, 0, 1), mode="constant")
+    y = b.add(b.conv(padded, w, **spec), b.constant(rng.standard_normal((5, 1)).astype("f4")))
+    y = b.mul(y, b.constant(rng.uniform(0.5, 2, (5, 1)).astype("f4")))
+    y = b.add(y, b.constant(rng.standard_normal((5, 1)).astype("f4")))
+    graph = b.finish({"y": y})
+    after = graph
+    for each in COMMON:
+        after = verify(each(after))
+    assert ops(after) == ["conv", "add"]
+    same(graph, after, (2, 3, 8))
+
+
+@pytest.mark.parametrize("composite", ["softmax", "log_softmax", "layer_norm", "rms_norm", "gelu", "silu", "relu"])
+def test_decompositions_mean_the_same(composite):
+    b, x = start()
+    attributes = {"softmax": {"axis": 1}, "log_softmax": {"axis": 2}, "gelu": {"approximate": "none"}}.get(composite, {})
+    if composite.endswith("norm"):
+        attributes = {"axis": 1, "epsilon": 1e-5}
+    y = b.mul(x, b.sigmoid(x)) if composite == "silu" else b.emit(composite, x, **attributes)
+    graph = b.finish({"y": y})
+    after = decompose(graph)
+    assert composite not in ops(after)
+    same(graph, after)
+
+
+def test_the_backends_passes_keep_graphs_valid(rng):
+    b, x = start(1, 6, 9, 9)
+    spec = {"strides": (1, 1), "pads": ((1, 1), (1, 1)), "dilations": (1, 1)}
+    y = b.relu(b.conv(x, b.constant(rng.standard_normal((8, 6, 3, 3)).astype("f4")), groups=1, **spec))
+    y = b.add(b.conv(y, b.constant(rng.standard_normal((8, 1, 3, 3)).astype("f4")), groups=8, **spec), y)
+    y = b.pool(y, function="max", kernel=(2, 2), strides=(2, 2), pads=((0, 0), (0, 0)), dilations=(1, 1))
+    graph = after = b.finish({"y": y})
+    backend = plugins.backend("cpu")
+    for each in COMMON:
+        after = verify(each(after))
+    after = verify(decompose(after))
+    for each in backend.passes:
+        after = verify(each(after, backend.target()))
+    assert ops(remove_dead(fold_constants(after))).count("transpose") <= 2
+    same(graph, after, (1, 6, 9, 9))
