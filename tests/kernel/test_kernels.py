@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -139,3 +141,13 @@ def test_any_width_and_size(size, width, name):
     x = np.random.default_rng(size).standard_normal(64).astype("f4")
     plain = kernel(BODIES[name])
     np.testing.assert_array_equal(results(unroll(vectorise(plain, width)), x, size), results(plain, x, size))
+
+
+@pytest.mark.parametrize("op, fold", [("or", np.bitwise_or), ("and", np.bitwise_and)])
+def test_bitwise_reductions_keep_all_bits(op, fold, rng):
+    words, out = Buffer("w", i64), Buffer("o", i64, writable=True)
+    values, plain = rng.integers(0, 2**60, 67), kernel([Update(out, Const(0), op, Load(words, AT))])
+    plain = replace(plain, parameters=(words, out))
+    got = np.array([0 if op == "or" else -1])
+    interpret(vectorise(plain, 32), {"w": values, "o": got}, {"n": 67})
+    assert got[0] == fold.reduce(values)

@@ -440,6 +440,8 @@ class _Vectoriser:
 
 def scalar_of(op: str, dtype: DType) -> str:
     """The scalar function of an update."""
+    if op in ("or", "and") and dtype.is_integer:
+        return f"bit_{op}"
     return op if dtype.kind != "bool" else {"add": "or", "max": "or", "mul": "and", "min": "and"}.get(op, op)
 
 
@@ -448,8 +450,6 @@ def combine(op: str, before: Expr, value: Expr, lanes: int, dtype: DType) -> Exp
     value = splat(value, lanes)
     if op == "add" and dtype.is_float and isinstance(value, Call) and value.function == "mul":
         return Call("fma", (*value.arguments, before), dtype)
-    if op in ("or", "and") and dtype.is_integer:
-        op = f"bit_{op}"
     return Call(scalar_of(op, dtype), (before, value), dtype)
 
 
