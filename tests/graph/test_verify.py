@@ -32,7 +32,10 @@ def test_a_good_graph_passes():
         ([GOOD, GOOD], "makes y a second time"),
         ([Node("nothing", (X,), (Y,))], "there is no operator 'nothing'"),
         ([Node("neg", (X, X), (Y,))], "neg has 2 operands, expected 1 to 1"),
-        ([Node("neg", (X,), (Value("y", TensorType(f32, (4,))),))], r"neg gives f32\[3\], the graph says f32\[4\]"),
+        (
+            [Node("neg", (X,), (Value("y", TensorType(f32, (4,))),))],
+            r"neg gives f32\[3\], the graph says f32\[4\]",
+        ),
         ([Node("transpose", (X,), (Y,), {"permutation": (1,)})], "no permutation"),
     ],
 )

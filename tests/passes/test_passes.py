@@ -73,7 +73,10 @@ def test_large_broadcasts_are_not_folded():
 
 
 LAWS = {
-    "reshape of reshape": (lambda b, x: b.reshape(b.reshape(x, shape=(x.shape[0], 24)), shape=(x.shape[0], 6, 4)), ["reshape"]),
+    "reshape of reshape": (
+        lambda b, x: b.reshape(b.reshape(x, shape=(x.shape[0], 24)), shape=(x.shape[0], 6, 4)),
+        ["reshape"],
+    ),
     "reshape to the same": (lambda b, x: b.neg(b.reshape(x, shape=x.shape)), ["neg"]),
     "transpose there and back": (
         lambda b, x: b.neg(b.transpose(b.transpose(x, permutation=(0, 2, 1)), permutation=(0, 2, 1))),
@@ -82,7 +85,10 @@ LAWS = {
     "times one, plus zero": (lambda b, x: b.neg(b.add(b.mul(x, 1.0), 0.0)), ["neg"]),
     "division by a power of two": (lambda b, x: b.div(x, 4.0), ["mul"]),
     "division by three stays": (lambda b, x: b.div(x, 3.0), ["div"]),
-    "slice of all": (lambda b, x: b.neg(b.slice(x, starts=(0, 0, 0), steps=(1, 1, 1), shape=x.shape)), ["neg"]),
+    "slice of all": (
+        lambda b, x: b.neg(b.slice(x, starts=(0, 0, 0), steps=(1, 1, 1), shape=x.shape)),
+        ["neg"],
+    ),
     "cast to the same": (lambda b, x: b.neg(b.cast(x, dtype=x.dtype)), ["neg"]),
     "concat of one": (lambda b, x: b.neg(b.concat(x, axis=0)), ["neg"]),
 }
@@ -114,10 +120,14 @@ def test_batch_normalisation_goes_into_the_convolution(rng):
     same(graph, after, (2, 3, 8))
 
 
-@pytest.mark.parametrize("composite", ["softmax", "log_softmax", "layer_norm", "rms_norm", "gelu", "silu", "relu"])
+@pytest.mark.parametrize(
+    "composite", ["softmax", "log_softmax", "layer_norm", "rms_norm", "gelu", "silu", "relu"]
+)
 def test_decompositions_mean_the_same(composite):
     b, x = start()
-    attributes = {"softmax": {"axis": 1}, "log_softmax": {"axis": 2}, "gelu": {"approximate": "none"}}.get(composite, {})
+    attributes = {"softmax": {"axis": 1}, "log_softmax": {"axis": 2}, "gelu": {"approximate": "none"}}.get(
+        composite, {}
+    )
     if composite.endswith("norm"):
         attributes = {"axis": 1, "epsilon": 1e-5}
     y = b.mul(x, b.sigmoid(x)) if composite == "silu" else b.emit(composite, x, **attributes)

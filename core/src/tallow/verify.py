@@ -39,7 +39,9 @@ def _verify(graph: Graph, visible: set[Value], sizes: set[str]) -> None:
     if missing:
         raise VerifyError(f"graph {graph.name} returns {', '.join(missing)}, which nothing makes")
     if len(graph.output_names) != len(graph.outputs):
-        raise VerifyError(f"graph {graph.name} has {len(graph.outputs)} results and {len(graph.output_names)} names")
+        raise VerifyError(
+            f"graph {graph.name} has {len(graph.outputs)} results and {len(graph.output_names)} names"
+        )
 
 
 def _problem(node: Node, known: set[Value], bound: set[str], made: set[Value]) -> str | None:
