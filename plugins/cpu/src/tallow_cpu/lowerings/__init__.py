@@ -1,6 +1,7 @@
 """Lowerings that beat the common ones on a CPU: register tiles, windows of channels, row kernels."""
 
 from tallow_cpu.lowerings.contraction import lower_conv, lower_matmul, lower_packed
+from tallow_cpu.lowerings.rows import lower_layer_norm, lower_softmax
 from tallow_cpu.lowerings.window import lower_depthwise, lower_pool
 
 LOWERINGS = {
@@ -9,4 +10,7 @@ LOWERINGS = {
     "cpu.conv": lower_conv,
     "cpu.depthwise": lower_depthwise,
     "cpu.pool": lower_pool,
+    "softmax": lower_softmax,
+    "layer_norm": lower_layer_norm,
+    "rms_norm": lower_layer_norm,
 }

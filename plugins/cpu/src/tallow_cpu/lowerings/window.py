@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
 
 from tallow.backend import Target
 from tallow.dim import Dim, bounds, product
+from tallow.dtype import bool_
+from tallow.graph import Node
 from tallow.kernel import build
 from tallow.kernel.build import add, const, floordiv, maximum, minimum, mul, sub
 from tallow.kernel.grammar import Alloc, Buffer, Expr, For, If, Let, Load, Stmt, Store, Update, Var
@@ -15,6 +20,8 @@ from tallow.lower.inline import Inliner
 from tallow.lower.pointwise import GRAIN, count_flops, unravel
 from tallow.lower.reduce import accumulator
 from tallow_cpu.lowerings.tile import lanes
+
+WRITTEN_OUT = 25  # taps of a window that become straight code
 
 
 def _range(at: Expr, size: Expr, kernel: int, stride: int, low: Dim, dilation: int, inliner: Inliner):
@@ -69,13 +76,11 @@ def _window(
             named.append(var)
         spans.append(named)
     kind = accumulator(x.dtype)
-    block = min(4 * lanes(target), 64)
+    block = _block(channels, target)
     total = Buffer(inliner.fresh("acc"), kind, block, "register", True)
     start = inliner.loop("c")
-    inner = _accumulate(
-        inliner, node, x, data, taps, total, start, image, spans, kernel, function, block, channels, target
-    )
-    body: list[Stmt] = [Alloc(total), *inner]
+    window = _Window(inliner, node, data, taps, total, tuple(kernel), function, spans, image, start)
+    body: list[Stmt] = [Alloc(total), *_accumulate(window)]
     n = inliner.loop("n")
     column = add(start, n)
     write: list[Stmt] = []
@@ -91,32 +96,90 @@ def _window(
     return [inliner.call(name, [loop], grid, max(1, GRAIN // max(1, per)), flops)]
 
 
-def _accumulate(
-    inliner, node, x, data, taps, total, start, image, spans, kernel, function, block, channels, target
-) -> list[Stmt]:
-    kind = total.dtype
-    zero = inliner.loop("z")
-    empty = const(0, kind) if function == "add" else build.const(identity("max", kind), kind)
-    loops = [inliner.loop("k") for _ in kernel]
-    flat: Expr = image
-    tap: Expr = const(0)
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """One window of a block of channels: where it stands and what folds it."""
+
+    inliner: Inliner
+    node: Node
+    data: Buffer
+    taps: Buffer | None
+    total: Buffer
+    kernel: tuple[int, ...]
+    function: str
+    spans: list  # per axis: first tap, end of taps and origin
+    image: Expr
+    start: Expr  # first channel
+
+    def fold(self, place: Expr, tap: Expr) -> Stmt:
+        """total += data[place..] (times taps[tap..]) for the block's channels."""
+        kind, channels = self.total.dtype, self.node.inputs[0].shape[-1]
+        n = self.inliner.loop("n")
+        element = build.cast(Load(self.data, add(place, n)), kind)
+        if self.taps is not None:
+            element = build.call("mul", element, build.cast(Load(self.taps, add(tap, n)), kind))
+        update = Update(self.total, n, self.function, element)
+        return _masked(n, add(self.start, n), [update], channels, self.total.size, self.inliner)
+
+    def position(self, at: Sequence[Expr]) -> Expr:
+        """The element of the data at these coordinates, first channel of the block."""
+        x, flat = self.node.inputs[0], self.image
+        for axis, place in enumerate(at):
+            flat = add(mul(flat, self.inliner.size(x.shape[1 + axis])), place)
+        return add(mul(flat, self.inliner.size(x.shape[-1])), self.start)
+
+
+def _accumulate(w: _Window) -> list[Stmt]:
+    """Windows that lie inside take every tap, written out; those at the edges loop over the taps they have."""
+    kind = w.total.dtype
+    zero = w.inliner.loop("z")
+    empty = const(0, kind) if w.function == "add" else build.const(identity("max", kind), kind)
+    edge = _edge_taps(w)
+    if product(w.kernel) <= WRITTEN_OUT:
+        inside: Expr = const(True, bool_)
+        for (first, stop, _), size in zip(w.spans, w.kernel, strict=True):
+            inside = build.logical_and(inside, build.call("eq", first, const(0)))
+            inside = build.logical_and(inside, build.call("eq", stop, const(size)))
+        edge = [If(inside, tuple(_all_taps(w)), tuple(edge))]
+    return [For(zero, const(w.total.size), (Store(w.total, zero, empty),), "vector"), *edge]
+
+
+def _edge_taps(w: _Window) -> list[Stmt]:
+    loops = [w.inliner.loop("k") for _ in w.kernel]
+    at, tap = [], const(0)
     for axis, k in enumerate(loops):
-        at = add(spans[axis][2], mul(k, const(node["dilations"][axis])))
-        flat = add(mul(flat, inliner.size(x.shape[1 + axis])), at)
-        tap = add(mul(tap, const(kernel[axis])), k)
-    n = inliner.loop("n")
-    size = inliner.size(channels)
-    place, weight = Var(inliner.fresh("place")), Var(inliner.fresh("tap"))
-    inner: list[Stmt] = [Let(place, add(mul(flat, size), start)), Let(weight, add(mul(tap, size), start))]
-    element = build.cast(Load(data, add(place, n)), kind)
-    if taps is not None:
-        element = build.call("mul", element, build.cast(Load(taps, add(weight, n)), kind))
-    update: list[Stmt] = [Update(total, n, function, element)]
-    inner.append(_masked(n, add(start, n), update, channels, block, inliner))
-    for axis in reversed(range(len(kernel))):
-        first, stop, _ = spans[axis]
+        at.append(add(w.spans[axis][2], mul(k, const(w.node["dilations"][axis]))))
+        tap = add(mul(tap, const(w.kernel[axis])), k)
+    place, weight = Var(w.inliner.fresh("place")), Var(w.inliner.fresh("tap"))
+    channels = w.inliner.size(w.node.inputs[0].shape[-1])
+    inner: list[Stmt] = [Let(place, w.position(at)), Let(weight, add(mul(tap, channels), w.start))]
+    inner.append(w.fold(place, weight))
+    for axis in reversed(range(len(w.kernel))):
+        first, stop, _ = w.spans[axis]
         inner = [For(loops[axis], stop, tuple(inner), "serial", first)]
-    return [For(zero, const(block), (Store(total, zero, empty),), "vector"), *inner]
+    return inner
+
+
+def _all_taps(w: _Window) -> list[Stmt]:
+    x = w.node.inputs[0]
+    base = Var(w.inliner.fresh("base"))
+    result: list[Stmt] = [Let(base, w.position([origin for _, _, origin in w.spans]))]
+    for number, taps in enumerate(np.ndindex(*w.kernel)):
+        step: Dim = 0
+        for axis, k in enumerate(taps):
+            step = step * x.shape[1 + axis] + k * w.node["dilations"][axis]
+        place = add(base, w.inliner.size(step * x.shape[-1]))
+        weight = add(w.inliner.size(x.shape[-1] * number), w.start)
+        result.append(w.fold(place, weight))
+    return result
+
+
+def _block(channels: Dim, target: Target) -> int:
+    """Channels of one block: one to four vectors, the number that wastes least."""
+    if not isinstance(channels, int):
+        return 2 * lanes(target)
+    vectors = -(-channels // lanes(target))
+    return min((4, 3, 2, 1), key=lambda v: (-(-vectors // v) * v, -v)) * lanes(target)
 
 
 def _masked(n: Var, column: Expr, body: list[Stmt], channels: Dim, block: int, inliner: Inliner) -> Stmt:

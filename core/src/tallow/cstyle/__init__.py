@@ -1,0 +1,1 @@
+"""One printer of kernels as C, and a table of its dialects."""
