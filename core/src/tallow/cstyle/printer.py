@@ -22,7 +22,7 @@ from tallow.cstyle.functions import (
     NATIVE,
     OPERATORS,
 )
-from tallow.dtype import DType, bf16, f16, f32, f64, i64
+from tallow.dtype import DType, bf16, f16, f32, f64, i64, u32
 from tallow.errors import CompileError
 from tallow.kernel.build import walk_stmts
 from tallow.kernel.expand import expand
@@ -318,11 +318,31 @@ class _Printer:
         return re.sub(r"\bH\b", types["u16"], re.sub(r"\bU\b", types["u32"], text))
 
     def bf16_bits(self) -> str:
-        self.bits(f32, self._u32())
+        self.bits(f32, u32)
         return self.helper("bits_of_bf16", self.dialect.types["u16"], "float x", self.narrow_body(_BF16_BITS))
 
-    @staticmethod
-    def _u32() -> DType:
-        from tallow.dtype import u32
+    def narrow_round(self, to: DType, source: DType) -> str:
+        """The function that rounds a number to a narrow float, kept in a float."""
+        if to == bf16:
+            place = f"{self.bits(u32, f32)}(({self.dialect.types['u32']}){self.bf16_bits()}(x) << 16)"
+            return self.helper("round_bf16", "float", "float x", f"return {place};")
+        wide = f64 if source == f64 else f32
+        return self.helper(f"round_f16_{wide}", "float", f"{self.type(wide)} x", self.dialect.half_round)
 
-        return u32
+    def narrow_access(self, buffer: Buffer, what: str) -> str:
+        """The function that reads or writes narrow floats in the buffer's memory."""
+        d, dtype = self.dialect, buffer.dtype
+        space = {"global": d.memory[0], "shared": d.memory[min(1, len(d.memory) - 1)]}.get(
+            buffer.space, d.memory[-1]
+        )
+        if dtype == bf16:
+            read = self.narrow_body(_BF16_READ)
+            write = f"p[i] = {self.bf16_bits()}(x);"
+            self.bits(u32, f32)
+        else:
+            read, write = d.half_read, d.half_write
+        name = f"{what}_{dtype}_{space.strip('_ ') or 'private'}"
+        element, integer = self.element(dtype), self.type(i64)
+        if what == "read":
+            return self.helper(name, "float", f"{space}const {element} *p, {integer} i", read)
+        return self.helper(name, "void", f"{space}{element} *p, {integer} i, float x", write)

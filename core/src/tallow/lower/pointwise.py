@@ -14,6 +14,7 @@ from tallow.ops import OPS, op
 from tallow.scalar import SCALAR
 
 CHUNK = 2048  # elements of the innermost axis that one grid iteration covers
+NARROW = 8  # elements of a last axis that is not worth a vector
 GRAIN = 8192  # elements that are worth a thread of its own
 
 
@@ -37,17 +38,19 @@ def lower_pointwise(group: Group, target) -> Sequence[KernelCall]:
         statements.append(Let(row, build.floordiv(grid_var, count)))
         start = build.mul(piece, build.const(CHUNK))
         stop = build.call("min", build.add(start, build.const(CHUNK)), stop)
-    outer = unravel(inliner, row, shape[:-1], statements)
-    column = inliner.loop("i")
-    body: list[Stmt] = []
-    scope = inliner.scope(body)
-    index = (*outer, column)
-    for value in merged.outputs:
-        at = index if value.rank else ()
-        scope.store(value, value.shape, at, scope.read(value, at))
-    statements.append(For(column, stop, tuple(body), "vector", start))
-    grid = product(shape[:-1]) * pieces
-    per_row = min(bounds(inner)[1] or CHUNK, CHUNK)
+    narrow = _is_narrow(shape)
+    lead = shape[:-2] if narrow else shape[:-1]
+    outer = unravel(inliner, row, lead, statements)
+    if narrow:  # a vector along the axis before, for each of the few last elements
+        for last in range(inner):
+            stop = inliner.size(shape[-2])
+            statements.append(
+                _column(inliner, merged, start, stop, lambda i, last=last: (*outer, i, build.const(last)))
+            )
+    else:
+        statements.append(_column(inliner, merged, start, stop, lambda i: (*outer, i)))
+    grid = product(lead) * pieces
+    per_row = min(bounds(product(shape[len(lead) :]))[1] or CHUNK, CHUNK)
     call = inliner.call(
         "pointwise",
         [For(grid_var, inliner.size(grid), tuple(statements), "grid")],
@@ -55,6 +58,24 @@ def lower_pointwise(group: Group, target) -> Sequence[KernelCall]:
         max(1, GRAIN // max(1, per_row)),
     )
     return [rename(call, back, flops=count_flops(group))]
+
+
+def _is_narrow(shape: Sequence[Dim]) -> bool:
+    """Whether the last axis is too short for vectors and the one before is longer."""
+    if len(shape) < 2 or not isinstance(shape[-1], int) or not 1 < shape[-1] <= NARROW:
+        return False
+    return not isinstance(shape[-2], int) or shape[-2] > shape[-1]
+
+
+def _column(inliner: Inliner, group: Group, start: Expr, stop: Expr, index_of) -> For:
+    """A vector loop that computes and stores every result at `index_of(position)`."""
+    column = inliner.loop("i")
+    body: list[Stmt] = []
+    scope = inliner.scope(body)
+    for value in group.outputs:
+        at = index_of(column) if value.rank else ()
+        scope.store(value, value.shape, at, scope.read(value, at))
+    return For(column, stop, tuple(body), "vector", start)
 
 
 def unravel(inliner: Inliner, row: Expr, shape: Sequence[Dim], statements: list[Stmt]) -> tuple[Expr, ...]:
