@@ -152,3 +152,33 @@ def test_the_backends_passes_keep_graphs_valid(rng):
         after = verify(each(after, backend.target()))
     assert ops(remove_dead(fold_constants(after))).count("transpose") <= 2
     same(graph, after, (1, 6, 9, 9))
+
+
+@pytest.mark.parametrize("strides", [(1, 1), (2, 2), (3, 2)])
+@pytest.mark.parametrize("kernel", [(1, 1), (2, 3), (4, 4)])
+@pytest.mark.parametrize(
+    "pads,extra,dilations,groups",
+    [
+        (((0, 0), (0, 0)), (0, 0), (1, 1), 1),
+        (((1, 0), (0, 1)), (0, 1), (1, 1), 2),
+        (((0, 1), (1, 1)), (1, 0), (2, 1), 1),
+    ],
+)
+def test_transposed_convolution_is_interleaved_convolutions(
+    rng, strides, kernel, pads, extra, dilations, groups
+):
+    b, x = start("n", 4, 5, 6)
+    w = b.constant(rng.standard_normal((4, 3, *kernel)).astype("f4"))
+    spec = {
+        "strides": strides,
+        "pads": pads,
+        "dilations": dilations,
+        "groups": groups,
+        "output_padding": extra,
+    }
+    graph = b.finish({"y": b.conv_transpose(x, w, **spec)})
+    if any(d <= 0 for d in graph.outputs[0].shape[2:]):
+        return
+    after = decompose(graph)
+    assert "conv_transpose" not in ops(after)
+    same(graph, after, (2, 4, 5, 6))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tallow.dim import Dim, floordiv, product
+from tallow.dim import Dim, ceildiv, floordiv, maximum, product
 from tallow.errors import GraphError
 from tallow.graph import TensorType
 from tallow.ops.rules import broadcast_shapes, same_dtype, tensors
@@ -145,51 +145,72 @@ def _infer_conv_transpose(types, attributes):
 
 
 def _decompose_conv_transpose(builder, node):
-    """Zeros between the elements, then an ordinary convolution with the kernel turned round."""
+    """One small convolution for each position within a stride, their results interleaved.
+
+    Result element s * t + r is the sum over j of x[t - j] w[s * j + r]: only the taps that are r modulo s
+    meet it (Shi et al., 2016, the other way round).
+    """
     x, w = node.inputs
-    groups, spatial = node["groups"], x.rank - 2
-    n, c = x.shape[:2]
-    for i in range(spatial):
-        stride = node["strides"][i]
-        if stride > 1:
-            axis = 2 + i
-            opened = builder.reshape(x, shape=(*x.shape[: axis + 1], 1, *x.shape[axis + 1 :]))
-            after = tuple(stride - 1 if a == axis + 1 else 0 for a in range(opened.rank))
-            padded = builder.pad(opened, before=(0,) * opened.rank, after=after, mode="constant")
-            flat = builder.reshape(
-                padded, shape=(*x.shape[:axis], x.shape[axis] * stride, *x.shape[axis + 1 :])
-            )
-            size = (x.shape[axis] - 1) * stride + 1
-            shape = (*flat.shape[:axis], size, *flat.shape[axis + 1 :])
-            x = builder.slice(flat, starts=(0,) * flat.rank, steps=(1,) * flat.rank, shape=shape)
+    groups, spatial, strides = node["groups"], x.rank - 2, node["strides"]
+    if any(d != 1 for d in node["dilations"]):
+        w = _dilated(builder, w, node["dilations"])
     taps = w.shape[2:]
-    flipped = builder.slice(
-        w, starts=(0, 0, *(k - 1 for k in taps)), steps=(1, 1, *(-1,) * spatial), shape=w.shape
+    lengths = [d - 1 + ceildiv(k, s) for d, k, s in zip(x.shape[2:], taps, strides, strict=True)]
+    phases = []
+    for phase in np.ndindex(*strides):
+        counts = tuple(max(0, -(-(k - r) // s)) for k, r, s in zip(taps, phase, strides, strict=True))
+        phases.append(_phase(builder, x, w, groups, phase, strides, counts, lengths))
+    n, m = phases[0].shape[:2]
+    joined = builder.concat(*(builder.reshape(y, shape=(1, *y.shape)) for y in phases), axis=0)
+    split = builder.reshape(joined, shape=(*strides, n, m, *lengths))
+    order = (spatial, spatial + 1, *(a for i in range(spatial) for a in (spatial + 2 + i, i)))
+    full = builder.reshape(
+        builder.transpose(split, permutation=order),
+        shape=(n, m, *(t * s for t, s in zip(lengths, strides, strict=True))),
     )
-    m = w.shape[1]
-    grouped = builder.reshape(flipped, shape=(groups, c // groups, m, *taps))
+    return _cut_to(builder, full, node)
+
+
+def _phase(builder, x, w, groups: int, phase, strides, counts, lengths):
+    """The results at one position within the strides: a convolution with every s-th tap, turned round."""
+    spatial, (c, m) = len(strides), w.shape[:2]
+    if 0 in counts:
+        return builder.broadcast(builder.scalar(0, x.dtype), shape=(x.shape[0], m * groups, *lengths))
+    last = tuple(r + s * (count - 1) for r, s, count in zip(phase, strides, counts, strict=True))
+    part = builder.slice(w, starts=(0, 0, *last), steps=(1, 1, *(-s for s in strides)), shape=(c, m, *counts))
+    grouped = builder.reshape(part, shape=(groups, c // groups, m, *counts))
     turned = builder.transpose(grouped, permutation=(0, 2, 1, *range(3, 3 + spatial)))
-    weights = builder.reshape(turned, shape=(groups * m, c // groups, *taps))
-    pads = tuple(
-        (d * (k - 1) - low, d * (k - 1) - high + extra)
-        for k, d, (low, high), extra in zip(
-            taps, node["dilations"], node["pads"], node["output_padding"], strict=True
-        )
-    )
-    x, pads = _crop(builder, x, pads)
-    return builder.conv(
-        x, weights, strides=(1,) * spatial, pads=pads, dilations=node["dilations"], groups=groups
-    )
+    weights = builder.reshape(turned, shape=(groups * m, c // groups, *counts))
+    pads = tuple((k - 1, t - d) for k, t, d in zip(counts, lengths, x.shape[2:], strict=True))
+    ones = (1,) * spatial
+    return builder.conv(x, weights, strides=ones, pads=pads, dilations=ones, groups=groups)
 
 
-def _crop(builder, x, pads):
-    """Negative pads cut the operand instead."""
-    if not any(isinstance(p, int) and p < 0 for pair in pads for p in pair):
-        return x, pads
-    cuts = [(0, 0), (0, 0), *((max(-low, 0), max(-high, 0)) for low, high in pads)]
-    shape = tuple(d - low - high for d, (low, high) in zip(x.shape, cuts, strict=True))
-    cut = builder.slice(x, starts=tuple(low for low, _ in cuts), steps=(1,) * x.rank, shape=shape)
-    return cut, tuple((max(low, 0), max(high, 0)) for low, high in pads)
+def _dilated(builder, w, dilations):
+    """Weights with zeros between their taps."""
+    for i, dilation in enumerate(dilations):
+        axis, size = 2 + i, w.shape[2 + i]
+        opened = builder.reshape(w, shape=(*w.shape[: axis + 1], 1, *w.shape[axis + 1 :]))
+        after = tuple(dilation - 1 if a == axis + 1 else 0 for a in range(opened.rank))
+        padded = builder.pad(opened, before=(0,) * opened.rank, after=after, mode="constant")
+        flat = builder.reshape(padded, shape=(*w.shape[:axis], size * dilation, *w.shape[axis + 1 :]))
+        shape = (*flat.shape[:axis], (size - 1) * dilation + 1, *flat.shape[axis + 1 :])
+        w = builder.slice(flat, starts=(0,) * flat.rank, steps=(1,) * flat.rank, shape=shape)
+    return w
+
+
+def _cut_to(builder, full, node):
+    """Pads cut away, output padding added as zeros where the windows do not reach."""
+    wanted = node.output.shape[2:]
+    starts = [low for low, _ in node["pads"]]
+    before = tuple(-low if isinstance(low, int) and low < 0 else 0 for low in starts)
+    starts = [0 if extra else low for low, extra in zip(starts, before, strict=True)]
+    after = []
+    for start, extra, size, have in zip(starts, before, wanted, full.shape[2:], strict=True):
+        after.append(maximum(start + size - extra - have, 0))
+    if any(p != 0 for p in (*before, *after)):
+        full = builder.pad(full, before=(0, 0, *before), after=(0, 0, *after), mode="constant")
+    return builder.slice(full, starts=(0, 0, *starts), steps=(1,) * full.rank, shape=node.output.shape)
 
 
 def _evaluate_conv_transpose(arrays, attributes):
