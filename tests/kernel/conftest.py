@@ -22,6 +22,8 @@ def golden(request):
         if request.config.getoption("--update-golden", default=False):
             FOLDER.mkdir(exist_ok=True)
             path.write_text(text)
-        assert path.read_text() == text, f"{path.name} differs: read the change, then `pytest tests/kernel --update-golden`"
+        assert path.read_text() == text, (
+            f"{path.name} differs: read the change, then `pytest tests/kernel --update-golden`"
+        )
 
     return check
