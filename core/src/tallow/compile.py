@@ -154,6 +154,7 @@ def compile(
     sizes = dims or {}
     if isinstance(model, (str, Path)):
         model = load(model, {n: s for n, s in sizes.items() if isinstance(s, int)})
+        sizes = {n: s for n, s in sizes.items() if not isinstance(s, int)}
     graph = model.graph if isinstance(model, Model) else model
     if not isinstance(graph, Graph):
         raise CompileError(f"expected a Model, a Graph or a path, got {type(model).__name__}")

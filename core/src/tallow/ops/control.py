@@ -1,11 +1,11 @@
-"""Control flow: branches and loops over regions; what they mean is in `evaluate` and `runtime`."""
+"""Control flow: branches, loops over regions, and branches that cannot run; what they mean is in `evaluate` and `runtime`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from tallow.dim import symbol
-from tallow.errors import GraphError
+from tallow.errors import GraphError, InputError
 from tallow.graph import Graph, TensorType, Type
 from tallow.ops.table import Op, register
 
@@ -44,5 +44,12 @@ def _infer_loop(types, attributes):
     return tuple(attributes["types"])
 
 
+def _evaluate_fail(arrays, attributes):
+    raise InputError(f"this branch cannot run: {attributes['message']}")
+
+
+register(
+    Op("fail", "host", lambda types, attributes: tuple(attributes["types"]), _evaluate_fail, arity=(0, 0))
+)
 register(Op("if", "control", _infer_if, None))
 register(Op("loop", "control", _infer_loop, None, arity=(2, None)))

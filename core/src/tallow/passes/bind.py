@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from tallow.dim import Expr, substitute, symbol
 from tallow.errors import GraphError
@@ -13,15 +13,21 @@ from tallow.graph import Graph, Node, TensorType, Type, Value, type_symbols
 def bind_dims(graph: Graph, dims: Mapping[str, int | tuple[int, int]]) -> Graph:
     """The graph with sizes fixed (an int) or bounded (a pair); GraphError for a name it does not have."""
     have = {name for v in graph.inputs for name in type_symbols(v.type)}
+    if have:
+        check_names(dims, have)
+    bindings = {n: d if isinstance(d, int) else symbol(n, d[0], d[1]) for n, d in dims.items() if n in have}
+    return _bind(graph, bindings, {}) if bindings else graph
+
+
+def check_names(dims: Iterable[str], have: Collection[str]) -> None:
+    """GraphError for a size that the inputs do not mention."""
     unknown = [n for n in dims if n not in have]
-    if unknown and have:
+    if unknown:
         near = difflib.get_close_matches(unknown[0], have, 1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
         raise GraphError(
             f"no size named {unknown[0]!r}{hint}: the inputs have {', '.join(sorted(have)) or 'none'}"
         )
-    bindings = {n: d if isinstance(d, int) else symbol(n, d[0], d[1]) for n, d in dims.items() if n in have}
-    return _bind(graph, bindings, {}) if bindings else graph
 
 
 def _bind(graph: Graph, bindings: Mapping, values: dict[Value, Value]) -> Graph:

@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError
 from tallow.dim import Dim, symbol
 from tallow.errors import GraphError, ImportFailed
 from tallow.graph import Graph, Location, OptionalType, SequenceType, TensorType, Type, Value
+from tallow.passes.bind import check_names
 from tallow_importers.onnx import families
 from tallow_importers.onnx.context import Context, NodeView, Unsupported, attributes_of
 from tallow_importers.onnx.functions import body_of, type_proto
@@ -67,6 +68,8 @@ class _Importer:
         self.problems: dict[str, None] = {}
         self.depth = 0
         self.renamed: dict[str, str] = {}
+        self.inputs: tuple[Value, ...] = ()
+        self.sizes: set[str] = set()
 
     def _opsets(self, imports) -> dict[str, int]:
         opsets = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in imports}
@@ -88,6 +91,8 @@ class _Importer:
         try:
             self._initializers(context, proto)
             self._inputs(context, proto)
+            self.inputs = tuple(builder.inputs)
+            check_names(self.dims, self.sizes)
             self._nodes(context, proto.node, self.opsets)
             outputs = self._outputs(context, proto)
         except GraphError as error:
@@ -161,6 +166,7 @@ class _Importer:
 
     def _size(self, name: str, original: str = "") -> Dim:
         """The symbol of a size, or the number that the caller fixed it to."""
+        self.sizes |= {name, *([original] if original else [])}
         return self.dims.get(original, self.dims.get(name, symbol(name)))
 
     def _outputs(self, context: Context, proto: onnx.GraphProto) -> dict[str, Value]:
@@ -180,9 +186,11 @@ class _Importer:
         self.depth += 1
         if self.depth > DEEPEST:
             raise ImportFailed(f"{self.source}: more than {DEEPEST} levels of subgraphs and functions")
-        for node in in_order(nodes, set(context.scope), self.source):
-            self._node(context, node, opsets)
-        self.depth -= 1
+        try:
+            for node in in_order(nodes, set(context.scope), self.source):
+                self._node(context, node, opsets)
+        finally:
+            self.depth -= 1
 
     def _node(self, context: Context, node: onnx.NodeProto, opsets: dict[str, int]) -> None:
         where = Location(node.name or (node.output[0] if node.output else ""), node.op_type, self.source)

@@ -6,6 +6,7 @@ import onnx
 
 from tallow.dim import symbol
 from tallow.dtype import bool_, i64
+from tallow.errors import GraphError, ImportFailed
 from tallow.graph import TensorType, Value, type_symbols
 from tallow.ops.control import join_types
 from tallow_importers.onnx.context import Context, NodeView
@@ -18,10 +19,16 @@ def if_(context: Context, node: NodeView):
     then, otherwise = node.attribute("then_branch"), node.attribute("else_branch")
     if condition is not None:
         return context.inline(then if bool(condition.reshape(-1)[0]) else otherwise)
-    yes, no = context.region(then), context.region(otherwise)
+    yes, no = _branches(context, then, otherwise)
     types, fresh = [], []
     for a, b in zip(yes.outputs, no.outputs, strict=True):
-        joined, names = join_types(a.type, b.type, context.fresh_name)
+        try:
+            joined, names = join_types(a.type, b.type, context.fresh_name)
+        except GraphError as error:
+            sizes = sorted({s for v in context.importer.inputs for s in type_symbols(v.type)})
+            context.unsupported(
+                f"{error}; its condition may be known once sizes are fixed with dims: {', '.join(sizes)}"
+            )
         # Sizes bound inside one branch mean nothing outside it.
         local = _local(yes) | _local(no)
         joined, more = _rename(context, joined, local)
@@ -32,6 +39,27 @@ def if_(context: Context, node: NodeView):
     extra = {"defines": tuple(fresh)} if fresh else {}
     result = b.emit("if", flag, then=yes, otherwise=no, types=tuple(types), **extra)
     return result if isinstance(result, tuple) else (result,)
+
+
+def _branches(context: Context, then, otherwise):
+    """Both branches as regions. One that cannot be typed for the sizes at hand fails when it is taken."""
+    made, errors = [], []
+    for proto in (then, otherwise):
+        try:
+            made.append(context.region(proto))
+        except (ImportFailed, GraphError) as error:
+            made.append(None)
+            errors.append(error)
+    if len(errors) == 2:
+        raise errors[0]
+    if errors:
+        sound = next(region for region in made if region is not None)
+        builder = context.builder.region("impossible")
+        types = tuple(v.type for v in sound.outputs)
+        failed = builder.emit("fail", types=types, message=str(errors[0]))
+        region = builder.finish(list(failed) if isinstance(failed, tuple) else [failed])
+        made = [region if m is None else m for m in made]
+    return made
 
 
 def _local(graph) -> set[str]:
