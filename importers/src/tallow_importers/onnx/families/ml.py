@@ -76,9 +76,8 @@ _TESTS = {
 @onnx_op("TreeEnsembleRegressor", domain=ML)
 def tree_ensemble_regressor(context: Context, node: NodeView) -> Value:
     """All trees at once: each row walks every tree one level at a time."""
-    if node.attribute("post_transform", "NONE") != "NONE" or node.attribute(
-        "aggregate_function", "SUM"
-    ) not in ("SUM", "AVERAGE"):
+    aggregate = node.attribute("aggregate_function", "SUM")
+    if node.attribute("post_transform", "NONE") != "NONE" or aggregate not in ("SUM", "AVERAGE"):
         context.unsupported("a post_transform or an aggregate other than SUM and AVERAGE")
     b, targets = context.builder, node.attribute("n_targets", 1)
     forest = _Forest(context, node)
