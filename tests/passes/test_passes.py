@@ -14,6 +14,7 @@ from tallow.passes.clean import merge_equal, remove_dead
 from tallow.passes.decompose import decompose
 from tallow.passes.fold import fold_constants
 from tallow.passes.pipeline import COMMON
+from tallow.passes.recognise import recognise
 from tallow.passes.simplify import simplify
 from tallow.verify import verify
 
@@ -182,3 +183,33 @@ def test_transposed_convolution_is_interleaved_convolutions(
     after = decompose(graph)
     assert "conv_transpose" not in ops(after)
     same(graph, after, (2, 4, 5, 6))
+
+
+@pytest.mark.parametrize("order", range(4))
+def test_gelu_is_recognised(order):
+    b, x = start()
+    inner = b.add(b.erf(b.div(x, 2**0.5) if order % 2 else b.mul(x, 0.5**0.5)), 1.0)
+    y = b.mul(b.mul(x, inner), 0.5) if order < 2 else b.mul(b.mul(0.5 * np.ones((), "f4"), x), inner)
+    graph = b.finish({"y": y})
+    after = remove_dead(recognise(graph))
+    assert ops(after) == ["gelu"]
+    same(graph, after)
+
+
+def test_what_only_looks_like_gelu_is_left_alone():
+    b, x = start()
+    graph = b.finish({"y": b.mul(b.mul(x, b.add(b.erf(b.div(x, 1.5)), 1.0)), 0.5)})
+    assert "gelu" not in ops(recognise(graph))
+
+
+def test_layer_norm_is_recognised():
+    b, x = start()
+
+    def mean(v):
+        return b.div(b.reduce(v, function="add", axes=(2,), keepdims=True), 6.0)
+
+    d = b.sub(x, mean(x))
+    graph = b.finish({"y": b.div(d, b.sqrt(b.add(mean(b.mul(d, d)), 1e-5)))})
+    after = remove_dead(recognise(graph))
+    assert ops(after) == ["layer_norm"]
+    same(graph, after)

@@ -21,7 +21,7 @@ from tallow.lower.group import Lowering
 from tallow.ops import OPS
 from tallow.passes.bind import bind_dims
 from tallow.passes.decompose import decompose
-from tallow.passes.pipeline import clean, run_common
+from tallow.passes.pipeline import clean, find_composites, run_common
 from tallow.schedule.program import Scheduled
 from tallow.schedule.schedule import Lowerer, schedule
 
@@ -62,7 +62,7 @@ def split_device(device: str) -> tuple[str, str | None]:
 
 def prepare(graph: Graph, backend: Backend, target: Target) -> Graph:
     """The graph after all passes for a target, ready to schedule."""
-    graph = run_common(graph)
+    graph = find_composites(run_common(graph))
     graph = decompose(graph, keep=lambda node: find_lowering(backend, target, node) is not None)
     graph = run_common(graph)
     for each in backend.passes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tallow.graph import Graph
 from tallow.passes.clean import merge_equal, remove_dead
 from tallow.passes.fold import fold_constants
+from tallow.passes.recognise import recognise
 from tallow.passes.simplify import simplify
 
 COMMON = (remove_dead, fold_constants, merge_equal, simplify, merge_equal, remove_dead)
@@ -22,3 +23,8 @@ def run_common(graph: Graph) -> Graph:
     for each in COMMON:
         graph = each(graph)
     return graph
+
+
+def find_composites(graph: Graph) -> Graph:
+    """The graph with operators that were written out recognised again; before anything is decomposed."""
+    return remove_dead(recognise(graph))
