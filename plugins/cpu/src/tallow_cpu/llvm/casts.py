@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from tallow.dtype import DType, f32, f64, i32
 from tallow_cpu.llvm.types import constant, is_narrow, register, suffix, vector
 
@@ -78,15 +80,34 @@ def wrap(printer, text: str, dtype: DType, lanes: int) -> str:
 
 
 def _saturate(printer, text: str, source: DType, target: DType, lanes: int) -> str:
-    op = "fptosi" if target.kind == "int" else "fptoui"
-    scalar = f"i{target.bits}"
-    name = f"@llvm.{op}.sat.{suffix(target, lanes, scalar)}.{suffix(source, lanes)}"
-    kind = vector(scalar, lanes)
-    result = printer.new(f"call {kind} {name}({vector(register(source), lanes)} {text})")
-    if target.bits >= 8:
-        return result
-    extend = "sext" if target.kind == "int" else "zext"
-    return printer.new(f"{extend} {kind} {result} to {vector('i8', lanes)}")
+    """NaN to 0 and the rest clamped, then one conversion. (LLVM's saturating conversion of a vector goes
+    element by element.)"""
+    new, kind, mask = printer.new, vector(register(source), lanes), vector("i1", lanes)
+    low, most = (
+        (-(1 << target.bits - 1), (1 << target.bits - 1) - 1)
+        if target.kind == "int"
+        else (0, (1 << target.bits) - 1)
+    )
+    high = float(most)
+    if high > most or source.name == "f32" and target.bits >= 32:  # the largest float that is in range
+        high = float(np.nextafter(source.numpy.type(most), source.numpy.type(0)))
+
+    def clamp(value: str, test: str, limit: float) -> str:
+        bound = constant(limit, source, lanes)
+        beyond = new(f"fcmp {test} {kind} {value}, {bound}")
+        return new(f"select {mask} {beyond}, {kind} {bound}, {kind} {value}")
+
+    nan = new(f"fcmp uno {kind} {text}, {text}")
+    known = new(f"select {mask} {nan}, {kind} {constant(0.0, source, lanes)}, {kind} {text}")
+    inside = clamp(clamp(known, "olt", float(low)), "ogt", high)
+    width = max(target.bits, 32)
+    op = "fptoui" if target.kind == "uint" and width == target.bits else "fptosi"
+    wide, stored = vector(f"i{width}", lanes), vector(register(target), lanes)
+    result = new(f"{op} {kind} {inside} to {wide}")
+    if int(high) != most:
+        over = new(f"fcmp ogt {kind} {known}, {constant(high, source, lanes)}")
+        result = new(f"select {mask} {over}, {wide} {constant(most, target, lanes)}, {wide} {result}")
+    return result if width == target.itemsize * 8 else new(f"trunc {wide} {result} to {stored}")
 
 
 class _Bits:
