@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from cpu_support import BACKEND, HOST, Native, element_wise
 
+from tallow import cache
 from tallow.backend import Code
 from tallow.dtype import f32
 from tallow.errors import ArtifactError, CompileError, Unavailable
 from tallow.kernel.build import call
-from tallow_cpu import cache, elf
+from tallow_cpu import elf
 from tallow_cpu.compile import machine_spec, runtime_blob, source_text
 from tallow_cpu.llvm.native import Compiler
 
@@ -114,7 +115,7 @@ def test_code_for_another_machine_is_refused():
 
 
 def files() -> list[Path]:
-    return [f for f in cache.folder().rglob("*") if f.is_file()]
+    return [f for f in cache.folder("cpu").rglob("*") if f.is_file()]
 
 
 def test_damaged_entries_are_rebuilt(tmp_path, monkeypatch):
@@ -131,9 +132,9 @@ def test_damaged_entries_are_rebuilt(tmp_path, monkeypatch):
 
 def test_the_cache_can_be_off_or_unwritable(tmp_path, monkeypatch):
     monkeypatch.setenv("TALLOW_CACHE", "")
-    assert cache.folder() is None and cache.load("00") is None
+    assert cache.folder("cpu") is None and cache.load("cpu", "00") is None
     assert BACKEND.compile([TWICE], HOST).entries
-    cache.trim()
+    cache.trim("cpu", 0)
     blocked = tmp_path / "file"
     blocked.write_text("")
     monkeypatch.setenv("TALLOW_CACHE", str(blocked))
@@ -143,10 +144,10 @@ def test_the_cache_can_be_off_or_unwritable(tmp_path, monkeypatch):
 def test_the_cache_is_bounded(tmp_path, monkeypatch):
     monkeypatch.setenv("TALLOW_CACHE", str(tmp_path))
     for number in range(6):
-        cache.store(f"{number:064}", bytes(1000))
-        os.utime(cache.folder() / "00" / f"{number:064}", (number, number))
-    cache.trim(3000)
-    assert [cache.load(f"{n:064}") is None for n in range(6)] == [True] * 4 + [False] * 2
+        cache.store("cpu", f"{number:064}", bytes(1000))
+        os.utime(cache.folder("cpu") / "00" / f"{number:064}", (number, number))
+    cache.trim("cpu", 3000)
+    assert [cache.load("cpu", f"{n:064}") is None for n in range(6)] == [True] * 4 + [False] * 2
 
 
 def test_keys_differ_by_target(tmp_path, monkeypatch):

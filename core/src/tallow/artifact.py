@@ -12,6 +12,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -106,6 +107,15 @@ def write(compiled: Compiled, path: Path, force: bool = False) -> Path:
     """Write a file, whole or not at all."""
     if path.exists() and not force:
         raise ArtifactError(f"{path} exists already: choose another name or say force")
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(draft, "wb") as file:
+        write_to(file, compiled)
+    os.replace(draft, path)
+    return path
+
+
+def write_to(file: BinaryIO, compiled: Compiled) -> None:
+    """Write a Compiled as a file's content."""
     tensors = _Tensors()
     tensors.parts["code"] = np.frombuffer(compiled.code.blob, np.uint8)
     for name, blob in compiled.code.support.items():
@@ -118,7 +128,7 @@ def write(compiled: Compiled, path: Path, force: bool = False) -> Path:
         "support": list(compiled.code.support),
         "program": encode(compiled.program, tensors),
         "constants": constants,
-        "code": hashlib.sha256(compiled.code.blob).hexdigest(),
+        "code": {"size": len(compiled.code.blob), "sha256": hashlib.sha256(compiled.code.blob).hexdigest()},
     }
     manifest = {"format": FORMAT, "targets": [target], "metadata": dict(compiled.metadata)}
     text = json.dumps(manifest)
@@ -130,14 +140,10 @@ def write(compiled: Compiled, path: Path, force: bool = False) -> Path:
         offset += padded
     header = json.dumps({"__metadata__": metadata, **entries}).encode()
     header += b" " * (-(8 + len(header)) % ALIGNMENT)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(draft, "wb") as file:
-        file.write(len(header).to_bytes(8, "little") + header)
-        for part in tensors.parts.values():
-            file.write(memoryview(part))
-            file.write(b"\0" * (-part.size % ALIGNMENT))
-    os.replace(draft, path)
-    return path
+    file.write(len(header).to_bytes(8, "little") + header)
+    for part in tensors.parts.values():
+        file.write(memoryview(part))
+        file.write(b"\0" * (-part.size % ALIGNMENT))
 
 
 def read(path: Path) -> Compiled:
@@ -187,12 +193,10 @@ def _parse(data: np.ndarray, size: int, path: Path) -> Compiled:
 
 
 def _restore(target: dict, manifest: dict, arrays: Mapping[str, np.ndarray]) -> Compiled:
-    blob = bytes(arrays["code"])
+    blob = bytes(arrays["code"][: target["code"]["size"]])
     constants = {key: _array(entry, arrays) for key, entry in target["constants"].items()}
     program = decode(target["program"], arrays)
-    if not any(
-        hashlib.sha256(blob[: len(blob) - cut]).hexdigest() == target["code"] for cut in range(ALIGNMENT)
-    ):
+    if hashlib.sha256(blob).hexdigest() != target["code"]["sha256"]:
         raise ArtifactError("its machine code is damaged: compile the model again")
     support = {name: bytes(arrays[f"support.{name}"]) for name in target["support"]}
     described = target["target"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tallow import artifact, plugins
+from tallow import artifact, model_cache, plugins
 from tallow.backend import Backend, Target
 from tallow.compiled import Compiled
 from tallow.errors import CompileError
@@ -151,11 +151,24 @@ def compile(
     dims fixes sizes ({"batch": 8}) or bounds them ({"batch": (1, 8)}). threads: at most so many.
     Raises ImportFailed, CompileError, or Unavailable when the backend is not installed.
     """
-    sizes = dims or {}
     if isinstance(model, (str, Path)):
-        model = load(model, {n: s for n, s in sizes.items() if isinstance(s, int)})
-        sizes = {n: s for n, s in sizes.items() if not isinstance(s, int)}
+        return open_compiled(compile_file(Path(model), device, dims or {}), threads)
     graph = model.graph if isinstance(model, Model) else model
     if not isinstance(graph, Graph):
         raise CompileError(f"expected a Model, a Graph or a path, got {type(model).__name__}")
-    return open_compiled(compile_graph(bind_dims(graph, sizes), device), threads)
+    return open_compiled(compile_graph(bind_dims(graph, dims or {}), device), threads)
+
+
+def compile_file(path: Path, device: str, dims: Mapping[str, int | tuple[int, int]]) -> Compiled:
+    """What a model's files compile to, from the cache when they did before."""
+    importer = plugins.importer_for(path)
+    name, arch = split_device(device)
+    backend = plugins.backend(name)
+    key = model_cache.key_of(importer.files(path), dims, backend.target(arch), (importer, backend))
+    compiled = model_cache.recall(key)
+    if compiled is None:
+        fixed = {n: s for n, s in dims.items() if isinstance(s, int)}
+        bounds = {n: s for n, s in dims.items() if not isinstance(s, int)}
+        compiled = compile_graph(bind_dims(load(path, fixed).graph, bounds), device)
+        model_cache.remember(key, compiled)
+    return compiled

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -28,6 +28,10 @@ class Importer(Protocol):
 
     def claims(self, path: Path) -> bool:
         """Whether the file or folder looks like one of this format."""
+
+    def files(self, path: Path) -> Sequence[Path]:
+        """The files that a model at a path is made of: what `load` reads. A file that is not there may be
+        left out; `load` is the one to complain."""
 
     def load(self, path: Path, dims: Mapping[str, int] | None = None) -> Graph:
         """The Graph of a model, with sizes in `dims` fixed; ImportFailed says what is wrong or not supported."""

@@ -18,6 +18,11 @@ class SafetensorsImporter:
     def claims(self, path: Path) -> bool:
         return path.suffix == ".safetensors" or (path.is_dir() and (path / "config.json").is_file())
 
+    def files(self, path: Path) -> list[Path]:
+        """All JSON and safetensors files of the model's folder: configuration, index and shards."""
+        folder = path if path.is_dir() else path.parent
+        return sorted(f for f in folder.iterdir() if f.suffix in (".json", ".safetensors") and f.is_file())
+
     def load(self, path: Path, dims=None):
         from tallow_importers.safetensors.importer import load
 

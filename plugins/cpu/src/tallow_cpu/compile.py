@@ -8,12 +8,13 @@ import struct
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from tallow import cache
 from tallow.backend import Code, Target
 from tallow.kernel.expand import expand
 from tallow.kernel.grammar import Kernel
 from tallow.kernel.unroll import unroll
 from tallow.kernel.vectorise import vectorise
-from tallow_cpu import cache, elf
+from tallow_cpu import elf
 from tallow_cpu.llvm import native
 from tallow_cpu.llvm.functions import NATIVE
 from tallow_cpu.llvm.printer import print_kernel
@@ -22,6 +23,7 @@ from tallow_cpu.runtime.threads import usable_cores
 from tallow_cpu.targets import abilities, base_of, machine_of, tuning
 
 FORMAT = "1"  # of cached parts; a change makes older ones unreadable
+CACHE, CACHE_LIMIT = "cpu", 512 << 20  # kind of cached parts, and the bytes kept of them
 _HEAD = struct.Struct("<QQ")  # entry, alignment
 RUNTIME_HEAD = 256
 
@@ -37,7 +39,7 @@ def compile_kernels(kernels: Sequence[Kernel], target: Target) -> Code:
     """One blob with all kernels; equal ones share code, and those compiled before come from the disk."""
     texts = {kernel.name: lower_to_text(kernel, target) for kernel in kernels}
     unique = list(dict.fromkeys(texts.values()))
-    parts = {text: cache.load(_key(text, target)) for text in unique}
+    parts = {text: cache.load(CACHE, _key(text, target)) for text in unique}
     missing = [text for text in unique if parts[text] is None]
     parts.update(zip(missing, _compile_all(missing, target), strict=True))
     blob, offsets = bytearray(), {}
@@ -66,14 +68,14 @@ def _compile_all(texts: Sequence[str], target: Target) -> list[bytes]:
         for number in share:
             linked = elf.link(compiler.object(texts[number]), ["K"])
             done[number] = _HEAD.pack(linked.entries["K"], linked.align) + linked.blob
-            cache.store(_key(texts[number], target), done[number])
+            cache.store(CACHE, _key(texts[number], target), done[number])
 
     if threads == 1:
         work(order)
     else:
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(work, shares))
-    cache.trim()
+    cache.trim(CACHE, CACHE_LIMIT)
     return [done[i] for i in range(len(texts))]
 
 
@@ -98,11 +100,11 @@ def runtime_blob(target: Target) -> bytes:
     """The thread pool and the step walker for a target: 256 bytes of entry offsets, then code."""
     text = runtime_ir(PLATFORMS[machine_of(base_of(target).triple)])
     key = _key(text, target)
-    part = cache.load(key)
+    part = cache.load(CACHE, key)
     if part is None:
         linked = elf.link(native.Compiler(machine_spec(target)).object(text), ENTRIES)
         part = json.dumps(linked.entries).encode().ljust(RUNTIME_HEAD) + linked.blob
-        cache.store(key, part)
+        cache.store(CACHE, key, part)
     return part
 
 
