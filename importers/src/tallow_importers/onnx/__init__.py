@@ -1,5 +1,1 @@
-"""ONNX models as Graphs."""
-
-from tallow_importers.onnx.importer import load, load_model_proto
-
-__all__ = ["load", "load_model_proto"]
+"""ONNX models as Graphs; `importer.load` is the way in."""

@@ -1,5 +1,1 @@
-"""safetensors models as Graphs: Hugging Face folders whose architecture Tallow knows."""
-
-from tallow_importers.safetensors.importer import load
-
-__all__ = ["load"]
+"""safetensors models as Graphs: Hugging Face folders whose architecture Tallow knows; `importer.load` is the way in."""

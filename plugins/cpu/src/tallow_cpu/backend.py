@@ -12,7 +12,6 @@ from tallow.dtype import DType
 from tallow.errors import ArtifactError, Unavailable
 from tallow.graph import Node, TensorType
 from tallow.kernel.grammar import Kernel
-from tallow_cpu import compile as compiler
 from tallow_cpu.lowerings import LOWERINGS
 from tallow_cpu.passes import PASSES
 from tallow_cpu.runtime.module import Module, aligned
@@ -49,9 +48,14 @@ class CpuBackend:
         return f"no kernels for {unable[0]}" if unable else None
 
     def compile(self, kernels: Sequence[Kernel], target: Target) -> Code:
+        # Deferred here and below: running a compiled model needs no LLVM.
+        from tallow_cpu import compile as compiler
+
         return compiler.compile_kernels(kernels, target)
 
     def source(self, kernels: Sequence[Kernel], target: Target, stage: str) -> str:
+        from tallow_cpu import compile as compiler
+
         return compiler.source_text(kernels, target, stage)
 
     def open(self, device: str) -> CpuDevice:
