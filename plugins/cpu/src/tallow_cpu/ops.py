@@ -28,9 +28,14 @@ def _evaluate_matmul(arrays, attributes):
 def _infer_conv(types, attributes):
     x, _ = types
     sizes = tuple(
-        window_size(d, k, s, (0, 0), dil)
-        for d, k, s, dil in zip(
-            x.shape[1:-1], attributes["kernel"], attributes["strides"], attributes["dilations"], strict=True
+        window_size(d, k, s, p, dil)
+        for d, k, s, p, dil in zip(
+            x.shape[1:-1],
+            attributes["kernel"],
+            attributes["strides"],
+            attributes["pads"],
+            attributes["dilations"],
+            strict=True,
         )
     )
     return (TensorType(x.dtype, (x.shape[0], *sizes, attributes["n"] * attributes["groups"])),)
@@ -45,12 +50,7 @@ def _evaluate_conv(arrays, attributes):
     kernel, groups, n = attributes["kernel"], attributes["groups"], attributes["n"]
     w = unpack(packed, n).reshape(groups, *kernel, -1, n)
     w = np.moveaxis(np.moveaxis(w, -1, 1), -1, 2).reshape(groups * n, -1, *kernel)
-    spec = {
-        "strides": attributes["strides"],
-        "dilations": attributes["dilations"],
-        "groups": groups,
-        "pads": ((0, 0),) * len(kernel),
-    }
+    spec = {key: attributes[key] for key in ("strides", "pads", "dilations", "groups")}
     return (np.moveaxis(op("conv").evaluate([_first(x), w], spec)[0], 1, -1),)
 
 

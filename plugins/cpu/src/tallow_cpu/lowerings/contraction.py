@@ -3,57 +3,209 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from tallow.backend import Target
-from tallow.dim import Dim, product
+from tallow.dim import Dim, bounds, ceildiv, product
 from tallow.dtype import bool_
-from tallow.kernel.build import add, const, floordiv, mod, mul
-from tallow.kernel.grammar import Expr
+from tallow.graph import Node, Value
+from tallow.kernel import build
+from tallow.kernel.build import add, const, floordiv, less, logical_and, minimum, mod, mul
+from tallow.kernel.grammar import Alloc, Buffer, Expr, For, If, Let, Load, Stmt, Store, Var
 from tallow.lower.group import Declined, Group, KernelCall
+from tallow.lower.inline import Inliner
+from tallow.lower.pointwise import count_flops, unravel
+from tallow.lower.reduce import accumulator
 from tallow.ops.pointwise import operand_index
-from tallow_cpu.lowerings.tile import Contraction, Shape, choose_shape, lanes, lower_tile
+from tallow_cpu.lowerings.blocked import Contraction, Write, lower_blocked, row_index
+from tallow_cpu.lowerings.tile import PARALLEL_FLOPS, choose_shape, lanes, multiply_rows
+
+# Packed products ------------------------------------------------------------------------------------
 
 
-def _batched(shape: Sequence[Dim], result: Sequence[Dim]):
-    """Element where item `outer` of an operand with these leading axes starts, before its last two."""
+@dataclass(frozen=True, slots=True)
+class MatrixRows:
+    """Rows of cpu.matmul: the last axis of the left operand, one for each index of its other axes."""
 
-    def start(inliner, outer: Sequence[Expr]) -> Expr:
-        at = operand_index(shape[:-2], result[:-2], tuple(outer))
-        flat: Expr = const(0)
-        for dim, place in zip(shape[:-2], at, strict=True):
-            flat = add(mul(flat, inliner.size(dim)), place)
-        return mul(flat, inliner.size(shape[-2] * shape[-1]))
+    a: Value
+    values: tuple[Value, ...]  # what a row's elements are computed from
 
-    return start
+    @property
+    def taps(self) -> int:
+        return 1
+
+    @property
+    def each(self) -> int:
+        return self.a.shape[-1]
+
+    def locate(self, inliner: Inliner, body: list[Stmt], outer: Sequence[Expr], row: Expr):
+        return row_index(inliner, body, self.values, self.a.shape[:-1], row)
+
+    def copy(self, inliner: Inliner, place, tap: Expr, first: Expr, count: Expr, write: Write) -> list[Stmt]:
+        return [_copying(inliner, self.a, place, first, count, write)]
+
+
+def _copying(inliner: Inliner, source: Value, lead, first: Expr, count: Expr, write: Write, mask=None) -> For:
+    """A vector loop that writes `count` elements of the source from [*lead, first] on; those that `mask` of
+    an element's place refuses are zeros."""
+    i = inliner.loop("i")
+    body: list[Stmt] = []
+    at = add(first, i)
+    guard = None if mask is None else mask(at)
+    element = inliner.scope(body).read(source, (*lead, at), guard)
+    body.append(write(i, build.cast(element, accumulator(source.dtype))))
+    return For(i, count, tuple(body), "vector")
+
+
+def _prologue_values(group: Group, operand: Value) -> tuple[Value, ...]:
+    return (operand, *(v for node in group.prologue for v in node.inputs if v.type.size != 1))
+
+
+def _epilogue_values(group: Group) -> tuple[Value, ...]:
+    return (*group.outputs, *(v for node in group.epilogue for v in (*node.inputs, *node.outputs)))
 
 
 def lower_packed(group: Group, target: Target) -> Sequence[KernelCall] | Declined:
     """cpu.matmul: any leading axes of the left operand are rows."""
     if group.prologue:
         return Declined("operands of a packed product must be in memory")
-    a, packed = group.root.inputs
-    *lead, k = a.shape
-    rows, width, n = product(lead), packed.shape[3], group.root["n"]
+    a, _ = group.root.inputs
+    inliner_values = _epilogue_values(group)
+    lead = a.shape[:-1]
 
-    def result_index(inliner, outer, row: Expr, column: Expr) -> tuple[Expr, ...]:
-        index: list[Expr] = []
-        for axis in range(len(lead) - 1, 0, -1):
-            extent = inliner.size(lead[axis])
-            index.append(mod(row, extent) if lead[axis] != 1 else const(0))
-            row = floordiv(row, extent)
-        return (*([row] if lead else []), *reversed(index), column)
+    def result_index(inliner, body, outer, row: Expr, column: Expr) -> tuple[Expr, ...]:
+        return (*row_index(inliner, body, inliner_values, lead, row), column)
 
+    source = MatrixRows(a, _prologue_values(group, a))
+    work = Contraction((), product(lead), group.root["n"], source, lambda outer: const(0), result_index)
+    return lower_blocked(group, target, "matmul", work)
+
+
+# Convolutions ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Pixels:
+    """Rows of cpu.conv: the window of a pixel. Where neighbours of the last axis lie side by side, a tap
+    is a whole line of the window (`merged`)."""
+
+    node: Node
+    merged: bool
+
+    @property
+    def kernel(self) -> tuple[int, ...]:
+        return self.node["kernel"][:-1] if self.merged else self.node["kernel"]
+
+    @property
+    def channels(self) -> int:
+        return self.node.inputs[0].shape[-1]
+
+    @property
+    def taps(self) -> int:
+        return product(self.kernel)
+
+    @property
+    def each(self) -> int:
+        depth = self.node.inputs[1].shape[2]
+        return depth // self.taps
+
+    def locate(self, inliner: Inliner, body: list[Stmt], outer: Sequence[Expr], row: Expr):
+        """Image, group, and the first coordinate of the window on each axis."""
+        result = self.node.output.shape[1:-1]
+        image, group = outer
+        origins = []
+        for axis, at in enumerate(unravel(inliner, row, result, body)):
+            low = self.node["pads"][axis][0]
+            var = Var(inliner.fresh("origin"))
+            body.append(Let(var, build.sub(mul(at, const(self.node["strides"][axis])), inliner.size(low))))
+            origins.append(var)
+        return image, group, origins
+
+    def copy(self, inliner: Inliner, place, tap: Expr, first: Expr, count: Expr, write: Write) -> list[Stmt]:
+        image, group, origins = place
+        x = self.node.inputs[0]
+        body: list[Stmt] = []
+        inside: Expr = build.const(True, bool_)
+        coordinates: list[Expr] = [image]
+        for axis in range(len(self.kernel) - 1, -1, -1):
+            size = self.kernel[axis]
+            step = mod(tap, const(size)) if axis else tap
+            tap = floordiv(tap, const(size))
+            at = Var(inliner.fresh("at"))
+            body.append(Let(at, add(origins[axis], mul(step, const(self.node["dilations"][axis])))))
+            coordinates.insert(1, at)
+            if self.node["pads"][axis] != (0, 0):
+                extent = inliner.size(x.shape[1 + axis])
+                inside = logical_and(inside, _within(at, extent))
+        if self.merged:
+            lines = self.line(inliner, coordinates, origins[-1], first, count, write)
+        else:
+            start = add(mul(group, const(self.each)), first)
+            lines = [_copying(inliner, x, coordinates, start, count, write)]
+        if isinstance(inside, build.Const):
+            return [*body, *lines]
+        return [*body, If(inside, tuple(lines), (self.zeros(inliner, count, write),))]
+
+    def zeros(self, inliner: Inliner, count: Expr, write: Write) -> For:
+        i = inliner.loop("i")
+        return For(i, count, (write(i, const(0, accumulator(self.node.inputs[0].dtype))),), "vector")
+
+    def line(
+        self, inliner: Inliner, lead, origin: Expr, first: Expr, count: Expr, write: Write
+    ) -> list[Stmt]:
+        """A line of the window: pixels and channels are one axis, of which the padding is masked off."""
+        x = self.node.inputs[0]
+        start = add(mul(origin, const(self.channels)), first)
+        at = (*lead, const(0))
+        plain = _copying(inliner, x, at, start, count, write)
+        if self.node["pads"][-1] == (0, 0):
+            return [plain]
+        width = inliner.size(x.shape[-2])
+        end = mul(width, const(self.channels))
+        masked = _copying(inliner, x, at, start, count, write, lambda i: _within(i, end))
+        last = add(origin, const(self.node["kernel"][-1] - 1))
+        inside = logical_and(_within(origin, width), _within(last, width))
+        return [If(inside, (plain,), (masked,))]
+
+
+def _within(at: Expr, size: Expr) -> Expr:
+    return logical_and(build.call("ge", at, const(0)), less(at, size))
+
+
+def lower_conv(group: Group, target: Target) -> Sequence[KernelCall] | Declined:
+    """cpu.conv: pixels are rows; the window and the channels are the summed index."""
+    if group.prologue:
+        return Declined("operands of a convolution must be in memory")
+    node = group.root
+    x = node.inputs[0]
+    groups, n, spatial = node["groups"], node["n"], node.output.shape[1:-1]
+    values = _epilogue_values(group)
+
+    def result_index(inliner, body, outer, row: Expr, column: Expr) -> tuple[Expr, ...]:
+        image, group_at = outer
+        return (
+            image,
+            *row_index(inliner, body, values, spatial, row),
+            add(mul(group_at, const(n)), column),
+        )
+
+    source = Pixels(node, groups == 1 and node["dilations"][-1] == 1)
     work = Contraction(
-        (),
-        rows,
-        n,
-        ((k, 1),),
-        lambda inliner, statements, outer, row: mul(row, inliner.size(k)),
-        lambda inliner, outer, panel: mul(panel, inliner.size(k * width)),
-        lambda inliner: const(width),
-        result_index,
+        (x.shape[0], groups), product(spatial), n, source, lambda outer: outer[1], result_index
     )
-    return lower_tile(group, target, "matmul", choose_shape(rows, width, target), work)
+    return lower_blocked(group, target, "conv", work)
+
+
+# Products of operands in memory ---------------------------------------------------------------------
+
+
+def _batched(shape: Sequence[Dim], result: Sequence[Dim], inliner: Inliner, outer: Sequence[Expr]) -> Expr:
+    """Element where item `outer` of an operand starts, before its last two axes."""
+    at = operand_index(shape[:-2], result[:-2], tuple(outer))
+    flat: Expr = const(0)
+    for dim, place in zip(shape[:-2], at, strict=True):
+        flat = add(mul(flat, inliner.size(dim)), place)
+    return mul(flat, inliner.size(shape[-2] * shape[-1]))
 
 
 def lower_matmul(group: Group, target: Target) -> Sequence[KernelCall] | Declined:
@@ -64,76 +216,59 @@ def lower_matmul(group: Group, target: Target) -> Sequence[KernelCall] | Decline
     if a.dtype == bool_:
         return Declined("products of bool")
     result = group.root.output.shape
-    m, k = a.shape[-2:]
-    n = b.shape[-1]
-    width = 2 * lanes(target) if not isinstance(n, int) or n > lanes(target) else lanes(target)
-    start_a, start_b = _batched(a.shape, result), _batched(b.shape, result)
-    work = Contraction(
-        result[:-2],
-        m,
-        n,
-        ((k, 1),),
-        lambda inliner, statements, outer, row: add(start_a(inliner, outer), mul(row, inliner.size(k))),
-        lambda inliner, outer, panel: add(start_b(inliner, outer), mul(panel, const(width))),
-        lambda inliner: inliner.size(n),
-        lambda inliner, outer, row, column: (*outer, row, column),
-        masked=True,
-    )
-    return lower_tile(group, target, "matmul", choose_shape(m, width, target), work)
+    rows, depth, columns = result[-2], a.shape[-1], result[-1]
+    wide = not isinstance(columns, int) or columns > lanes(target)
+    shape = choose_shape(rows, (2 if wide else 1) * lanes(target), target)
+    inliner = Inliner(group)
+    left, right = inliner.buffer(a), inliner.buffer(b)
+    row_tiles, column_tiles = ceildiv(rows, shape.rows), ceildiv(columns, shape.columns)
+    grid = product(result[:-2]) * column_tiles * row_tiles
+    item = inliner.loop("g")
+    body: list[Stmt] = []
 
+    def let(e: Expr, hint: str) -> Var:
+        body.append(Let(Var(inliner.fresh(hint)), e))
+        return body[-1].var
 
-def lower_conv(group: Group, target: Target) -> Sequence[KernelCall] | Declined:
-    """cpu.conv: pixels are rows; the window and the channels are the summed index."""
-    if group.prologue:
-        return Declined("operands of a convolution must be in memory")
-    node = group.root
-    x, packed = node.inputs
-    groups, n, width = node["groups"], node["n"], packed.shape[3]
-    spatial, result = x.shape[1:-1], node.output.shape[1:-1]
-    channels = x.shape[-1]
-    each = packed.shape[2] // product(node["kernel"])
-    strides = [product(spatial[i + 1 :]) * channels for i in range(len(spatial))]
-
-    def row_start(inliner, statements, outer, row: Expr) -> Expr:
-        image, group_at = outer
-        flat = add(mul(image, inliner.size(product(spatial) * channels)), mul(group_at, const(each)))
-        for axis in range(len(spatial) - 1, -1, -1):
-            extent = inliner.size(result[axis])
-            at = mod(row, extent) if axis else row
-            row = floordiv(row, extent)
-            flat = add(flat, mul(at, inliner.size(strides[axis] * node["strides"][axis])))
-        return flat
-
-    loops: list[tuple[Dim, Dim]] = [
-        (k, strides[axis] * d)
-        for axis, (k, d) in enumerate(zip(node["kernel"], node["dilations"], strict=True))
+    *outer, panel, tile = unravel(inliner, item, (*result[:-2], column_tiles, row_tiles), body)
+    first_row, first = mul(tile, const(shape.rows)), let(mul(panel, const(shape.columns)), "column")
+    last = inliner.size(rows - 1)
+    at = [let(minimum(add(first_row, const(r)), last), "row") for r in range(shape.rows)]
+    start = let(_batched(a.shape, result, inliner, outer), "start")
+    base = [let(add(start, mul(row, inliner.size(depth))), "base") for row in at]
+    deep = let(add(_batched(b.shape, result, inliner, outer), first), "deep")
+    edge, step = inliner.size(columns), inliner.size(columns)
+    exact = isinstance(columns, int) and columns % shape.columns == 0
+    total = Buffer(inliner.fresh("acc"), accumulator(a.dtype), shape.rows * shape.columns, "register", True)
+    zero = inliner.loop("z")
+    body += [
+        Alloc(total),
+        For(zero, const(total.size), (Store(total, zero, const(0, total.dtype)),), "vector"),
     ]
-    if groups == 1 and node["dilations"][-1] == 1:
-        loops[-1] = (node["kernel"][-1] * channels, 1)  # neighbours in the last axis lie side by side
-    else:
-        loops.append((each, 1))
-    loops = [loop for loop in loops[:-1] if loop[0] != 1] + loops[-1:]
-    panels = -(-n // width)
-
-    def result_index(inliner, outer, row: Expr, column: Expr) -> tuple[Expr, ...]:
-        image, group_at = outer
-        places: list[Expr] = []
-        for axis in range(len(result) - 1, 0, -1):
-            extent = inliner.size(result[axis])
-            places.append(mod(row, extent))
-            row = floordiv(row, extent)
-        return (image, row, *reversed(places), add(mul(group_at, const(n)), column))
-
-    size = packed.shape[2] * width
-    work = Contraction(
-        (x.shape[0], groups),
-        product(result),
-        n,
-        tuple(loops),
-        row_start,
-        lambda inliner, outer, panel: add(mul(outer[1], const(panels * size)), mul(panel, const(size))),
-        lambda inliner: const(width),
-        result_index,
+    body += multiply_rows(
+        inliner,
+        shape,
+        total,
+        inliner.size(depth),
+        lambda r, k: Load(left, add(base[r], k)),
+        lambda k, n: Load(
+            right, add(add(deep, mul(k, step)), n), 1, None if exact else less(add(first, n), edge)
+        ),
     )
-    shape: Shape = choose_shape(product(result), width, target)
-    return lower_tile(group, target, "conv", shape, work)
+    for r, row in enumerate(at):
+        n = inliner.loop("n")
+        column = add(first, n)
+        index, inner = (*outer, row, column), []
+        place = add(n, const(r * shape.columns))
+        scope = inliner.scope(
+            inner, {group.root.output: lambda _, p=place: build.cast(Load(total, p), group.root.output.dtype)}
+        )
+        for value in group.outputs:
+            scope.store(value, value.shape, index, scope.read(value, index))
+        if not exact:
+            inner = [If(less(column, edge), tuple(inner))]
+        body.append(For(n, const(shape.columns), tuple(inner), "vector"))
+    flops = product((*result, depth)) * 2 + count_flops(group)
+    each = 2 * shape.rows * shape.columns * (bounds(depth)[1] or 256)
+    loop = For(item, inliner.size(grid), tuple(body), "grid")
+    return [inliner.call("matmul", [loop], grid, max(1, PARALLEL_FLOPS // max(1, each)), flops)]

@@ -63,9 +63,6 @@ def _conv(builder: Builder, node: Node, target: Target) -> Value | None:
         return builder.transpose(
             builder.emit("cpu.depthwise", last, taps, **spec), permutation=to_first(rank)
         )
-    if any(p != (0, 0) for p in node["pads"]):
-        before, after = (tuple(p[side] for p in node["pads"]) for side in (0, 1))
-        last = builder.pad(last, before=(0, *before, 0), after=(0, *after, 0), mode="constant")
     each, n = w.shape[1], w.shape[0] // groups
     split = builder.reshape(w, shape=(groups, n, each, *kernel))
     order = (0, *range(3, 3 + len(kernel)), 2, 1)
@@ -73,10 +70,13 @@ def _conv(builder: Builder, node: Node, target: Target) -> Value | None:
         builder.transpose(split, permutation=order), shape=(groups, product(kernel) * each, n)
     )
     packed = pack(builder, matrices, target)
-    if groups == 1 and all(k == 1 for k in kernel) and all(s == 1 for s in node["strides"]):
+    plain = all(
+        k == s == 1 and p == (0, 0) for k, s, p in zip(kernel, node["strides"], node["pads"], strict=True)
+    )
+    if groups == 1 and plain:
         result = builder.emit("cpu.matmul", last, packed, n=n)
     else:
-        spec = {"strides": node["strides"], "dilations": node["dilations"], "groups": groups}
+        spec = {key: node[key] for key in ("strides", "pads", "dilations", "groups")}
         result = builder.emit("cpu.conv", last, packed, kernel=tuple(kernel), n=n, **spec)
     return builder.transpose(result, permutation=to_first(rank))
 
