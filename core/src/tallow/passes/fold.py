@@ -11,7 +11,7 @@ from tallow.graph import Graph, Node, Value, walk
 from tallow.ops import OPS
 from tallow.passes.rewrite import rewrite
 
-GROWTH = 1 << 16  # elements that a fold may add over what its operands hold
+GROWTH = 1 << 16  # elements that a fold may make beyond four times what its operands hold
 _NEVER = {"constant", "if", "loop", "random_uniform", "random_normal", "bernoulli", "multinomial"}
 
 
@@ -28,7 +28,7 @@ def fold_constants(graph: Graph) -> Graph:
         if not all(getattr(v.type, "is_static", False) for v in node.outputs):
             return None
         have = sum(known[v].size for v in node.inputs)
-        if sum(v.type.size for v in node.outputs) > have + GROWTH:
+        if sum(v.type.size for v in node.outputs) > 4 * have + GROWTH:
             return None
         try:
             results = OPS[node.op].evaluate([known[v] for v in node.inputs], node.attributes)

@@ -7,6 +7,7 @@ import numpy as np
 from tallow.graph import TensorType
 from tallow.ops import Op, op
 from tallow.ops.contraction import window_size
+from tallow_cpu.winograd import convolve, transform_weights
 
 
 def unpack(packed: np.ndarray, n: int) -> np.ndarray:
@@ -94,8 +95,35 @@ def _evaluate_pool(arrays, attributes):
     return (np.moveaxis(op("pool").evaluate([_first(arrays[0])], attributes)[0], 1, -1),)
 
 
+def _infer_winograd(types, attributes):
+    x, _ = types
+    sizes = tuple(window_size(d, 3, 1, p, 1) for d, p in zip(x.shape[1:-1], attributes["pads"], strict=True))
+    return (TensorType(x.dtype, (x.shape[0], *sizes, attributes["n"])),)
+
+
+def _evaluate_winograd(arrays, attributes):
+    return (convolve(*arrays, attributes["tile"], attributes["pads"], attributes["n"]),)
+
+
 MATMUL = Op("cpu.matmul", "contraction", _infer_matmul, _evaluate_matmul, arity=(2, 2))
 CONV = Op("cpu.conv", "contraction", _infer_conv, _evaluate_conv, arity=(2, 2))
 DEPTHWISE = Op("cpu.depthwise", "contraction", _infer_depthwise, _evaluate_depthwise, arity=(2, 2))
 POOL = Op("cpu.pool", "window", _infer_pool, _evaluate_pool)
-OPS = (MATMUL, CONV, DEPTHWISE, POOL)
+
+
+def _infer_winograd_weights(types, attributes):
+    (w,) = types
+    n, channels = w.shape[:2]
+    width = attributes["width"]
+    return (TensorType(w.dtype, (-(-n // width), (attributes["tile"] + 2) ** 2, channels, width)),)
+
+
+def _evaluate_winograd_weights(arrays, attributes):
+    return (transform_weights(arrays[0], attributes["tile"], attributes["width"]),)
+
+
+WINOGRAD = Op("cpu.winograd", "contraction", _infer_winograd, _evaluate_winograd, arity=(2, 2))
+WINOGRAD_WEIGHTS = Op(
+    "cpu.winograd_weights", "contraction", _infer_winograd_weights, _evaluate_winograd_weights, arity=(1, 1)
+)
+OPS = (MATMUL, CONV, WINOGRAD, WINOGRAD_WEIGHTS, DEPTHWISE, POOL)

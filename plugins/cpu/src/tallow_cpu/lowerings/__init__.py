@@ -3,11 +3,13 @@
 from tallow_cpu.lowerings.contraction import lower_conv, lower_matmul, lower_packed
 from tallow_cpu.lowerings.rows import lower_layer_norm, lower_softmax
 from tallow_cpu.lowerings.window import lower_depthwise, lower_pool
+from tallow_cpu.lowerings.winograd import lower_winograd
 
 LOWERINGS = {
     "matmul": lower_matmul,
     "cpu.matmul": lower_packed,
     "cpu.conv": lower_conv,
+    "cpu.winograd": lower_winograd,
     "cpu.depthwise": lower_depthwise,
     "cpu.pool": lower_pool,
     "softmax": lower_softmax,

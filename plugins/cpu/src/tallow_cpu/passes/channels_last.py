@@ -15,7 +15,8 @@ from tallow.graph import Graph, Node, Value, walk
 from tallow.ops import OPS
 from tallow.passes.rewrite import rewrite
 from tallow.passes.simplify import simplify
-from tallow_cpu.passes.pack import pack
+from tallow_cpu.passes.algorithms import DIRECT, choose_tile
+from tallow_cpu.passes.pack import pack, pack_winograd
 
 FLOATS = ("f32", "f16", "bf16", "f64", "i32")
 ROUNDS = 200
@@ -63,6 +64,11 @@ def _conv(builder: Builder, node: Node, target: Target) -> Value | None:
         return builder.transpose(
             builder.emit("cpu.depthwise", last, taps, **spec), permutation=to_first(rank)
         )
+    tile = choose_tile(node, target)
+    if tile != DIRECT:
+        packed = pack_winograd(builder, w, tile, target)
+        result = builder.emit("cpu.winograd", last, packed, tile=tile, n=w.shape[0], pads=node["pads"])
+        return builder.transpose(result, permutation=to_first(rank))
     each, n = w.shape[1], w.shape[0] // groups
     split = builder.reshape(w, shape=(groups, n, each, *kernel))
     order = (0, *range(3, 3 + len(kernel)), 2, 1)

@@ -20,6 +20,11 @@ def pack(builder: Builder, matrices: Value, target: Target) -> Value:
     return builder.transpose(split, permutation=(0, 2, 1, 3))
 
 
+def pack_winograd(builder: Builder, w: Value, tile: int, target: Target) -> Value:
+    """[n, C, 3, 3] transformed for Winograd tiles, as [panels, positions, C, width]."""
+    return builder.emit("cpu.winograd_weights", w, tile=tile, width=panel_width(w.shape[0], target))
+
+
 def pack_products(graph: Graph, target: Target) -> Graph:
     """matmul(a, w) with a constant matrix w becomes cpu.matmul(a, packed w)."""
     constants = {n.output for n in walk(graph) if n.op == "constant"}

@@ -1,0 +1,223 @@
+"""Winograd convolutions with channels last: transform, many small products, transform back; one kernel.
+
+A grid iteration takes a block of picture tiles through all three, so that nothing but pictures and
+weights is ever in shared memory: the transformed data of the block stay in the second cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tallow.backend import Target
+from tallow.dim import bounds, ceildiv, product
+from tallow.dtype import bool_, f32
+from tallow.kernel import build
+from tallow.kernel.build import add, const, less, logical_and, minimum, mul, sub
+from tallow.kernel.grammar import Alloc, Buffer, Expr, For, If, Let, Load, Stmt, Store, Var
+from tallow.kernel.straight import Maths
+from tallow.lower.group import Declined, Group, KernelCall
+from tallow.lower.inline import Inliner
+from tallow.lower.pointwise import count_flops, unravel
+from tallow_cpu.lowerings.blocked import ITEMS
+from tallow_cpu.lowerings.tile import PARALLEL_FLOPS, choose_shape, multiply_rows
+from tallow_cpu.winograd import apply, matrices
+
+
+def lower_winograd(group: Group, target: Target) -> Sequence[KernelCall] | Declined:
+    """cpu.winograd: rows of the products are picture tiles."""
+    if group.prologue:
+        return Declined("operands of a convolution must be in memory")
+    return _Winograd(group, target).call()
+
+
+class _Winograd:
+    """One kernel while it is written."""
+
+    def __init__(self, group: Group, target: Target):
+        self.group, self.node = group, group.root
+        self.inliner = inliner = Inliner(group)
+        self.x, packed = self.node.inputs
+        self.panels, self.positions, self.depth, self.width = packed.shape
+        self.m = self.node["tile"]
+        self.size = self.m + 2
+        _, *spatial, _ = self.node.output.shape
+        self.spatial = spatial
+        self.grid = (self.x.shape[0], *(ceildiv(d, self.m) for d in spatial))
+        self.rows = product(self.grid)
+        self.shape = choose_shape(self.rows, self.width, target)
+        self.pitch = self.depth + 16  # rows of a tile must not share the sets of a cache
+        self.tiles, self.across = self.block(target)
+        tile = self.shape.rows * self.width
+        self.picture, self.weights = inliner.buffer(self.x), inliner.buffer(packed)
+        length = self.tiles * self.positions * self.shape.rows * self.pitch
+        self.data = Buffer(inliner.fresh("data"), f32, length, "local", True)
+        self.sums = Buffer(inliner.fresh("sums"), f32, self.positions * tile, "local", True)
+        self.total = Buffer(inliner.fresh("acc"), f32, tile, "register", True)
+
+    def block(self, target: Target) -> tuple[int, int]:
+        """Row tiles and panels of a grid iteration: half the second cache of data, enough iterations."""
+        each = self.positions * self.shape.rows * self.pitch * 4
+        count = bounds(ceildiv(self.rows, self.shape.rows))[1] or 64
+        tiles = max(1, min(target.limits.get("l2", 1 << 19) // 2 // each, count // ITEMS))
+        across = self.panels
+        while (
+            across > 1
+            and -(-count // tiles) * -(-self.panels // across) < ITEMS
+            and across * self.width > 128
+        ):
+            across = -(-across // 2)
+        return tiles, across
+
+    def call(self) -> Sequence[KernelCall]:
+        inliner, shape = self.inliner, self.shape
+        row_blocks = ceildiv(ceildiv(self.rows, shape.rows), self.tiles)
+        column_blocks = -(-self.panels // self.across)
+        grid = column_blocks * row_blocks
+        item = inliner.loop("g")
+        body: list[Stmt] = []
+        beside, down = unravel(inliner, item, (column_blocks, row_blocks), body)
+        body += [Alloc(self.data), Alloc(self.sums)]
+        first_tile = self.let(body, mul(down, const(self.tiles)), "tile")
+        left = sub(inliner.size(ceildiv(self.rows, shape.rows)), first_tile)
+        tiles = self.let(body, minimum(left, const(self.tiles)), "tiles")
+        first_panel = self.let(body, mul(beside, const(self.across)), "panel")
+        panels = self.let(body, minimum(sub(const(self.panels), first_panel), const(self.across)), "panels")
+        body += [self.transform(first_tile, tiles), self.multiply(first_tile, tiles, first_panel, panels)]
+        flops = self.rows * (2 * self.positions * self.depth * self.node["n"]) + count_flops(self.group)
+        each = 2 * self.tiles * shape.rows * self.across * self.width * self.depth * self.positions
+        loop = For(item, inliner.size(grid), tuple(body), "grid")
+        return [inliner.call("winograd", [loop], grid, max(1, PARALLEL_FLOPS // each), flops)]
+
+    def let(self, body: list[Stmt], e: Expr, hint: str) -> Expr:
+        if isinstance(e, (Var, build.Const)):
+            return e
+        body.append(Let(Var(self.inliner.fresh(hint), e.dtype), e))
+        return body[-1].var
+
+    def locate(self, body: list[Stmt], tile: Expr, r: Expr) -> tuple[Expr, list[Expr]]:
+        """Image and first output coordinates of row r of a tile; rows beyond the last are the last."""
+        row = minimum(add(mul(tile, const(self.shape.rows)), r), self.inliner.size(self.rows - 1))
+        image, *place = unravel(self.inliner, self.let(body, row, "row"), self.grid, body)
+        return image, [self.let(body, mul(at, const(self.m)), "at") for at in place]
+
+    # Data into the transformed domain ---------------------------------------------------------------
+
+    def transform(self, first_tile: Expr, tiles: Expr) -> Stmt:
+        t, r = self.inliner.loop("t"), self.inliner.loop("r")
+        body: list[Stmt] = []
+        image, place = self.locate(body, add(first_tile, t), r)
+        pads = [low for low, _ in self.node["pads"]]
+        origin = [self.let(body, sub(at, const(p)), "origin") for at, p in zip(place, pads, strict=True)]
+        line = mul(mul(t, const(self.positions)), const(self.shape.rows))
+        line = self.let(body, mul(add(line, r), const(self.pitch)), "line")
+        inside: Expr = const(True, bool_)
+        valid: list[list[Expr]] = []
+        for at, dim in zip(origin, self.x.shape[1:3], strict=True):
+            extent = self.inliner.size(dim)
+            inside = logical_and(inside, build.call("ge", at, const(0)))
+            inside = logical_and(inside, build.call("le", add(at, const(self.size)), extent))
+            valid.append([_within(add(at, const(k)), extent) for k in range(self.size)])
+        edge: list[Stmt] = []
+        named = [[self.let(edge, v, "valid") for v in axis] for axis in valid]
+        edge.append(self.gather(image, origin, line, named))
+        body.append(If(inside, (self.gather(image, origin, line, None),), tuple(edge)))
+        inner = For(r, const(self.shape.rows), tuple(body))
+        return For(t, tiles, (inner,))
+
+    def gather(self, image: Expr, origin: Sequence[Expr], line: Expr, valid) -> For:
+        """B d B^T of one picture tile for all channels; elements that are not valid are zeros."""
+        c = self.inliner.loop("c")
+        body: list[Stmt] = []
+        maths = Maths(body, self.inliner.fresh)
+        maps = matrices(self.m).data
+        columns = []
+        for j in range(self.size):
+            column = []
+            for i in range(self.size):
+                index = (image, add(origin[0], const(i)), add(origin[1], const(j)), c)
+                mask = None if valid is None else logical_and(valid[0][i], valid[1][j])
+                place = self.inliner.linear(self.x.shape, index)
+                column.append(maths.let(Load(self.picture, place, 1, mask), "d"))
+            columns.append(apply(maths, maps, column))
+        for i in range(self.size):
+            for j, value in enumerate(apply(maths, maps, [column[i] for column in columns])):
+                step = (i * self.size + j) * self.shape.rows * self.pitch
+                body.append(Store(self.data, add(add(line, c), const(step)), value))
+        return For(c, const(self.depth), tuple(body), "vector")
+
+    # Products ---------------------------------------------------------------------------------------
+
+    def multiply(self, first_tile: Expr, tiles: Expr, first_panel: Expr, panels: Expr) -> Stmt:
+        inliner, shape = self.inliner, self.shape
+        p, t, at = inliner.loop("p"), inliner.loop("t"), inliner.loop("position")
+        body: list[Stmt] = []
+        panel = self.let(body, add(first_panel, p), "panel")
+        inner: list[Stmt] = []
+        base = add(mul(t, const(self.positions)), at)
+        base = self.let(inner, mul(base, const(shape.rows * self.pitch)), "base")
+        deep = add(mul(panel, const(self.positions)), at)
+        deep = self.let(inner, mul(deep, const(self.depth * self.width)), "deep")
+        n, m = inliner.loop("n"), inliner.loop("n")
+        size = const(self.total.size)
+        inner += [Alloc(self.total), For(n, size, (Store(self.total, n, const(0, f32)),), "vector")]
+        inner += multiply_rows(
+            inliner,
+            shape,
+            self.total,
+            const(self.depth),
+            lambda r, k: Load(self.data, add(add(base, k), const(r * self.pitch))),
+            lambda k, n: Load(self.weights, add(add(deep, mul(k, const(self.width))), n)),
+        )
+        place = add(mul(at, size), m)
+        inner.append(For(m, size, (Store(self.sums, place, Load(self.total, m)),), "vector"))
+        back = self.transform_back(add(first_tile, t), panel)
+        body.append(For(t, tiles, (For(at, const(self.positions), tuple(inner)), back)))
+        return For(p, panels, tuple(body))
+
+    # Sums back into pictures ------------------------------------------------------------------------
+
+    def transform_back(self, tile: Expr, panel: Expr) -> Stmt:
+        """A s A^T of each picture tile, and the epilogue at each pixel that there is."""
+        r, n = self.inliner.loop("r"), self.inliner.loop("n")
+        outer: list[Stmt] = []
+        image, place = self.locate(outer, tile, r)
+        limits = []
+        for at, extent in zip(place, self.spatial, strict=True):
+            whole = isinstance(extent, int) and extent % self.m == 0
+            here = [less(add(at, const(k)), self.inliner.size(extent)) for k in range(self.m)]
+            limits.append([const(True, bool_) if whole else self.let(outer, h, "here") for h in here])
+        first = self.let(outer, mul(panel, const(self.width)), "column")
+        line = self.let(outer, mul(r, const(self.width)), "line")
+        body: list[Stmt] = []
+        maths = Maths(body, self.inliner.fresh)
+        maps = matrices(self.m).output
+        columns = []
+        for j in range(self.size):
+            steps = [(i * self.size + j) * self.total.size for i in range(self.size)]
+            values = [maths.let(Load(self.sums, add(add(line, n), const(s))), "s") for s in steps]
+            columns.append(apply(maths, maps, values))
+        column = add(first, n)
+        edge = None if self.node["n"] % self.width == 0 else less(column, const(self.node["n"]))
+        for i in range(self.m):
+            for j, value in enumerate(apply(maths, maps, [c[i] for c in columns])):
+                index = (image, add(place[0], const(i)), add(place[1], const(j)), column)
+                body += self.write(index, value, logical_and(limits[0][i], limits[1][j]), edge)
+        outer.append(For(n, const(self.width), tuple(body), "vector"))
+        return For(r, const(self.shape.rows), tuple(outer))
+
+    def write(self, index, value: Expr, here: Expr, edge: Expr | None) -> list[Stmt]:
+        """The stores of one pixel, `here` and before the `edge` of the columns."""
+        if here == const(False, bool_):
+            return []
+        body: list[Stmt] = []
+        scope = self.inliner.scope(body, {self.node.output: lambda _: value})
+        for result in self.group.outputs:
+            scope.store(result, result.shape, index, scope.read(result, index))
+        for condition in (edge, here):
+            if condition is not None and not isinstance(condition, build.Const):
+                body = [If(condition, tuple(body))]
+        return body
+
+
+def _within(at: Expr, size: Expr) -> Expr:
+    return logical_and(build.call("ge", at, const(0)), less(at, size))
