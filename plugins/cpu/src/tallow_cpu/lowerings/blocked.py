@@ -27,6 +27,8 @@ from tallow_cpu.lowerings.tile import PARALLEL_FLOPS, Shape, choose_shape, multi
 
 DEPTH = 512  # elements of a piece of the summed index: a tile's rows stay in the first cache
 ITEMS = 16  # grid iterations that keep the threads of a machine busy
+MOST_TILES = 8  # row tiles of a block: more gain nothing
+UNKNOWN = 64  # row tiles of a size that only the run can tell
 LEAST_PANELS = 4  # panels for which copying the rows is cheap
 
 
@@ -79,28 +81,24 @@ def choose_blocking(
 ) -> Blocking:
     """Pieces of about DEPTH elements, blocks that fit a quarter of the second cache, enough blocks."""
     taps, run = _pieces(source.taps, source.each)
-    most = max(1, target.limits.get("l2", 1 << 19) // 4 // (shape.rows * _pitch(taps * run) * 4))
-    low, high = bounds(ceildiv(rows, shape.rows))
-    tiles = min(most, 8, high or 8)
-    known = (high or 64) * (bounds(outer)[1] or 1)
-    blocks = -(-known // tiles)
+    cache = target.limits.get("l2", 1 << 19)
+    row_tiles = max(1, bounds(ceildiv(rows, shape.rows))[1] or UNKNOWN)
+    items = row_tiles * max(1, bounds(outer)[1] or 1)
+    tiles = max(1, min(cache // 4 // (shape.rows * _pitch(taps * run) * 4), MOST_TILES, row_tiles))
     across = panels
-    if taps * run < source.taps * source.each:
-        across = min(
-            panels,
-            max(
-                LEAST_PANELS,
-                target.limits.get("l2", 1 << 19) // 8 // (tiles * shape.rows * shape.columns * 4),
-            ),
-        )
-    while across > LEAST_PANELS and blocks * -(-panels // across) < ITEMS:
+    if taps * run < source.taps * source.each:  # sums of a block wait in the cache
+        kept = tiles * shape.rows * shape.columns * 4
+        across = min(panels, max(LEAST_PANELS, cache // 8 // kept))
+    while across > LEAST_PANELS and -(-items // tiles) * -(-panels // across) < ITEMS:
         across -= 1
-    while tiles > 1 and -(-known // tiles) * -(-panels // across) < ITEMS:
+    while tiles > 1 and -(-items // tiles) * -(-panels // across) < ITEMS:
         tiles -= 1
-    across = -(-panels // -(-panels // across))
-    if high is not None:
-        tiles = -(-high // -(-high // tiles))
-    return Blocking(taps, run, tiles, across)
+    return Blocking(taps, run, _evenly(row_tiles, tiles), _evenly(panels, across))
+
+
+def _evenly(count: int, most: int) -> int:
+    """The size of equal parts of at most `most`."""
+    return -(-count // -(-count // most))
 
 
 def _pieces(taps: int, each: int) -> tuple[int, int]:

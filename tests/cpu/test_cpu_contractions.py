@@ -1,0 +1,185 @@
+"""Convolutions and products of the CPU backend against their numpy meaning, on shapes that leave remainders."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import tallow
+import tallow_cpu.passes.channels_last as channels_last
+from tallow.builder import Builder
+from tallow_cpu.passes.algorithms import DIRECT, choose_tile
+from tallow_cpu.winograd import POINTS, matrices
+
+GUARD = 1 << 12  # elements beside a result that nothing may write
+HOST = "cpu"
+ARCHES = ["cpu", "cpu:x86-64-v3", "cpu:x86-64"]
+
+
+def run_guarded(graph, arrays, device=HOST, threads=1):
+    """The only result of a graph, written into the middle of a larger array that must stay as it was."""
+    exe = tallow.compile(graph, device, threads=threads)
+    want = tallow.evaluate(graph, arrays)["y"]
+    memory = np.full(want.size + 2 * GUARD, 7, want.dtype)
+    out = memory[GUARD : GUARD + want.size].reshape(want.shape)
+    exe.run(arrays, out={"y": out})
+    assert (memory[:GUARD] == 7).all() and (memory[GUARD + want.size :] == 7).all()
+    return out, want
+
+
+def conv_graph(x, w, **attributes):
+    """A convolution between transposes, so that its kernel writes the result itself; bias and relu after it."""
+    b = Builder("g")
+    rank = x.ndim
+    first, last = (0, rank - 1, *range(1, rank - 1)), (0, *range(2, rank), 1)
+    given = b.input("x", str(tallow.dtype.dtype(x.dtype)), x.shape)
+    y = b.conv(b.transpose(given, permutation=first), b.constant(w), **attributes)
+    bias = b.constant(np.linspace(-1, 1, len(w)).astype(x.dtype).reshape(-1, *(1,) * (rank - 2)))
+    return b.finish({"y": b.transpose(b.max(b.add(y, bias), b.scalar(0, x.dtype)), permutation=last)})
+
+
+def close(got, want, tolerance):
+    scale = max(np.abs(want).max(initial=0), 1e-3)
+    assert np.abs(got.astype("f8") - want).max(initial=0) <= tolerance * scale
+
+
+@st.composite
+def convolutions(draw):
+    axes = draw(st.integers(1, 3))
+    groups = draw(st.sampled_from([1, 1, 1, 2, 3]))
+    channels, n = groups * draw(st.integers(1, 20)), groups * draw(st.integers(1, 40))
+    kernel = [draw(st.integers(1, 4)) for _ in range(axes)]
+    strides = [draw(st.integers(1, 3)) for _ in range(axes)]
+    dilations = [draw(st.integers(1, 2)) for _ in range(axes)]
+    pads = [(draw(st.integers(0, 2)), draw(st.integers(0, 2))) for _ in range(axes)]
+    sizes = [
+        max(1, (k - 1) * d + 1 - sum(p)) + draw(st.integers(0, 9))
+        for k, d, p in zip(kernel, dilations, pads, strict=True)
+    ]
+    shape = (draw(st.integers(0, 3)), *sizes, channels)
+    spec = {"strides": strides, "dilations": dilations, "pads": pads}
+    spec = {key: tuple(value) for key, value in spec.items()}
+    return shape, (n, channels // groups, *kernel), {**spec, "groups": groups}
+
+
+@settings(max_examples=60, deadline=None)
+@given(convolutions(), st.integers(0, 1 << 30))
+def test_any_convolution(case, seed):
+    shape, weights, attributes = case
+    rng = np.random.default_rng(seed)
+    x, w = (rng.standard_normal(s).astype(np.float32) for s in (shape, weights))
+    close(*run_guarded(conv_graph(x, w, **attributes), {"x": x}), 2e-6)
+
+
+@pytest.mark.parametrize("device", ARCHES)
+@pytest.mark.parametrize("dtype, tolerance", [("f4", 1e-5), ("f8", 1e-13), ("f2", 2e-3), ("i4", 0)])
+def test_long_sums(device, dtype, tolerance):
+    """Sums cut into pieces: of taps, and of a tap's channels; with a piece left over."""
+    rng = np.random.default_rng(0)
+    for shape, weights in [((1, 7, 6, 300), (40, 300, 3, 3)), ((2, 5, 4, 1300), (33, 1300, 2, 1))]:
+        x, w = (rng.integers(-4, 5, s).astype(dtype) / (1 if dtype == "i4" else 8) for s in (shape, weights))
+        x, w = x.astype(dtype), w.astype(dtype)
+        graph = conv_graph(x, w, strides=(1, 1), dilations=(1, 2), pads=((1, 0), (2, 1)), groups=1)
+        close(*run_guarded(graph, {"x": x}, device), tolerance)
+
+
+@pytest.mark.parametrize("device", ARCHES)
+@pytest.mark.parametrize("tile", POINTS)
+@pytest.mark.parametrize(
+    "shape, n, pads",
+    [
+        ((1, 8, 8, 16), 16, ((1, 1), (1, 1))),
+        ((2, 13, 9, 17), 33, ((0, 0), (0, 0))),
+        ((3, 7, 5, 20), 40, ((2, 0), (1, 3))),
+        ((1, 3, 3, 16), 16, ((0, 0), (0, 0))),
+        ((1, 3, 17, 70), 65, ((0, 0), (1, 1))),
+        ((0, 6, 6, 16), 16, ((1, 1), (1, 1))),
+    ],
+)
+def test_winograd(device, tile, shape, n, pads, monkeypatch):
+    monkeypatch.setattr(channels_last, "choose_tile", lambda node, target: tile)
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal(shape).astype(np.float32)
+    w = rng.standard_normal((n, shape[-1], 3, 3)).astype(np.float32)
+    graph = conv_graph(x, w, strides=(1, 1), dilations=(1, 1), pads=pads, groups=1)
+    close(*run_guarded(graph, {"x": x}, device), 5e-6)
+
+
+@pytest.mark.parametrize("tile", POINTS)
+def test_winograd_of_sizes_known_at_the_run(tile, monkeypatch):
+    monkeypatch.setattr(channels_last, "choose_tile", lambda node, target: tile)
+    rng = np.random.default_rng(2)
+    w = rng.standard_normal((24, 16, 3, 3)).astype(np.float32)
+    b = Builder("g")
+    x = b.input("x", "f32", ["batch", 16, "height", "width"])
+    y = b.conv(x, b.constant(w), strides=(1, 1), dilations=(1, 1), pads=((1, 1), (1, 1)), groups=1)
+    graph = b.finish({"y": y})
+    exe = tallow.compile(graph)
+    for shape in [(1, 16, 5, 9), (3, 16, 8, 8), (2, 16, 1, 1)]:
+        data = rng.standard_normal(shape).astype(np.float32)
+        close(exe(data), tallow.evaluate(graph, {"x": data})["y"], 5e-6)
+
+
+@pytest.mark.parametrize("tile", POINTS)
+def test_short_convolution(tile):
+    """y = A [(G g) * (B d)] is the convolution, to rounding."""
+    rng = np.random.default_rng(3)
+    maps, d, g = matrices(tile), rng.standard_normal(tile + 2), rng.standard_normal(3)
+    want = [d[i : i + 3] @ g for i in range(tile)]
+    np.testing.assert_allclose(maps.output @ ((maps.weights @ g) * (maps.data @ d)), want, atol=1e-13)
+
+
+def test_winograd_passes_nan_and_infinity_on():
+    """An output whose window holds a NaN is NaN, though its tile may spread it further."""
+    rng = np.random.default_rng(4)
+    x = rng.standard_normal((1, 12, 12, 64)).astype(np.float32)
+    x[0, 5, 5, 3] = np.nan
+    w = rng.standard_normal((64, 64, 3, 3)).astype(np.float32)
+    graph = conv_graph(x, w, strides=(1, 1), dilations=(1, 1), pads=((1, 1), (1, 1)), groups=1)
+    got, want = run_guarded(graph, {"x": x})
+    assert np.isnan(got[np.isnan(want)]).all()
+
+
+@pytest.mark.parametrize("m", [1, 2, 13, 15, 49, 200])
+@pytest.mark.parametrize("depth, n", [(1, 1), (3, 17), (64, 100), (1025, 48), (2048, 130)])
+def test_products(m, depth, n):
+    rng = np.random.default_rng(m * depth)
+    x = rng.standard_normal((m, depth)).astype(np.float32)
+    w = rng.standard_normal((depth, n)).astype(np.float32)
+    b = Builder("g")
+    graph = b.finish({"y": b.matmul(b.input("x", "f32", x.shape), b.constant(w))})
+    got, _ = run_guarded(graph, {"x": x})
+    close(got, x.astype("f8") @ w.astype("f8"), 2e-6)
+
+
+def test_the_same_bits_for_any_number_of_threads():
+    rng = np.random.default_rng(5)
+    x = rng.standard_normal((1, 30, 31, 64)).astype(np.float32)
+    for kernel, tiles in (((3, 3), (DIRECT, *POINTS)), ((5, 5), (DIRECT,))):
+        w = rng.standard_normal((96, 64, *kernel)).astype(np.float32)
+        graph = conv_graph(x, w, strides=(1, 1), dilations=(1, 1), pads=((1, 1), (1, 1)), groups=1)
+        for _ in tiles:
+            results = [tallow.compile(graph, threads=t).run({"x": x})["y"] for t in (1, 2, 4)]
+            assert all((r.view(np.int32) == results[0].view(np.int32)).all() for r in results)
+
+
+def test_choice_of_algorithm():
+    """Winograd for wide 3x3 convolutions; direct sums for few channels, strides, dilations, groups, other dtypes."""
+    target = tallow.plugins.backend("cpu").target()
+
+    def chosen(channels, n, size, dtype="f32", **change):
+        b = Builder("g")
+        x = b.input("x", dtype, (1, channels, size, size))
+        spec = {"strides": (1, 1), "dilations": (1, 1), "pads": ((1, 1), (1, 1)), "groups": 1, **change}
+        w = np.zeros((n, channels // spec["groups"], 3, 3), tallow.dtype.dtype(dtype).numpy)
+        return choose_tile(b.finish({"y": b.conv(x, b.constant(w), **spec)}).nodes[-1], target)
+
+    assert chosen(64, 64, 56) == 4
+    assert chosen(256, 256, 14) in POINTS
+    assert chosen(3, 64, 224) == DIRECT
+    assert chosen(64, 64, 56, strides=(2, 2)) == DIRECT
+    assert chosen(64, 64, 56, dilations=(2, 2)) == DIRECT
+    assert chosen(64, 64, 56, groups=2) == DIRECT
+    assert chosen(64, 64, 56, "f64") == DIRECT
