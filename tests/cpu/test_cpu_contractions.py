@@ -183,3 +183,57 @@ def test_choice_of_algorithm():
     assert chosen(64, 64, 56, dilations=(2, 2)) == DIRECT
     assert chosen(64, 64, 56, groups=2) == DIRECT
     assert chosen(64, 64, 56, "f64") == DIRECT
+
+
+# Windows of channels ---------------------------------------------------------------------------------
+
+
+@st.composite
+def windows(draw):
+    axes = draw(st.integers(1, 3))
+    kernel = tuple(draw(st.integers(1, 5)) for _ in range(axes))
+    strides = tuple(draw(st.integers(1, 3)) for _ in range(axes))
+    dilations = tuple(draw(st.integers(1, 2)) for _ in range(axes))
+    pads = tuple((draw(st.integers(0, k // 2)), draw(st.integers(0, k // 2))) for k in kernel)
+    sizes = tuple(
+        max(1, (k - 1) * d + 1 - sum(p)) + draw(st.integers(0, 40 if axis == axes - 1 else 5))
+        for axis, (k, d, p) in enumerate(zip(kernel, dilations, pads, strict=True))
+    )
+    shape = (draw(st.integers(0, 2)), *sizes, draw(st.sampled_from([1, 3, 16, 40, 150])))
+    return shape, {"kernel": kernel, "strides": strides, "dilations": dilations, "pads": pads}
+
+
+def window_graph(shape, dims, taps, spec, function):
+    b = Builder("g")
+    rank = len(shape)
+    first, last = (0, rank - 1, *range(1, rank - 1)), (0, *range(2, rank), 1)
+    x = b.transpose(b.input("x", "f32", dims), permutation=first)
+    if taps is None:
+        y = b.pool(x, function=function, **spec)
+    else:
+        spec = {key: spec[key] for key in ("strides", "dilations", "pads")}
+        y = b.conv(x, b.constant(taps), groups=shape[-1], **spec)
+    return b.finish({"y": b.transpose(y, permutation=last)})
+
+
+@settings(max_examples=80, deadline=None)
+@given(windows(), st.sampled_from(["max", "add", "depthwise"]), st.booleans(), st.integers(0, 1 << 30))
+def test_any_window(case, function, known, seed):
+    """Pools and depthwise convolutions, of sizes known at compile time and only at the run."""
+    shape, spec = case
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal(shape).astype(np.float32)
+    taps = None
+    if function == "depthwise":
+        taps = rng.standard_normal((shape[-1], 1, *spec["kernel"])).astype(np.float32)
+    names = ["batch", *(f"size{axis}" for axis in range(len(shape) - 2))]
+    dims = shape if known else (*names, shape[-1])
+    close(*run_guarded(window_graph(shape, dims, taps, spec, function), {"x": x}), 2e-6)
+
+
+def test_max_pool_of_nan_and_infinity():
+    x = np.full((1, 6, 6, 20), -np.inf, np.float32)
+    x[0, 2, 2, 5] = np.nan
+    spec = {"kernel": (3, 3), "strides": (1, 1), "dilations": (1, 1), "pads": ((1, 1), (1, 1))}
+    got, want = run_guarded(window_graph(x.shape, x.shape, None, spec, "max"), {"x": x})
+    np.testing.assert_array_equal(got, want)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+
+from tallow.builder import Builder
 from tallow.dim import product
 from tallow.dtype import f32
 from tallow.graph import Value
@@ -107,20 +110,25 @@ def lrn(context: Context, node: NodeView) -> Value:
         node.attribute("beta", 0.75),
         node.attribute("bias", 1.0),
     )
-    square = b.mul(x, x)
-    n, c = x.shape[:2]
-    line = b.reshape(square, shape=(n, 1, c, product(x.shape[2:])))
-    low = (size - 1) // 2
-    total = b.pool(
-        line,
-        function="add",
-        kernel=(size, 1),
-        strides=(1, 1),
-        pads=((low, size - 1 - low), (0, 0)),
-        dilations=(1, 1),
-    )
-    scale = b.add(b.mul(b.reshape(total, shape=x.shape), alpha / size), bias)
-    return b.div(x, b.pow(scale, beta))
+    total = _sum_of_neighbours(b, b.mul(x, x), size)
+    return b.div(x, _power(b, b.add(b.mul(total, alpha / size), bias), beta))
+
+
+def _sum_of_neighbours(b: Builder, x: Value, size: int) -> Value:
+    """Sums over `size` channels around each, by shifted slices: they fuse, and go wherever a layout moves
+    the channels."""
+    low, rest = (size - 1) // 2, (0,) * (x.rank - 2)
+    padded = b.pad(x, before=(0, low, *rest), after=(0, size - 1 - low, *rest), mode="constant")
+    shifted = [b.slice(padded, starts=(0, k, *rest), steps=(1,) * x.rank, shape=x.shape) for k in range(size)]
+    return functools.reduce(b.add, shifted)
+
+
+def _power(b: Builder, x: Value, exponent: float) -> Value:
+    """x ** exponent for x that are positive, by square roots where they do."""
+    if exponent == 0.75:
+        root = b.sqrt(x)
+        return b.mul(root, b.sqrt(root))
+    return b.sqrt(x) if exponent == 0.5 else b.pow(x, exponent)
 
 
 @onnx_op("MeanVarianceNormalization")

@@ -1,188 +1,247 @@
-"""Pools and depthwise convolutions with channels last: vectors of channels, windows as inner loops."""
+"""Pools and depthwise convolutions with channels last: strips of neighbouring results, vectors of channels.
+
+A grid iteration makes one line of results. A strip keeps the sums of several neighbours in registers, so
+that each element of the picture and each tap is loaded once for all of them. At the ends of a line of
+known length the strips leave out the taps that fall outside; elsewhere the ends go result by result.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
-import numpy as np
+from collections.abc import Callable, Sequence
 
 from tallow.backend import Target
-from tallow.dim import Dim, bounds, product
-from tallow.dtype import bool_
-from tallow.graph import Node
+from tallow.dim import bounds, floordiv, product
+from tallow.graph import Value
 from tallow.kernel import build
-from tallow.kernel.build import add, const, floordiv, maximum, minimum, mul, sub
-from tallow.kernel.grammar import Alloc, Buffer, Expr, For, If, Let, Load, Stmt, Store, Update, Var
+from tallow.kernel.build import add, const, maximum, minimum, mul, sub
+from tallow.kernel.grammar import Alloc, Buffer, Expr, For, Let, Load, Stmt, Store, Update, Var
 from tallow.kernel.vectorise import identity
 from tallow.lower.group import Declined, Group, KernelCall
 from tallow.lower.inline import Inliner
 from tallow.lower.pointwise import GRAIN, count_flops, unravel
 from tallow.lower.reduce import accumulator
-from tallow_cpu.lowerings.tile import lanes
 
-WRITTEN_OUT = 25  # taps of a window that become straight code
-
-
-def _range(at: Expr, size: Expr, kernel: int, stride: int, low: Dim, dilation: int, inliner: Inliner):
-    """First tap, end of taps and origin of the window at `at` that lie inside 0..size-1."""
-    origin = sub(mul(at, const(stride)), inliner.size(low))
-    if dilation == 1:
-        first = maximum(sub(const(0), origin), const(0))
-        stop = minimum(sub(size, origin), const(kernel))
-    else:
-        first = floordiv(add(maximum(sub(const(0), origin), const(0)), const(dilation - 1)), const(dilation))
-        room = maximum(sub(size, origin), const(0))
-        stop = minimum(floordiv(add(room, const(dilation - 1)), const(dilation)), const(kernel))
-    return first, stop, origin
+CHANNELS = 128  # of a grid iteration, where there are too few lines to share out
+LINES = 16
 
 
 def lower_pool(group: Group, target: Target) -> Sequence[KernelCall] | Declined:
-    """cpu.pool: one grid iteration for each pixel."""
-    return _window(group, target, group.root["kernel"], group.root["function"], None, "pool")
+    """cpu.pool."""
+    if group.prologue:
+        return Declined("operands of a window operator must be in memory")
+    return _Window(group, target, group.root["kernel"], group.root["function"], None).call("pool")
 
 
 def lower_depthwise(group: Group, target: Target) -> Sequence[KernelCall] | Declined:
-    """cpu.depthwise: one grid iteration for each pixel; taps are read like the data."""
-    weights = group.root.inputs[1]
-    return _window(group, target, weights.shape[:-1], "add", weights, "depthwise")
-
-
-def _window(
-    group: Group, target: Target, kernel, function: str, weights, name: str
-) -> Sequence[KernelCall] | Declined:
+    """cpu.depthwise: taps are read like the data."""
     if group.prologue:
         return Declined("operands of a window operator must be in memory")
-    node = group.root
-    inliner = Inliner(group)
-    x = node.inputs[0]
-    data = inliner.buffer(x)
-    taps = None if weights is None else inliner.buffer(weights)
-    result = node.output.shape
-    channels = result[-1]
-    grid = product(result[:-1])
-    item = inliner.loop("g")
-    statements: list[Stmt] = []
-    image, *place = unravel(inliner, item, result[:-1], statements)
-    spans = []
-    for axis, at in enumerate(place):
-        size = inliner.size(x.shape[1 + axis])
-        low = node["pads"][axis][0]
-        parts = _range(at, size, kernel[axis], node["strides"][axis], low, node["dilations"][axis], inliner)
-        named = []
-        for part, hint in zip(parts, ("first", "stop", "origin"), strict=True):
-            var = Var(inliner.fresh(hint))
-            statements.append(Let(var, part))
-            named.append(var)
-        spans.append(named)
-    kind = accumulator(x.dtype)
-    block = _block(channels, target)
-    total = Buffer(inliner.fresh("acc"), kind, block, "register", True)
-    start = inliner.loop("c")
-    window = _Window(inliner, node, data, taps, total, tuple(kernel), function, spans, image, start)
-    body: list[Stmt] = [Alloc(total), *_accumulate(window)]
-    n = inliner.loop("n")
-    column = add(start, n)
-    write: list[Stmt] = []
-    scope = inliner.scope(write, {node.output: lambda _: build.cast(Load(total, n), node.output.dtype)})
-    index = (image, *place, column)
-    for value in group.outputs:
-        scope.store(value, value.shape, index, scope.read(value, index))
-    body.append(_masked(n, column, write, channels, block, inliner))
-    statements.append(For(start, inliner.size(channels), tuple(body), "serial", const(0), block))
-    flops = node.output.type.size * product(kernel) * (2 if taps else 1) + count_flops(group)
-    per = (bounds(channels)[1] or 64) * product(kernel)
-    loop = For(item, inliner.size(grid), tuple(statements), "grid")
-    return [inliner.call(name, [loop], grid, max(1, GRAIN // max(1, per)), flops)]
+    weights = group.root.inputs[1]
+    return _Window(group, target, weights.shape[:-1], "add", weights).call("depthwise")
 
 
-@dataclass(frozen=True, slots=True)
 class _Window:
-    """One window of a block of channels: where it stands and what folds it."""
+    """One kernel while it is written. Of the window's axes, `outer` ones are loops; the last is in strips."""
 
-    inliner: Inliner
-    node: Node
-    data: Buffer
-    taps: Buffer | None
-    total: Buffer
-    kernel: tuple[int, ...]
-    function: str
-    spans: list  # per axis: first tap, end of taps and origin
-    image: Expr
-    start: Expr  # first channel
+    def __init__(
+        self, group: Group, target: Target, kernel: tuple[int, ...], function: str, taps: Value | None
+    ):
+        self.group, self.node, self.function = group, group.root, function
+        self.inliner = inliner = Inliner(group)
+        self.x = self.node.inputs[0]
+        self.kernel = tuple(kernel)
+        self.data = inliner.buffer(self.x)
+        self.taps = None if taps is None else inliner.buffer(taps)
+        self.kind = accumulator(self.x.dtype)
+        *self.lead, self.width, self.channels = self.node.output.shape
+        (self.low, _), self.stride, self.dilation = (
+            self.node[key][-1] for key in ("pads", "strides", "dilations")
+        )
+        registers = 26 if target.limits.get("registers", 16) >= 32 else 12
+        self.most = max(1, min(14, registers - (self.kernel[-1] if taps is not None else 0)))
 
-    def fold(self, place: Expr, tap: Expr) -> Stmt:
-        """total += data[place..] (times taps[tap..]) for the block's channels."""
-        kind, channels = self.total.dtype, self.node.inputs[0].shape[-1]
-        n = self.inliner.loop("n")
-        element = build.cast(Load(self.data, add(place, n)), kind)
-        if self.taps is not None:
-            element = build.call("mul", element, build.cast(Load(self.taps, add(tap, n)), kind))
-        update = Update(self.total, n, self.function, element)
-        return _masked(n, add(self.start, n), [update], channels, self.total.size, self.inliner)
+    # The kernel -------------------------------------------------------------------------------------
 
-    def position(self, at: Sequence[Expr]) -> Expr:
-        """The element of the data at these coordinates, first channel of the block."""
-        x, flat = self.node.inputs[0], self.image
-        for axis, place in enumerate(at):
-            flat = add(mul(flat, self.inliner.size(x.shape[1 + axis])), place)
-        return add(mul(flat, self.inliner.size(x.shape[-1])), self.start)
+    def call(self, name: str) -> Sequence[KernelCall]:
+        inliner = self.inliner
+        lines = product(self.lead)
+        pieces, start, stop = 1, const(0), inliner.size(self.channels)
+        if isinstance(lines, int) and lines < LINES and isinstance(self.channels, int):
+            pieces = -(-self.channels // CHANNELS)
+        item = inliner.loop("g")
+        body: list[Stmt] = []
+        *lead, piece = unravel(inliner, item, (*self.lead, pieces), body)
+        if pieces > 1:
+            start = self.let(body, mul(piece, const(CHANNELS)), "start")
+            stop = self.let(body, minimum(add(start, const(CHANNELS)), stop), "stop")
+        spans = [self.span(body, axis, at) for axis, at in enumerate(lead[1:])]
+        body += self.line(lead, spans, start, stop)
+        per_result = product(self.kernel) * (2 if self.taps else 1)
+        flops = self.node.output.type.size * per_result + count_flops(self.group)
+        work = (
+            (bounds(self.width)[1] or 64) * (bounds(self.channels)[1] or 64) * product(self.kernel) // pieces
+        )
+        loop = For(item, inliner.size(lines * pieces), tuple(body), "grid")
+        return [inliner.call(name, [loop], lines * pieces, max(1, 4 * GRAIN // max(1, work)), flops)]
 
+    def let(self, body: list[Stmt], e: Expr, hint: str) -> Expr:
+        if isinstance(e, (Var, build.Const)):
+            return e
+        body.append(Let(Var(self.inliner.fresh(hint), e.dtype), e))
+        return body[-1].var
 
-def _accumulate(w: _Window) -> list[Stmt]:
-    """Windows that lie inside take every tap, written out; those at the edges loop over the taps they have."""
-    kind = w.total.dtype
-    zero = w.inliner.loop("z")
-    empty = const(0, kind) if w.function == "add" else build.const(identity("max", kind), kind)
-    edge = _edge_taps(w)
-    if product(w.kernel) <= WRITTEN_OUT:
-        inside: Expr = const(True, bool_)
-        for (first, stop, _), size in zip(w.spans, w.kernel, strict=True):
-            inside = build.logical_and(inside, build.call("eq", first, const(0)))
-            inside = build.logical_and(inside, build.call("eq", stop, const(size)))
-        edge = [If(inside, tuple(_all_taps(w)), tuple(edge))]
-    return [For(zero, const(w.total.size), (Store(w.total, zero, empty),), "vector"), *edge]
+    def span(self, body: list[Stmt], axis: int, at: Expr) -> tuple[Expr, Expr, Expr]:
+        """First tap, end of taps and origin of the window at `at` that lie inside an axis."""
+        node, size = self.node, self.inliner.size(self.x.shape[1 + axis])
+        (low, _), stride, dilation = (node[key][axis] for key in ("pads", "strides", "dilations"))
+        origin = self.let(body, sub(mul(at, const(stride)), self.inliner.size(low)), "origin")
+        first = maximum(sub(const(0), origin), const(0))
+        room = maximum(sub(size, origin), const(0))
+        if dilation != 1:
+            first = build.floordiv(add(first, const(dilation - 1)), const(dilation))
+            room = build.floordiv(add(room, const(dilation - 1)), const(dilation))
+        stop = minimum(room, const(self.kernel[axis]))
+        return self.let(body, first, "first"), self.let(body, stop, "stop"), origin
 
+    # A line of results ------------------------------------------------------------------------------
 
-def _edge_taps(w: _Window) -> list[Stmt]:
-    loops = [w.inliner.loop("k") for _ in w.kernel]
-    at, tap = [], const(0)
-    for axis, k in enumerate(loops):
-        at.append(add(w.spans[axis][2], mul(k, const(w.node["dilations"][axis]))))
-        tap = add(mul(tap, const(w.kernel[axis])), k)
-    place, weight = Var(w.inliner.fresh("place")), Var(w.inliner.fresh("tap"))
-    channels = w.inliner.size(w.node.inputs[0].shape[-1])
-    inner: list[Stmt] = [Let(place, w.position(at)), Let(weight, add(mul(tap, channels), w.start))]
-    inner.append(w.fold(place, weight))
-    for axis in reversed(range(len(w.kernel))):
-        first, stop, _ = w.spans[axis]
-        inner = [For(loops[axis], stop, tuple(inner), "serial", first)]
-    return inner
+    def line(self, lead, spans, start: Expr, stop: Expr) -> list[Stmt]:
+        if isinstance(self.width, int) and isinstance(self.x.shape[-2], int) and isinstance(self.low, int):
+            return self.known_line(lead, spans, start, stop)
+        inliner = self.inliner
+        body: list[Stmt] = []
+        reach = (self.kernel[-1] - 1) * self.dilation
+        low = (
+            -(-self.low // self.stride)
+            if isinstance(self.low, int)
+            else floordiv(self.low + self.stride - 1, self.stride)
+        )
+        width = inliner.size(self.width)
+        begin = self.let(body, minimum(inliner.size(low), width), "begin")
+        end = inliner.size(floordiv(self.x.shape[-2] + self.low - 1 - reach + self.stride, self.stride))
+        end = self.let(body, maximum(minimum(end, width), begin), "end")
+        whole = build.floordiv(sub(end, begin), const(self.most))
+        after = self.let(body, add(begin, mul(whole, const(self.most))), "after")
+        at = inliner.loop("w")
+        strip = self.strip(lead, spans, at, self.most, start, stop, lambda p, k: True)
+        body.append(For(at, after, (strip,), "serial", begin, self.most))
+        for first, last in ((const(0), begin), (after, width)):
+            at = inliner.loop("w")
+            inner: list[Stmt] = []
+            last_span = self.span(inner, len(self.kernel) - 1, at)
+            inner.append(self.single(lead, [*spans, last_span], at, start, stop))
+            body.append(For(at, last, tuple(inner), "serial", first))
+        return body
 
+    def known_line(self, lead, spans, start: Expr, stop: Expr) -> list[Stmt]:
+        """Strips of a line of known length: those whose windows lie inside share one loop."""
+        size, width = self.x.shape[-2], self.width
+        if not width:
+            return []
+        length = -(-width // -(-width // self.most))
+        begins = [min(b, width - length) for b in range(0, width, length)]
 
-def _all_taps(w: _Window) -> list[Stmt]:
-    x = w.node.inputs[0]
-    base = Var(w.inliner.fresh("base"))
-    result: list[Stmt] = [Let(base, w.position([origin for _, _, origin in w.spans]))]
-    for number, taps in enumerate(np.ndindex(*w.kernel)):
-        step: Dim = 0
-        for axis, k in enumerate(taps):
-            step = step * x.shape[1 + axis] + k * w.node["dilations"][axis]
-        place = add(base, w.inliner.size(step * x.shape[-1]))
-        weight = add(w.inliner.size(x.shape[-1] * number), w.start)
-        result.append(w.fold(place, weight))
-    return result
+        def inside(begin: int, p: int, k: int) -> bool:
+            return 0 <= (begin + p) * self.stride - self.low + k * self.dilation < size
 
+        body: list[Stmt] = []
+        shared = []
+        for begin in begins:
+            if all(inside(begin, p, k) for p in range(length) for k in range(self.kernel[-1])):
+                shared.append(begin)
+                continue
+            valid = lambda p, k, begin=begin: inside(begin, p, k)  # noqa: E731
+            body.append(self.strip(lead, spans, const(begin), length, start, stop, valid))
+        if shared:
+            at, begin = self.inliner.loop("w"), Var(self.inliner.fresh("begin"))
+            let = Let(begin, minimum(at, const(shared[-1])))
+            strip = self.strip(lead, spans, begin, length, start, stop, lambda p, k: True)
+            end = const(shared[0] + length * len(shared))
+            body.append(For(at, end, (let, strip), "serial", const(shared[0]), length))
+        return body
 
-def _block(channels: Dim, target: Target) -> int:
-    """Channels of one block: one to four vectors, the number that wastes least."""
-    if not isinstance(channels, int):
-        return 2 * lanes(target)
-    vectors = -(-channels // lanes(target))
-    return min((4, 3, 2, 1), key=lambda v: (-(-vectors // v) * v, -v)) * lanes(target)
+    def strip(
+        self, lead, spans, begin: Expr, count: int, start: Expr, stop: Expr, valid: Callable[[int, int], bool]
+    ) -> For:
+        """`count` neighbouring results from `begin` on, for all channels; valid(result, tap) tells what of
+        the windows is inside."""
+        inliner = self.inliner
+        channel = inliner.loop("c")
+        total = Buffer(inliner.fresh("acc"), self.kind, count, "register", True)
+        body: list[Stmt] = self.empty(total)
+        inner: list[Stmt] = []
+        loops, base, tap = self.outer_taps(inner, lead, spans)
+        origin = sub(mul(begin, const(self.stride)), inliner.size(self.low))
+        base = mul(add(mul(base, inliner.size(self.x.shape[-2])), origin), inliner.size(self.channels))
+        base = self.let(inner, add(base, channel), "base")
+        taps = [
+            self.tap(inner, add(mul(tap, const(self.kernel[-1])), const(k)), channel)
+            for k in range(self.kernel[-1])
+        ]
+        for place in range((count - 1) * self.stride + (self.kernel[-1] - 1) * self.dilation + 1):
+            readers = [
+                (p, k)
+                for p in range(count)
+                for k in range(self.kernel[-1])
+                if p * self.stride + k * self.dilation == place and valid(p, k)
+            ]
+            if readers:
+                at = add(base, inliner.size(self.channels * place))
+                element = self.let(inner, build.cast(Load(self.data, at), self.kind), "x")
+                inner += [self.fold(total, p, element, taps[k]) for p, k in readers]
+        body += self.nest(loops, inner)
+        for p in range(count):
+            body += self.write(total, p, (*lead, add(begin, const(p)), channel))
+        return For(channel, stop, tuple(body), "vector", start)
 
+    def single(self, lead, spans, at: Expr, start: Expr, stop: Expr) -> For:
+        """One result at the end of a line, for all channels."""
+        channel = self.inliner.loop("c")
+        total = Buffer(self.inliner.fresh("acc"), self.kind, 1, "register", True)
+        inner: list[Stmt] = []
+        loops, base, tap = self.outer_taps(inner, lead, spans)
+        place = add(mul(base, self.inliner.size(self.channels)), channel)
+        element = self.let(inner, build.cast(Load(self.data, place), self.kind), "x")
+        inner.append(self.fold(total, 0, element, self.tap(inner, tap, channel)))
+        body = [*self.empty(total), *self.nest(loops, inner), *self.write(total, 0, (*lead, at, channel))]
+        return For(channel, stop, tuple(body), "vector", start)
 
-def _masked(n: Var, column: Expr, body: list[Stmt], channels: Dim, block: int, inliner: Inliner) -> Stmt:
-    if not (isinstance(channels, int) and channels % block == 0):
-        body = [If(build.less(column, inliner.size(channels)), tuple(body))]
-    return For(n, const(block), tuple(body), "vector")
+    # Parts ------------------------------------------------------------------------------------------
+
+    def outer_taps(self, body: list[Stmt], lead, spans):
+        """Loops over the taps of some axes; the place they make in the picture, and the tap's number."""
+        base, tap, loops = lead[0], const(0), []
+        for axis, (first, stop, origin) in enumerate(spans):
+            k = self.inliner.loop("k")
+            at = add(origin, mul(k, const(self.node["dilations"][axis])))
+            base = add(mul(base, self.inliner.size(self.x.shape[1 + axis])), at)
+            tap = add(mul(tap, const(self.kernel[axis])), k)
+            loops.append((k, first, stop))
+        return loops, self.let(body, base, "place"), tap
+
+    def nest(self, loops, body: list[Stmt]) -> list[Stmt]:
+        for var, first, stop in reversed(loops):
+            body = [For(var, stop, tuple(body), "serial", first)]
+        return body
+
+    def empty(self, total: Buffer) -> list[Stmt]:
+        zero = const(0, self.kind) if self.function == "add" else const(identity("max", self.kind), self.kind)
+        return [Alloc(total), *(Store(total, const(p), zero) for p in range(total.size))]
+
+    def tap(self, body: list[Stmt], tap: Expr, channel: Expr) -> Expr | None:
+        if self.taps is None:
+            return None
+        place = add(mul(tap, self.inliner.size(self.channels)), channel)
+        return self.let(body, build.cast(Load(self.taps, place), self.kind), "tap")
+
+    def fold(self, total: Buffer, p: int, element: Expr, tap: Expr | None) -> Update:
+        value = element if tap is None else build.call("mul", element, tap)
+        return Update(total, const(p), self.function, value)
+
+    def write(self, total: Buffer, p: int, index) -> list[Stmt]:
+        body: list[Stmt] = []
+        root = self.node.output
+        scope = self.inliner.scope(body, {root: lambda _: build.cast(Load(total, const(p)), root.dtype)})
+        for value in self.group.outputs:
+            scope.store(value, value.shape, index, scope.read(value, index))
+        return body
