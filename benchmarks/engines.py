@@ -182,7 +182,7 @@ def _save_mnn(job: Job) -> Path:
 
     _mnn_file(job).unlink(missing_ok=True)
     words = ["mnnconvert", "-f", "ONNX", "--modelFile", job.model, "--MNNModel", str(_mnn_file(job))]
-    _tools.mnnconvert([*words, "--bizCode", "benchmarks"])
+    _tools.mnnconvert([*words, "--bizCode", "benchmarks", "--useOriginRNNImpl"])
     if not _mnn_file(job).is_file():
         raise RuntimeError("its converter refuses the model")
     return _mnn_file(job)
