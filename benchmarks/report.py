@@ -62,7 +62,7 @@ def latency_table(run: Run) -> str:
             rows.append([model.title, threads, *cells, _ratio(one), _ratio(other) + name])
     for threads in run.threads:
         means = [_mean(versus[threads]), _mean(best[threads])]
-        rows.append(["**geometric mean**", threads, *[""] * len(engines), *means])
+        rows.append([f"**geometric mean of {len(best[threads])}**", threads, *[""] * len(engines), *means])
     return _table(head, rows)
 
 

@@ -260,6 +260,7 @@ def test_tables_name_everything():
     lines = latency_table(run).splitlines()
     assert lines[2] == "| A | 1 | 1000 | 1000 | 500 | 2.00x (1.00x) | 0.50x (0.50x), MNN |"
     assert "| B | 1 | 1000 | 8000 | - | 8.00x (8.00x) | 8.00x (8.00x), onnxruntime |" in lines
+    assert lines[-1].startswith("| **geometric mean of 2** | 1 |")
     assert lines[-1].endswith("| **4.00x** (2.83x) | **2.00x** (2.00x) |")
     text = markdown(run)
     assert "- OpenVINO: not installed: pip install openvino" in text
