@@ -1,1 +1,1 @@
-"""Benchmarks: Tallow and its peers, interleaved in one run."""
+"""Benchmarks: Tallow and its peers on the same models, interleaved in one run."""

@@ -1,73 +1,95 @@
-"""One engine in a process of its own: answers lines on stdin, idles between them.
+"""One engine in a process of its own: a line of JSON on stdin asks, a line on stdout answers, between them it idles.
 
-`python -m benchmarks.worker ENGINE MODEL THREADS DIMS` loads the model, prints what that took, and then
-prints the seconds of each batch of runs it is asked for. The first answer also writes the results.
+The first line is a Job with the file of its inputs; later ones ask for so many runs. What an engine prints
+goes to stderr, so that the answers stay alone on stdout. An error is answered as {"error": ...}.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
 import resource
+import statistics
 import sys
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 
-
-def tallow_engine(path: str, threads: int, dims: dict):
-    import tallow
-
-    exe = tallow.compile(path, threads=threads)
-    shapes = {p.name: [d if isinstance(d, int) else dims.get(d, 1) for d in p.shape] for p in exe.inputs}
-    return {p.name: (shapes[p.name], p.dtype.numpy) for p in exe.inputs}, exe.run
+from benchmarks.engines import ENGINES, Job, Session
 
 
-def onnxruntime_engine(path: str, threads: int, dims: dict):
-    import onnxruntime
-
-    kinds = {"tensor(float)": "f4", "tensor(int64)": "i8", "tensor(int32)": "i4", "tensor(double)": "f8"}
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    ports = {
-        i.name: ([d if isinstance(d, int) else dims.get(d, 1) for d in i.shape], np.dtype(kinds[i.type]))
-        for i in session.get_inputs()
-    }
-    names = [o.name for o in session.get_outputs()]
-    return ports, lambda inputs: dict(zip(names, session.run(None, inputs), strict=True))
+def serve(requests: Iterable[str], answer: Callable[[dict], None]) -> None:
+    """Load the model of the first request, then run it as later ones ask."""
+    lines = iter(requests)
+    try:
+        first = json.loads(next(lines))
+        session, facts = start(Job(**first["job"]), Path(first["inputs"]), Path(first["results"]))
+        answer(facts)
+        for line in lines:
+            answer(_serve(session, json.loads(line)))
+    except Exception as error:
+        answer({"error": f"{type(error).__name__}: {error}"})
 
 
-ENGINES = {"tallow": tallow_engine, "onnxruntime": onnxruntime_engine}
+def start(job: Job, inputs: Path, results: Path) -> tuple[Session, dict]:
+    """Load a model and run it once; the results go to a file, what it cost into the answer."""
+    with np.load(inputs) as stored:
+        arrays = dict(stored)
+    engine = ENGINES[job.engine]
+    begin = time.perf_counter()
+    importlib.import_module(engine.module)
+    imported = time.perf_counter()
+    session = engine.load(job, arrays)
+    loaded = time.perf_counter()
+    found = session.run()
+    done = time.perf_counter()
+    facts = {"import_s": imported - begin, "load_s": loaded - imported, "first_s": done - begin}
+    facts["peak_mb"] = peak_megabytes()
+    np.savez(results, **session.results(found))
+    if job.way == "cold":
+        facts["kept_bytes"] = size_of(engine.save(job))
+    return session, facts
 
 
-def make_inputs(ports: dict) -> dict[str, np.ndarray]:
-    """Seeded noise; integers are small positive numbers, good as token ids and masks."""
-    rng = np.random.default_rng(0)
-    made = {}
-    for name, (shape, carrier) in sorted(ports.items()):
-        noise = rng.standard_normal(shape) if carrier.kind == "f" else rng.integers(0, 2, shape)
-        made[name] = noise.astype(carrier)
-    return made
+def _serve(session: Session, request: dict) -> dict:
+    session.run()  # brings data and code back into the caches, which the others have used since
+    times = []
+    for _ in range(request["runs"]):
+        begin = time.perf_counter()
+        session.run()
+        times.append(time.perf_counter() - begin)
+    return {"median": statistics.median(times), "least": min(times)}
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
+    return sum(file.stat().st_size for file in files)
+
+
+def peak_megabytes() -> float:
+    """The most memory this process has held. Linux carries ru_maxrss over from the process that started
+    this one, so that its own status comes first."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        return int(lines["VmHWM"].split()[0]) / 1024
+    scale = 1 << 20 if sys.platform == "darwin" else 1 << 10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale
 
 
 def main() -> None:
-    engine, path, threads, dims, output = sys.argv[1:6]
-    start = time.perf_counter()
-    ports, run = ENGINES[engine](path, int(threads), json.loads(dims))
-    inputs = make_inputs(ports)
-    results = run(inputs)
-    first = time.perf_counter() - start
-    np.savez(Path(output), **{k: v for k, v in results.items() if isinstance(v, np.ndarray)})
-    print(json.dumps({"first": first}), flush=True)
-    for line in sys.stdin:
-        times = []
-        for _ in range(int(line)):
-            start = time.perf_counter()
-            run(inputs)
-            times.append(time.perf_counter() - start)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(json.dumps({"seconds": min(times), "peak": peak}), flush=True)
+    answers: TextIO = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+    def answer(facts: dict) -> None:
+        print(json.dumps(facts), file=answers, flush=True)
+
+    serve(sys.stdin, answer)
 
 
 if __name__ == "__main__":
