@@ -28,15 +28,12 @@ class MatrixRows:
     """Rows of cpu.matmul: the last axis of the left operand, one for each index of its other axes."""
 
     a: Value
+    each: int  # known from the weights, also where the operand's own axis is not
     values: tuple[Value, ...]  # what a row's elements are computed from
 
     @property
     def taps(self) -> int:
         return 1
-
-    @property
-    def each(self) -> int:
-        return self.a.shape[-1]
 
     def locate(self, inliner: Inliner, body: list[Stmt], outer: Sequence[Expr], row: Expr):
         return row_index(inliner, body, self.values, self.a.shape[:-1], row)
@@ -69,14 +66,14 @@ def lower_packed(group: Group, target: Target) -> Sequence[KernelCall] | Decline
     """cpu.matmul: any leading axes of the left operand are rows."""
     if group.prologue:
         return Declined("operands of a packed product must be in memory")
-    a, _ = group.root.inputs
-    inliner_values = _epilogue_values(group)
+    a, packed = group.root.inputs
+    values = _epilogue_values(group)
     lead = a.shape[:-1]
 
     def result_index(inliner, body, outer, row: Expr, column: Expr) -> tuple[Expr, ...]:
-        return (*row_index(inliner, body, inliner_values, lead, row), column)
+        return (*row_index(inliner, body, values, lead, row), column)
 
-    source = MatrixRows(a, _prologue_values(group, a))
+    source = MatrixRows(a, packed.shape[2], _prologue_values(group, a))
     work = Contraction((), product(lead), group.root["n"], source, lambda outer: const(0), result_index)
     return lower_blocked(group, target, "matmul", work)
 
