@@ -145,7 +145,8 @@ class _Blocked:
         self.rows = Buffer(
             inliner.fresh("rows"), self.kind, b.tiles * self.shape.rows * self.pitch, "local", True
         )
-        self.sums = Buffer(inliner.fresh("sums"), self.kind, b.panels * b.tiles * tile, "local", True)
+        waiting = b.panels * b.tiles if self.pieces > 1 else 1
+        self.sums = Buffer(inliner.fresh("sums"), self.kind, waiting * tile, "local", True)
         self.total = Buffer(inliner.fresh("acc"), self.kind, tile, "register", True)
 
     def call(self, name: str) -> Sequence[KernelCall]:
@@ -156,9 +157,7 @@ class _Blocked:
         item = inliner.loop("g")
         body: list[Stmt] = []
         *outer, across, down = unravel(inliner, item, (*work.outer, column_blocks, row_blocks), body)
-        body.append(Alloc(self.rows))
-        if self.pieces > 1:
-            body.append(Alloc(self.sums))
+        body += [Alloc(self.rows), Alloc(self.sums)]
         first_tile = self.let(body, mul(down, const(b.tiles)), "tile")
         tiles = inliner.size(ceildiv(work.rows, shape.rows))
         tiles = self.let(body, minimum(sub(tiles, first_tile), const(b.tiles)), "tiles")
@@ -250,7 +249,9 @@ class _Blocked:
         deep = self.let(body, mul(add(mul(whole, const(self.depth)), start), const(shape.columns)), "deep")
         inner: list[Stmt] = []
         base = self.let(inner, mul(t, const(shape.rows * self.pitch)), "base")
-        kept = self.let(inner, mul(add(mul(p, const(b.tiles)), t), const(shape.rows * shape.columns)), "kept")
+        kept: Expr = const(0)
+        if self.pieces > 1:
+            kept = self.let(inner, mul(add(mul(p, const(b.tiles)), t), const(self.total.size)), "kept")
         inner.append(Alloc(self.total))
         inner += self.begin(kept, piece)
         inner += multiply_rows(
@@ -277,33 +278,31 @@ class _Blocked:
         return [If(build.call("eq", piece, const(0)), (zero,), (back,))]
 
     def end(self, outer, row: Expr, column: Expr, kept: Expr, piece: Expr) -> list[Stmt]:
-        """Sums into the results after the last piece, aside after the others."""
-        written: list[Stmt] = []
-        last = self.inliner.size(self.work.rows - 1)
-        for r in range(self.shape.rows):
-            at = self.let(written, minimum(add(row, const(r)), last), "row")
-            written += self.write(outer, at, r, column)
-        if self.pieces == 1:
-            return written
+        """Sums aside, and after the last piece through the epilogue into the results, row by row."""
         n = self.inliner.loop("n")
-        aside = For(
-            n, const(self.total.size), (Store(self.sums, add(kept, n), Load(self.total, n)),), "vector"
-        )
-        return [If(build.call("eq", piece, const(self.pieces - 1)), tuple(written), (aside,))]
+        size = const(self.total.size)
+        aside = For(n, size, (Store(self.sums, add(kept, n), Load(self.total, n)),), "vector")
+        r = self.inliner.loop("r")
+        body: list[Stmt] = []
+        at = self.let(body, minimum(add(row, r), self.inliner.size(self.work.rows - 1)), "row")
+        line = self.let(body, add(kept, mul(r, const(self.shape.columns))), "line")
+        body += self.write(outer, at, line, column)
+        write = For(r, const(self.shape.rows), tuple(body))
+        if self.pieces == 1:
+            return [aside, write]
+        return [aside, If(build.call("eq", piece, const(self.pieces - 1)), (write,))]
 
-    def write(self, outer, row: Expr, r: int, first: Expr) -> list[Stmt]:
-        """Row r of the tile through the epilogue into the results."""
+    def write(self, outer, row: Expr, line: Expr, first: Expr) -> list[Stmt]:
+        """A row of sums through the epilogue into the results."""
         n = self.inliner.loop("n")
         column = add(first, n)
         result: list[Stmt] = []
         index = self.work.result_index(self.inliner, result, outer, row, column)
         body: list[Stmt] = []
         root = self.group.root.output
-
-        def summed(index) -> Expr:
-            return build.cast(Load(self.total, add(n, const(r * self.shape.columns))), root.dtype)
-
-        scope = self.inliner.scope(body, {root: summed})
+        scope = self.inliner.scope(
+            body, {root: lambda _: build.cast(Load(self.sums, add(line, n)), root.dtype)}
+        )
         for value in self.group.outputs:
             scope.store(value, value.shape, index, scope.read(value, index))
         if self.work.columns % self.shape.columns:

@@ -58,7 +58,7 @@ class _Window:
             self.node[key][-1] for key in ("pads", "strides", "dilations")
         )
         registers = 26 if target.limits.get("registers", 16) >= 32 else 12
-        self.most = max(1, min(14, registers - (self.kernel[-1] if taps is not None else 0)))
+        self.most = max(1, min(8, registers - (self.kernel[-1] if taps is not None else 0)))
 
     # The kernel -------------------------------------------------------------------------------------
 

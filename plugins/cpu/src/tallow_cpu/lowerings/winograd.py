@@ -110,40 +110,49 @@ class _Winograd:
         origin = [self.let(body, sub(at, const(p)), "origin") for at, p in zip(place, pads, strict=True)]
         line = mul(mul(t, const(self.positions)), const(self.shape.rows))
         line = self.let(body, mul(add(line, r), const(self.pitch)), "line")
+        height, width = (self.inliner.size(d) for d in self.x.shape[1:3])
         inside: Expr = const(True, bool_)
-        valid: list[list[Expr]] = []
-        for at, dim in zip(origin, self.x.shape[1:3], strict=True):
-            extent = self.inliner.size(dim)
+        for at, extent in zip(origin, (height, width), strict=True):
             inside = logical_and(inside, build.call("ge", at, const(0)))
             inside = logical_and(inside, build.call("le", add(at, const(self.size)), extent))
-            valid.append([_within(add(at, const(k)), extent) for k in range(self.size)])
-        edge: list[Stmt] = []
-        named = [[self.let(edge, v, "valid") for v in axis] for axis in valid]
-        edge.append(self.gather(image, origin, line, named))
-        body.append(If(inside, (self.gather(image, origin, line, None),), tuple(edge)))
-        inner = For(r, const(self.shape.rows), tuple(body))
-        return For(t, tiles, (inner,))
-
-    def gather(self, image: Expr, origin: Sequence[Expr], line: Expr, valid) -> For:
-        """B d B^T of one picture tile for all channels; elements that are not valid are zeros."""
+        inside = self.let(body, inside, "inside")
         c = self.inliner.loop("c")
+        half = Buffer(self.inliner.fresh("half"), f32, self.positions, "local", True)
+        plain = self.gather(half, image, origin, c, None)
+        masked = self.gather(half, image, origin, c, (height, width))
+        both = (Alloc(half), If(inside, (plain,), (masked,)), self.scatter(half, line, c))
+        body.append(For(c, const(self.depth), both, "vector"))
+        return For(t, tiles, (For(r, const(self.shape.rows), tuple(body)),))
+
+    def gather(self, half: Buffer, image: Expr, origin: Sequence[Expr], c: Expr, limits) -> For:
+        """half = d B^T of a picture tile, line by line; outside the limits of the picture d is zero."""
+        i = self.inliner.loop("i")
         body: list[Stmt] = []
         maths = Maths(body, self.inliner.fresh)
-        maps = matrices(self.m).data
-        columns = []
+        down = self.let(body, add(origin[0], i), "down")
+        values = []
         for j in range(self.size):
-            column = []
-            for i in range(self.size):
-                index = (image, add(origin[0], const(i)), add(origin[1], const(j)), c)
-                mask = None if valid is None else logical_and(valid[0][i], valid[1][j])
-                place = self.inliner.linear(self.x.shape, index)
-                column.append(maths.let(Load(self.picture, place, 1, mask), "d"))
-            columns.append(apply(maths, maps, column))
-        for i in range(self.size):
-            for j, value in enumerate(apply(maths, maps, [column[i] for column in columns])):
-                step = (i * self.size + j) * self.shape.rows * self.pitch
-                body.append(Store(self.data, add(add(line, c), const(step)), value))
-        return For(c, const(self.depth), tuple(body), "vector")
+            across = add(origin[1], const(j))
+            mask = None
+            if limits is not None:
+                mask = logical_and(_within(down, limits[0]), _within(across, limits[1]))
+            place = self.inliner.linear(self.x.shape, (image, down, across, c))
+            values.append(maths.let(Load(self.picture, place, 1, mask), "d"))
+        for j, value in enumerate(apply(maths, matrices(self.m).data, values)):
+            body.append(Store(half, add(mul(i, const(self.size)), const(j)), value))
+        return For(i, const(self.size), tuple(body))
+
+    def scatter(self, half: Buffer, line: Expr, c: Expr) -> For:
+        """data = B half, column by column."""
+        j = self.inliner.loop("j")
+        body: list[Stmt] = []
+        maths = Maths(body, self.inliner.fresh)
+        values = [maths.let(Load(half, add(j, const(i * self.size))), "h") for i in range(self.size)]
+        step = self.shape.rows * self.pitch
+        base = self.let(body, add(add(line, c), mul(j, const(step))), "base")
+        for i, value in enumerate(apply(maths, matrices(self.m).data, values)):
+            body.append(Store(self.data, add(base, const(i * self.size * step)), value))
+        return For(j, const(self.size), tuple(body))
 
     # Products ---------------------------------------------------------------------------------------
 
@@ -181,29 +190,50 @@ class _Winograd:
         r, n = self.inliner.loop("r"), self.inliner.loop("n")
         outer: list[Stmt] = []
         image, place = self.locate(outer, tile, r)
-        limits = []
-        for at, extent in zip(place, self.spatial, strict=True):
-            whole = isinstance(extent, int) and extent % self.m == 0
-            here = [less(add(at, const(k)), self.inliner.size(extent)) for k in range(self.m)]
-            limits.append([const(True, bool_) if whole else self.let(outer, h, "here") for h in here])
         first = self.let(outer, mul(panel, const(self.width)), "column")
         line = self.let(outer, mul(r, const(self.width)), "line")
+        half = Buffer(self.inliner.fresh("half"), f32, self.m * self.size, "local", True)
+        body = (
+            Alloc(half),
+            self.columns_back(half, add(line, n)),
+            self.lines_back(half, image, place, add(first, n)),
+        )
+        outer.append(For(n, const(self.width), body, "vector"))
+        return For(r, const(self.shape.rows), tuple(outer))
+
+    def columns_back(self, half: Buffer, at: Expr) -> For:
+        """half = A s, column by column."""
+        j = self.inliner.loop("j")
         body: list[Stmt] = []
         maths = Maths(body, self.inliner.fresh)
-        maps = matrices(self.m).output
-        columns = []
-        for j in range(self.size):
-            steps = [(i * self.size + j) * self.total.size for i in range(self.size)]
-            values = [maths.let(Load(self.sums, add(add(line, n), const(s))), "s") for s in steps]
-            columns.append(apply(maths, maps, values))
-        column = add(first, n)
+        base = self.let(body, add(at, mul(j, const(self.total.size))), "base")
+        steps = [i * self.size * self.total.size for i in range(self.size)]
+        values = [maths.let(Load(self.sums, add(base, const(s))), "s") for s in steps]
+        for i, value in enumerate(apply(maths, matrices(self.m).output, values)):
+            body.append(Store(half, add(j, const(i * self.size)), value))
+        return For(j, const(self.size), tuple(body))
+
+    def lines_back(self, half: Buffer, image: Expr, place: Sequence[Expr], column: Expr) -> For:
+        """half A^T line by line, through the epilogue into the results."""
+        i = self.inliner.loop("i")
+        body: list[Stmt] = []
+        maths = Maths(body, self.inliner.fresh)
+        start = mul(i, const(self.size))
+        values = [maths.let(Load(half, add(start, const(j))), "h") for j in range(self.size)]
+        down = self.let(body, add(place[0], i), "down")
         edge = None if self.node["n"] % self.width == 0 else less(column, const(self.node["n"]))
-        for i in range(self.m):
-            for j, value in enumerate(apply(maths, maps, [c[i] for c in columns])):
-                index = (image, add(place[0], const(i)), add(place[1], const(j)), column)
-                body += self.write(index, value, logical_and(limits[0][i], limits[1][j]), edge)
-        outer.append(For(n, const(self.width), tuple(body), "vector"))
-        return For(r, const(self.shape.rows), tuple(outer))
+        for j, value in enumerate(apply(maths, matrices(self.m).output, values)):
+            at = (down, add(place[1], const(j)))
+            body += self.write((image, *at, column), value, self.there(at), edge)
+        return For(i, const(self.m), tuple(body))
+
+    def there(self, at: Sequence[Expr]) -> Expr:
+        """Whether a pixel of a tile lies inside the result."""
+        result: Expr = const(True, bool_)
+        for place, extent in zip(at, self.spatial, strict=True):
+            if not isinstance(extent, int) or extent % self.m:
+                result = logical_and(result, less(place, self.inliner.size(extent)))
+        return result
 
     def write(self, index, value: Expr, here: Expr, edge: Expr | None) -> list[Stmt]:
         """The stores of one pixel, `here` and before the `edge` of the columns."""
