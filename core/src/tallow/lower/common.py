@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from tallow.lower.concat import lower_concat
 from tallow.lower.group import Lowering
+from tallow.lower.recurrent import lower_recurrence
 from tallow.lower.reduce import lower_arg, lower_cumulative, lower_reduce
 
 COMMON: Mapping[str, Lowering] = {
@@ -14,4 +15,7 @@ COMMON: Mapping[str, Lowering] = {
     "argmin": lower_arg,
     "cumulative": lower_cumulative,
     "concat": lower_concat,
+    "lstm_steps": lower_recurrence,
+    "gru_steps": lower_recurrence,
+    "rnn_steps": lower_recurrence,
 }

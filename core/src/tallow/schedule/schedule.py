@@ -25,6 +25,9 @@ OFFERED = {
     "attention": ("transpose",),
     "softmax": ("add", "mul", "sub", "div", "cast", "select"),
     "log_softmax": ("add", "mul", "sub", "div", "cast"),
+    "lstm_steps": ("broadcast", "dims", "cast"),
+    "gru_steps": ("broadcast", "dims", "cast"),
+    "rnn_steps": ("broadcast", "dims", "cast"),
 }
 
 
