@@ -254,7 +254,7 @@ class _Writer:
     def tile(self, gates: int) -> tuple[int, int]:
         """How many blocks at a time and how many columns of each, so that the sums fit the registers."""
         lanes = max(1, self.target.vector_bytes // self.kind.itemsize)
-        registers = 24 if self.target.vector_bytes == 64 else 12
+        registers = 24 if self.target.limits.get("registers", 16) == 32 else 12
         vectors = max(1, registers // (gates * self.rows))
         if lanes == 1 or vectors * lanes >= BLOCK:
             most = min(max(1, vectors * lanes // BLOCK), BLOCKS, self.blocks)
@@ -273,9 +273,7 @@ class _Writer:
         columns = _Columns(block, inside, parts, width, gates, sums)
         zero = self.inliner.loop("z")
         body: list[Stmt] = [Alloc(sums)]
-        body.append(
-            For(zero, const(sums.size), (Store(sums, zero, build.const(0, self.kind)),), "vector")
-        )
+        body.append(For(zero, const(sums.size), (Store(sums, zero, build.const(0, self.kind)),), "vector"))
         body += self.product(number, columns)
         for r in range(self.rows):
             body.append(If(self.alive[r], tuple(self.cells(number, columns, r))))
@@ -329,9 +327,7 @@ class _Writer:
             inner: list[Stmt] = []
             column = self.let(inner, add(columns.first(p), n), "column")
             body: list[Stmt] = []
-            gates = [
-                Load(columns.sums, add(n, const(columns.sum(r, p, g)))) for g in range(columns.gates)
-            ]
+            gates = [Load(columns.sums, add(n, const(columns.sum(r, p, g)))) for g in range(columns.gates)]
             write(number, body, gates, r, column)
             inner += body if self.hidden % BLOCK == 0 else [If(less(column, const(self.hidden)), tuple(body))]
             result.append(For(n, const(columns.width), tuple(inner), "vector"))
@@ -396,4 +392,6 @@ class _Writer:
 
     def rnn(self, number: int, body: list[Stmt], sums: list[Expr], r: int, column: Expr) -> None:
         do, (f,) = self.do(body), self.functions
-        self.keep(body, r, column, f(do, self.clip(do, do("add", sums[0], self.projected(body, 0, r, column)))))
+        self.keep(
+            body, r, column, f(do, self.clip(do, do("add", sums[0], self.projected(body, 0, r, column))))
+        )

@@ -25,11 +25,11 @@ Do = Callable[..., object]  # do(function, *operands): numbers take the dtype of
 
 @dataclass(frozen=True, slots=True)
 class Activation:
-    """A gate's activation, written once for numpy and kernels, and the defaults of its parameters."""
+    """A gate's activation, written once for numpy and kernels, and the defaults of the parameters it has."""
 
-    apply: Callable[[Do, object, float, float], object]
-    alpha: float = 0.0
-    beta: float = 0.0
+    apply: Callable[[Do, object, float | None, float | None], object]
+    alpha: float | None = None
+    beta: float | None = None
 
 
 def _elu(do: Do, x, a, b):
@@ -48,7 +48,7 @@ ACTIVATIONS = {
     "Sigmoid": Activation(lambda do, x, a, b: do("sigmoid", x)),
     "Tanh": Activation(lambda do, x, a, b: do("tanh", x)),
     "Relu": Activation(lambda do, x, a, b: do("max", x, 0.0)),
-    "Affine": Activation(lambda do, x, a, b: do("add", do("mul", x, a), b), 1.0),
+    "Affine": Activation(lambda do, x, a, b: do("add", do("mul", x, a), b), 1.0, 0.0),
     "LeakyRelu": Activation(lambda do, x, a, b: do("select", do("lt", x, 0.0), do("mul", x, a), x), 0.01),
     "ThresholdedRelu": Activation(lambda do, x, a, b: do("select", do("gt", x, a), x, 0.0), 1.0),
     "ScaledTanh": Activation(lambda do, x, a, b: do("mul", do("tanh", do("mul", x, b)), a), 1.0, 1.0),
@@ -65,23 +65,24 @@ class Function:
     """An activation with its parameters."""
 
     row: Activation
-    alpha: float
-    beta: float
+    alpha: float | None
+    beta: float | None
 
     def __call__(self, do: Do, x):
         return self.row.apply(do, x, self.alpha, self.beta)
 
 
 def functions_of(attributes, directions: int) -> list[tuple[Function, ...]]:
-    """The activations of each direction; GraphError for an unknown one."""
-    names, alphas, betas = attributes["activations"], attributes["alphas"], attributes["betas"]
+    """The activations of each direction, each taking the next of the given parameters that it has;
+    GraphError for an unknown one."""
+    names, alphas, betas = attributes["activations"], iter(attributes["alphas"]), iter(attributes["betas"])
     found = []
-    for i, name in enumerate(names):
+    for name in names:
         row = _BY_LOWER.get(name.lower())
         if row is None:
             raise GraphError(f"unknown activation {name!r}: expected one of {', '.join(ACTIVATIONS)}")
-        alpha = alphas[i] if i < len(alphas) else row.alpha
-        beta = betas[i] if i < len(betas) else row.beta
+        alpha = None if row.alpha is None else next(alphas, row.alpha)
+        beta = None if row.beta is None else next(betas, row.beta)
         found.append(Function(row, alpha, beta))
     each = len(names) // directions
     return [tuple(found[d * each : (d + 1) * each]) for d in range(directions)]
@@ -97,9 +98,7 @@ def backwards(attributes, direction: int) -> bool:
 
 def _do(function: str, *operands):
     like = next(o for o in reversed(operands) if isinstance(o, np.ndarray))
-    return apply(
-        function, *(o if isinstance(o, np.ndarray) else np.asarray(o, like.dtype) for o in operands)
-    )
+    return apply(function, *(o if isinstance(o, np.ndarray) else np.asarray(o, like.dtype) for o in operands))
 
 
 def _clip(x: np.ndarray, limit: float) -> np.ndarray:

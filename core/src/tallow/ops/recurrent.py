@@ -133,11 +133,17 @@ def _outer_bias(builder, name: str, bias, hidden: int):
     return builder.add(_columns(builder, bias, 0, size), rest)
 
 
+def _states(builder, states, shape):
+    """Initial states in full, or None where they do not provably fit."""
+    full = [builder.broadcast(s, shape=shape) if s.shape == (shape[0], 1, shape[2]) else s for s in states]
+    return full if all(s.shape == shape for s in full) else None
+
+
 def _decompose(name: str):
     def decompose(builder, node):
-        """Projection, packing and recurrence; None where the width of the states is not known."""
-        dtype = node.outputs[0].dtype
-        hidden = node.inputs[2].shape[2]
+        """Projection, packing and recurrence; None where sizes are not known well enough."""
+        dtype, state = node.outputs[0].dtype, node.outputs[1].shape
+        hidden = state[2]
         if not isinstance(hidden, int) or not isinstance(product(node.inputs[1].shape), int):
             return None
 
@@ -145,8 +151,10 @@ def _decompose(name: str):
             return builder.cast(value, dtype=_computed_in(dtype)) if value.dtype.is_float else value
 
         x, w, r, bias, h0, *rest = map(wide, node.inputs)
-        states = [h0, rest.pop(0)] if name == "lstm" else [h0]
+        states = _states(builder, [h0, rest.pop(0)] if name == "lstm" else [h0], state)
         lengths, *extra = rest
+        if states is None or lengths.shape != (state[1],):
+            return None
         if name == "gru":
             extra = [_columns(builder, bias, 5 * hidden, hidden)]
         projected = _projected(builder, x, w, _outer_bias(builder, name, bias, hidden))
