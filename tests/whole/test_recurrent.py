@@ -167,7 +167,7 @@ def test_activations(name, tmp_path):
 
 
 def test_default_parameters_of_activations(tmp_path):
-    for name in ("LeakyRelu", "HardSigmoid", "Elu", "ScaledTanh"):
+    for name in ("LeakyRelu", "HardSigmoid", "Elu"):
         check(Layer("RNN", 17, attributes={"activations": [name]}), tmp_path)
 
 
