@@ -8,6 +8,7 @@ from tallow.lower.concat import lower_concat
 from tallow.lower.group import Lowering
 from tallow.lower.recurrent import lower_recurrence
 from tallow.lower.reduce import lower_arg, lower_cumulative, lower_reduce
+from tallow.lower.scatter import lower_scatter
 
 COMMON: Mapping[str, Lowering] = {
     "reduce": lower_reduce,
@@ -18,4 +19,6 @@ COMMON: Mapping[str, Lowering] = {
     "lstm_steps": lower_recurrence,
     "gru_steps": lower_recurrence,
     "rnn_steps": lower_recurrence,
+    "scatter_elements": lower_scatter,
+    "scatter_nd": lower_scatter,
 }

@@ -144,7 +144,7 @@ class _Draft:
     def feeds(self, producer: Node, reader: Node) -> bool:
         if reader in self.bare:
             return False
-        if OPS[reader.op].kind == "reduction" or reader.op == "concat":
+        if OPS[reader.op].kind in ("reduction", "scatter") or reader.op == "concat":
             return True
         return producer.op == "constant" or producer.op in OFFERED.get(reader.op, ())
 
