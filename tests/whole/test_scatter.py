@@ -23,7 +23,7 @@ def data(shape, dtype, seed=0):
 
 def places(shape, extent, seed=1):
     """Indices of which many are equal and half count from the end."""
-    return np.random.default_rng(seed).integers(-extent, extent, shape)
+    return np.random.default_rng(seed).integers(-extent, max(extent, 1), shape)
 
 
 def agree(graph, feed, device="cpu"):
@@ -56,6 +56,8 @@ SHAPES = [
     ((3, 4, 5), (3, 4, 1), 2),
     ((4, 3), (0, 3), 0),
     ((1, 1), (6, 1), 0),
+    ((3, 0), (2, 0), 0),
+    ((0, 3), (0, 3), 0),
 ]
 
 

@@ -9,6 +9,7 @@ from tallow.lower.group import Lowering
 from tallow.lower.recurrent import lower_recurrence
 from tallow.lower.reduce import lower_arg, lower_cumulative, lower_reduce
 from tallow.lower.scatter import lower_scatter
+from tallow.lower.sorting import lower_topk
 
 COMMON: Mapping[str, Lowering] = {
     "reduce": lower_reduce,
@@ -21,4 +22,5 @@ COMMON: Mapping[str, Lowering] = {
     "rnn_steps": lower_recurrence,
     "scatter_elements": lower_scatter,
     "scatter_nd": lower_scatter,
+    "topk": lower_topk,
 }
