@@ -13,7 +13,7 @@ import tallow
 from tallow.builder import Builder
 from tallow.dtype import DTYPES
 
-SHAPES = [((9,), 0), ((4, 50), 1), ((70, 3), 0), ((3, 40, 2), 1), ((2, 1), 1)]
+SHAPES = [((9,), 0), ((4, 50), 1), ((4, 300), 1), ((700, 3), 0), ((3, 40, 2), 1), ((2, 1), 1)]
 
 
 def made(shape, axis, k, largest=True, dtype="f32"):
@@ -42,7 +42,7 @@ def agree(graph, x, device="cpu"):
 @pytest.mark.parametrize("shape,axis", SHAPES)
 @pytest.mark.parametrize("largest", [True, False])
 def test_lines(shape, axis, largest):
-    for k in {0, 1, min(5, shape[axis]), shape[axis]}:
+    for k in {0, 1, min(5, shape[axis]), shape[axis] // 5, shape[axis]}:
         agree(made(shape, axis, k, largest), lines(shape))
 
 
@@ -53,7 +53,7 @@ def test_other_dtypes(dtype):
 
 
 @pytest.mark.parametrize("largest", [True, False])
-@pytest.mark.parametrize("k", [6, 33, 40])
+@pytest.mark.parametrize("k", [1, 6, 10, 33, 40])
 def test_nan_infinity_and_signed_zeros(largest, k):
     x = lines((3, 40))
     x[0, ::3], x[1, ::4], x[1, 1::4], x[2] = np.nan, np.inf, -np.inf, np.where(np.arange(40) % 2, 0.0, -0.0)
@@ -84,7 +84,7 @@ def test_onnxruntime_agrees(k, largest, save_onnx, rng):
         np.testing.assert_array_equal(got, want)
 
 
-@pytest.mark.parametrize("k", [3, 35])
+@pytest.mark.parametrize("k", [3, 15, 35])
 def test_threads_do_not_change_bits(k):
     graph, x = made((300, 60), 1, k), lines((300, 60))
     runs = [tallow.compile(graph, threads=t).run({"x": x}) for t in (1, 2, 4)]
@@ -93,14 +93,14 @@ def test_threads_do_not_change_bits(k):
 
 
 def test_the_common_lowering_on_the_interpreter():
-    for k in (2, 33):
+    for k in (2, 7, 33):
         agree(made((2, 34), 1, k), lines((2, 34)), "fake")
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.data())
 def test_random_lines(draw):
-    shape = tuple(draw.draw(st.lists(st.integers(1, 70), min_size=1, max_size=2)))
+    shape = tuple(draw.draw(st.lists(st.integers(1, 200), min_size=1, max_size=2)))
     axis = draw.draw(st.integers(0, len(shape) - 1))
     k = draw.draw(st.integers(0, shape[axis]))
     agree(made(shape, axis, k, draw.draw(st.booleans())), lines(shape, seed=draw.draw(st.integers(0, 9))))

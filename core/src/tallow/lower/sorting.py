@@ -1,24 +1,28 @@
-"""Lowering of topk: insertion into a short list when few are wanted, else a merge sort of places.
+"""Lowering of topk: a heap of the best so far when few are wanted, else a merge sort of places.
 
 Equal elements keep their order; NaN counts as the largest.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tallow.dim import Dim, bounds, product
-from tallow.dtype import bool_, i64
+from tallow.dtype import i32, i64
 from tallow.graph import Node
 from tallow.kernel import build
 from tallow.kernel.build import add, const, less, minimum, mul, sub
-from tallow.kernel.grammar import Alloc, Buffer, Expr, For, If, Let, Load, Stmt, Store, Var
+from tallow.kernel.grammar import Alloc, Buffer, Expr, For, If, Let, Load, Stmt, Store, Update, Var
 from tallow.lower.group import Group, KernelCall, Temporary
 from tallow.lower.inline import Inliner
 from tallow.lower.pointwise import GRAIN, unravel
+from tallow.lower.reduce import identity
 
-FEW = 32  # so many are kept by insertion
+FEW = 1024  # so many a heap may hold
+PIECE = 64  # elements that are looked at together for one that enters the heap
+NOWHERE = (1 << 63) - 1
 LEVELS = 48  # of merging: more than any size has bits
 
 
@@ -80,8 +84,8 @@ def lower_topk(group: Group, target) -> Sequence[KernelCall]:
     lines, extent = product(kept), source.shape[axis]
     outer = list(unravel(inliner, item, kept, statements))
     line = _Line(inliner, node, item, outer, statements)
-    if isinstance(k, int) and k <= FEW:
-        _insert(line, extent, k)
+    if isinstance(k, int) and k <= FEW and not (isinstance(extent, int) and 4 * k > extent):
+        _select(line, extent, k)
     else:
         _merge(line, extent, k, lines)
     work = (bounds(extent)[1] or 1024) * 8
@@ -89,44 +93,98 @@ def lower_topk(group: Group, target) -> Sequence[KernelCall]:
     return [inliner.call("topk", [loop], lines, max(1, GRAIN // max(1, work)))]
 
 
-def _insert(line: _Line, extent: Dim, k: int) -> None:
-    """The best k so far in order; what comes in moves the rest along."""
-    inliner, statements = line.inliner, line.statements
-    zero, dtype = const(0), line.node.outputs[0].dtype
-    values = Buffer(inliner.fresh("values"), dtype, max(k, 1), "local", True)
-    places = Buffer(inliner.fresh("places"), i64, max(k, 1), "local", True)
-    clear = inliner.loop("z")
-    none = (Store(values, clear, build.const(0, dtype)), Store(places, clear, zero))
-    statements += [Alloc(values), Alloc(places), For(clear, const(k), none)]
-    value, place = line.variable("value", build.const(0, dtype)), line.variable("place", zero)
-    moving = line.variable("moving", build.const(False, bool_))
-    step, slot = inliner.loop("r"), inliner.loop("s")
-    body: list[Stmt] = []
-    element = line.read(body, step)
-    room = less(step, const(k))
-    enters = build.call("or", room, line.before(element, Load(values, const(max(k, 1) - 1))))
-    inner: list[Stmt] = []
-    new, new_at = line.let(inner, Load(value, zero), "new"), line.let(inner, Load(place, zero), "at")
-    old, old_at = line.let(inner, Load(values, slot), "old"), line.let(inner, Load(places, slot), "at")
-    free = build.call("or", Load(moving, zero), build.call("ge", slot, step))
-    shift = (
-        Store(values, slot, new),
-        Store(places, slot, new_at),
-        Store(value, zero, old),
-        Store(place, zero, old_at),
-        Store(moving, zero, build.const(True, bool_)),
+@dataclass(slots=True)
+class _Heap:
+    """The best k so far in local memory, the last of them at the root, each before its parent.
+
+    It is full from the start of what comes after everything.
+    """
+
+    line: _Line
+    size: int
+    values: Buffer
+    places: Buffer
+    at: Buffer
+
+    @classmethod
+    def filled(cls, line: _Line, size: int) -> _Heap:
+        dtype, room = line.node.outputs[0].dtype, max(size, 1)
+        values = Buffer(line.inliner.fresh("values"), dtype, room, "local", True)
+        places = Buffer(line.inliner.fresh("places"), i64, room, "local", True)
+        clear = line.inliner.loop("z")
+        last = build.const(identity("max" if line.node["largest"] else "min", dtype), dtype)
+        if dtype.is_float and not line.node["largest"]:
+            last = build.const(math.nan, dtype)
+        none = (Store(values, clear, last), Store(places, clear, const(NOWHERE)))
+        line.statements += [Alloc(values), Alloc(places), For(clear, const(room), none)]
+        return cls(line, size, values, places, line.variable("at", const(0)))
+
+    def after(self, body: list[Stmt], a: tuple[Expr, Expr], b: tuple[Expr, Expr]) -> Expr:
+        """Whether pair a (value, place) comes after pair b; equal values stand as their places do."""
+        later, sooner = self.line.before(b[0], a[0]), self.line.before(a[0], b[0])
+        equal = build.call("and", build.call("not", sooner), build.call("gt", a[1], b[1]))
+        return self.line.let(body, build.call("or", later, equal), "after")
+
+    def pair(self, body: list[Stmt], at: Expr) -> tuple[Expr, Expr]:
+        value = self.line.let(body, Load(self.values, at), "value")
+        return value, self.line.let(body, Load(self.places, at), "place")
+
+    def replace_root(self, body: list[Stmt], new: tuple[Expr, Expr], size: Expr) -> None:
+        """Take the root out of the first `size` pairs and put a new one in, at its place."""
+        zero, level, down = const(0), self.line.inliner.loop("level"), []
+        here = self.line.let(down, Load(self.at, zero), "here")
+        left = self.line.let(down, add(mul(here, const(2)), const(1)), "left")
+        inside: list[Stmt] = []
+        right = minimum(add(left, const(1)), sub(size, const(1)))
+        right = self.line.let(inside, right, "right")
+        a, b = self.pair(inside, left), self.pair(inside, right)
+        other = self.after(inside, b, a)
+        child = self.line.let(inside, build.select(other, right, left), "child")
+        value = self.line.let(inside, build.select(other, b[0], a[0]), "value")
+        place = self.line.let(inside, build.select(other, b[1], a[1]), "place")
+        lower = self.after(inside, (value, place), new)
+        lift = (Store(self.values, here, value), Store(self.places, here, place), Store(self.at, zero, child))
+        inside.append(If(lower, lift))
+        down.append(If(less(left, size), tuple(inside)))
+        final: list[Stmt] = []
+        end = self.line.let(final, Load(self.at, zero), "end")
+        body += [Store(self.at, zero, zero), For(level, const(self.size.bit_length()), tuple(down))]
+        body += [*final, Store(self.values, end, new[0]), Store(self.places, end, new[1])]
+
+
+def _select(line: _Line, extent: Dim, k: int) -> None:
+    """All elements that come before the last of the best k so far, found a piece at a time; then the
+    heap is taken down from its end."""
+    inliner, zero = line.inliner, const(0)
+    heap = _Heap.filled(line, k)
+    some = line.variable("some", build.const(0, i32))
+    piece, size = inliner.loop("c"), inliner.size(extent)
+    stop = minimum(add(piece, const(PIECE)), size)
+    body: list[Stmt] = [Store(some, zero, build.const(0, i32))]
+    worst = line.let(body, Load(heap.values, zero), "worst")
+    look, first = inliner.loop("r"), []
+    enters = build.cast(build.call("not", line.before(worst, line.read(first, look))), i32)
+    first.append(Update(some, zero, "max", enters))
+    body.append(For(look, stop, tuple(first), "vector", piece))
+    step, each = inliner.loop("r"), []
+    element = line.read(each, step)
+    put: list[Stmt] = []
+    heap.replace_root(put, (element, step), const(k))
+    root = heap.pair(each, zero)
+    each.append(If(heap.after(each, root, (element, step)), tuple(put)))
+    body.append(
+        If(
+            build.call("gt", Load(some, zero), build.const(0, i32)),
+            (For(step, stop, tuple(each), "serial", piece),),
+        )
     )
-    inner.append(If(build.call("or", free, line.before(new, old)), shift))
-    start = (
-        Store(value, zero, element),
-        Store(place, zero, step),
-        Store(moving, zero, build.const(False, bool_)),
-    )
-    body.append(If(enters, (*start, For(slot, const(k), tuple(inner)))))
-    statements.append(For(step, inliner.size(extent), tuple(body)))
+    line.statements.append(For(piece, size, tuple(body), "serial", zero, PIECE))
     out, last = inliner.loop("o"), []
-    line.write(last, out, Load(values, out), Load(places, out))
-    statements.append(For(out, const(k), tuple(last)))
+    slot = line.let(last, sub(const(k - 1), out), "slot")
+    value, place = heap.pair(last, zero)
+    line.write(last, slot, value, place)
+    heap.replace_root(last, heap.pair(last, slot), slot)
+    line.statements.append(For(out, const(k), tuple(last)))
 
 
 def _merge(line: _Line, extent: Dim, k: Dim, lines: Dim) -> None:
