@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from tallow.lower.concat import lower_concat
 from tallow.lower.group import Lowering
+from tallow.lower.pool_index import lower_pool_index
 from tallow.lower.recurrent import lower_recurrence
 from tallow.lower.reduce import lower_arg, lower_cumulative, lower_reduce
 from tallow.lower.scatter import lower_scatter
@@ -23,4 +24,5 @@ COMMON: Mapping[str, Lowering] = {
     "scatter_elements": lower_scatter,
     "scatter_nd": lower_scatter,
     "topk": lower_topk,
+    "max_pool_with_index": lower_pool_index,
 }
