@@ -60,6 +60,10 @@ def test_provable_equality():
     batch, seq = d.symbol("batch", 1), d.symbol("seq", 1)
     assert (batch * seq * 12) // 12 == seq * batch
     assert d.exact_quotient(batch * seq * 768, seq * 64) == batch * 12
+    assert d.exact_quotient((batch * seq - batch * 6) * 512, batch * seq - batch * 6) == 512
+    assert d.exact_quotient((batch + seq) * (seq - 2), seq + batch) == seq - 2
+    assert d.exact_quotient(batch * seq, batch + seq) is None
+    assert d.exact_quotient(batch + seq + 1, batch + seq) is None
     assert (batch * 4) % 2 == 0
     assert d.broadcast(1, seq) == seq and d.broadcast(seq, seq) == seq
 

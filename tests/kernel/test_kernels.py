@@ -37,6 +37,7 @@ def results(k: Kernel, x: np.ndarray, size: int, **more) -> np.ndarray:
 
 
 ELEMENT = Load(X, AT)
+OWN = Buffer("own", f32, 1, "register", True)
 BODIES = {
     "copy": [Store(Y, AT, ELEMENT)],
     "shifted": [Store(Y, AT, Load(X, build.add(AT, build.const(1))))],
@@ -48,6 +49,12 @@ BODIES = {
             (Store(Y, AT, ELEMENT),),
             (Store(Y, AT, build.const(1, f32)),),
         )
+    ],
+    "kept in a branch": [
+        Alloc(OWN),
+        Store(OWN, Const(0), build.const(5, f32)),
+        If(build.call("gt", ELEMENT, build.const(0, f32)), (Store(OWN, Const(0), ELEMENT),)),
+        Store(Y, AT, Load(OWN, Const(0))),
     ],
     "guarded": [Store(Y, AT, Load(X, AT, 1, build.less(AT, build.const(3))))],
 }

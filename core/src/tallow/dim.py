@@ -131,7 +131,7 @@ def exact_quotient(dim: Dim, divisor: Dim) -> Dim | None:
     """`dim / divisor` when the division provably leaves no remainder, else None."""
     parts = _terms(divisor)
     if len(parts) != 1 or parts[0][1] == 0:
-        return 1 if dim == divisor and isinstance(dim, Expr) else None
+        return _long_division(dim, divisor) if len(parts) > 1 else None
     (atoms, factor) = parts[0]
     result = []
     for have, coefficient in _terms(dim):
@@ -144,6 +144,23 @@ def exact_quotient(dim: Dim, divisor: Dim) -> Dim | None:
             return None
         result.append((tuple(rest), coefficient // factor))
     return _from_terms(result)
+
+
+def _long_division(dim: Dim, divisor: Dim) -> Dim | None:
+    """The quotient of polynomials, leading terms first (by degree, then by names), if none is left."""
+
+    def leading(d: Dim):
+        return min(_terms(d), key=lambda term: (-len(term[0]), [str(atom) for atom in term[0]]))
+
+    quotient: Dim = 0
+    for _ in range(len(_terms(dim))):
+        part = exact_quotient(_from_terms([leading(dim)]), _from_terms([leading(divisor)]))
+        if part is None:
+            return None
+        quotient, dim = quotient + part, dim - part * divisor
+        if dim == 0:
+            return quotient
+    return None
 
 
 def floordiv(a: Dim, b: Dim) -> Dim:

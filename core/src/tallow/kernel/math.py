@@ -19,10 +19,13 @@ from tallow.kernel.straight import Maths
 
 
 def _power_of_two(m: Maths, n: Expr) -> Expr:
-    """2 ** n for an integer-valued float n inside the exponent's range."""
+    """2 ** n for an integer-valued float n inside the exponent's range, which a sum that leaves no room
+    for a fraction has in its lowest bits."""
     if n.dtype == f32:
-        return m.bits(m.do("shift_left", m.do("add", m.cast(n, i32), 127), 23), f32)
-    return m.bits(m.do("shift_left", m.do("add", m.cast(n, i64), 1023), 52), f64)
+        bits = m.bits(m.do("add", n, 12582912.0), i32)
+        return m.bits(m.do("shift_left", m.do("add", bits, 127 - 0x4B400000), 23), f32)
+    bits = m.bits(m.do("add", n, 6755399441055744.0), i64)
+    return m.bits(m.do("shift_left", m.do("add", bits, 1023 - 0x4338000000000000), 52), f64)
 
 
 def _scale(m: Maths, x: Expr, n: Expr) -> Expr:

@@ -272,8 +272,11 @@ class _Vectoriser:
 
     def _store(self, buffer: Buffer, index: Expr, value: Expr, mask: Expr | None, lane: _Lane) -> list[Stmt]:
         if buffer in self.private:
-            at = self._private_index(index, lane)
-            return [Store(self.private[buffer], at, splat(value, self.lanes))]
+            at, value = self._private_index(index, lane), splat(value, self.lanes)
+            if mask is not None:
+                old = Load(self.private[buffer], at, self.lanes)
+                value = Call("select", (splat(mask, self.lanes), value, old), buffer.dtype)
+            return [Store(self.private[buffer], at, value)]
         line = self._affine(index, lane)
         if line is None:
             return [Store(buffer, self._vector(index, lane), splat(value, self.lanes), mask)]

@@ -6,7 +6,11 @@ from collections.abc import Mapping
 
 from tallow.lower.concat import lower_concat
 from tallow.lower.group import Lowering
+from tallow.lower.pool_index import lower_pool_index
+from tallow.lower.recurrent import lower_recurrence
 from tallow.lower.reduce import lower_arg, lower_cumulative, lower_reduce
+from tallow.lower.scatter import lower_scatter
+from tallow.lower.sorting import lower_topk
 
 COMMON: Mapping[str, Lowering] = {
     "reduce": lower_reduce,
@@ -14,4 +18,11 @@ COMMON: Mapping[str, Lowering] = {
     "argmin": lower_arg,
     "cumulative": lower_cumulative,
     "concat": lower_concat,
+    "lstm_steps": lower_recurrence,
+    "gru_steps": lower_recurrence,
+    "rnn_steps": lower_recurrence,
+    "scatter_elements": lower_scatter,
+    "scatter_nd": lower_scatter,
+    "topk": lower_topk,
+    "max_pool_with_index": lower_pool_index,
 }

@@ -1,39 +1,26 @@
-"""Recurrent layers with ONNX's gate orders; sequences shorter than the batch's longest are masked."""
+"""Recurrent layers with ONNX's gate orders: one product of all inputs, then the recurrence."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from tallow.dim import product
+from tallow.dtype import DType, f32
+from tallow.dtype import dtype as dtype_of
 from tallow.errors import GraphError
 from tallow.graph import TensorType
+from tallow.ops.recurrence import (
+    BLOCK,
+    GATES,
+    functions_of,
+    gru_cell,
+    lstm_cell,
+    rnn_cell,
+    scan,
+    stages,
+)
 from tallow.ops.rules import tensors
 from tallow.ops.table import Op, register
-from tallow.scalar import apply
-
-GATES = {"lstm": 4, "gru": 3, "rnn": 1}
-
-
-def _activation(name: str, alpha: float | None, beta: float | None):
-    def value(given, default):
-        return default if given is None else given
-
-    table = {
-        "Sigmoid": lambda x: apply("sigmoid", x),
-        "Tanh": np.tanh,
-        "Relu": lambda x: np.maximum(x, 0),
-        "Affine": lambda x: value(alpha, 1.0) * x + value(beta, 0.0),
-        "LeakyRelu": lambda x: np.where(x < 0, value(alpha, 0.01) * x, x),
-        "ThresholdedRelu": lambda x: np.where(x > value(alpha, 1.0), x, 0),
-        "ScaledTanh": lambda x: value(alpha, 1.0) * np.tanh(value(beta, 1.0) * x),
-        "HardSigmoid": lambda x: np.clip(value(alpha, 0.2) * x + value(beta, 0.5), 0, 1),
-        "Elu": lambda x: np.where(x < 0, value(alpha, 1.0) * np.expm1(x), x),
-        "Softsign": lambda x: x / (1 + np.abs(x)),
-        "Softplus": lambda x: np.logaddexp(x, 0),
-    }
-    by_lower = {key.lower(): function for key, function in table.items()}
-    if name.lower() not in by_lower:
-        raise GraphError(f"unknown activation {name!r}: expected one of {', '.join(table)}")
-    return by_lower[name.lower()]
 
 
 def _infer(name: str):
@@ -47,6 +34,7 @@ def _infer(name: str):
             raise GraphError(
                 f"{name}: weights {w} and {r} do not fit {attributes['direction']} with {GATES[name]} gates"
             )
+        functions_of(attributes, directions)
         steps, batch = x.shape[:2]
         state = TensorType(x.dtype, (directions, batch, hidden))
         y = TensorType(x.dtype, (steps, directions, batch, hidden))
@@ -55,104 +43,132 @@ def _infer(name: str):
     return infer
 
 
-def _directions(attributes, count: int):
-    """For each direction: its number, whether time runs backwards, and its activations."""
-    names, alphas, betas = attributes["activations"], attributes["alphas"], attributes["betas"]
-    each = len(names) // count
-    for d in range(count):
-        functions = [
-            _activation(
-                names[i], alphas[i] if i < len(alphas) else None, betas[i] if i < len(betas) else None
-            )
-            for i in range(d * each, (d + 1) * each)
-        ]
-        yield d, attributes["direction"] == "reverse" or d == 1, functions
+def _computed_in(dtype: DType) -> DType:
+    """Narrow floats keep their states and sums in f32."""
+    return f32 if dtype.bits < 32 else dtype
 
 
-def _clip(x, limit: float):
-    return np.clip(x, -limit, limit) if limit else x
+# The numpy meaning --------------------------------------------------------------------------------
 
 
-def _scan(attributes, x, h0, lengths, cell, states):
-    """Runs `cell(direction, functions, x_t, states)` over time; (y, final states per direction)."""
-    steps, (count, batch, _) = x.shape[0], h0.shape
-    y = np.zeros((steps, count, batch, h0.shape[2]), x.dtype)
-    finals = [np.array(s) for s in states]
-    for d, backwards, functions in _directions(attributes, count):
-        current = [s[d] for s in finals]
-        for t in reversed(range(steps)) if backwards else range(steps):
-            new = cell(d, functions, x[t], current)
-            alive = (t < lengths)[:, None]
-            current = [np.where(alive, n, c).astype(x.dtype) for n, c in zip(new, current, strict=True)]
-            y[t, d] = np.where(alive, new[0], 0)
-        for s, value in zip(finals, current, strict=True):
-            s[d] = value
-    return y, finals
+def _project(x: np.ndarray, w: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """[steps, batch, directions, gates * hidden]."""
+    with np.errstate(all="ignore"):
+        return np.stack([x @ w[d].T + bias[d] for d in range(w.shape[0])], 2)
+
+
+def _widened(arrays) -> tuple[np.dtype, list[np.ndarray]]:
+    """The dtype of the results, and float arrays in the dtype that is computed in."""
+    narrow = arrays[0].dtype
+    kind = _computed_in(dtype_of(narrow)).numpy
+    return narrow, [a if a.dtype.kind in "iu" else a.astype(kind) for a in arrays]
 
 
 def _evaluate_lstm(arrays, attributes):
-    narrow = arrays[0].dtype
-    x, w, r, b, h0, c0 = (a.astype(np.float32) if narrow == np.float16 else a for a in arrays[:6])
-    lengths, p = arrays[6], arrays[7].astype(x.dtype)
-    size = r.shape[2]
-    with np.errstate(all="ignore"):
-        projected = [x @ w[d].T + (b[d, : 4 * size] + b[d, 4 * size :]) for d in range(w.shape[0])]
-
-        def cell(d, functions, t_x, state):
-            f, g, h_fn = functions
-            h, c = state
-            gates = _clip(t_x[d] + h @ r[d].T, attributes["clip"])
-            i, o, forget, cell_in = np.split(gates, 4, -1)
-            pi, po, pf = np.split(p[d], 3)
-            i = f(i + pi * c)
-            forget = 1 - i if attributes["input_forget"] else f(forget + pf * c)
-            c = forget * c + i * g(cell_in)
-            return [f(o + po * c) * h_fn(c), c]
-
-        stacked = np.stack(projected, 1)
-        y, (h, c) = _scan(attributes, stacked, h0, lengths, cell, [h0, c0])
-    return y.astype(narrow), h.astype(narrow), c.astype(narrow)
+    narrow, (x, w, r, b, h0, c0, lengths, *p) = _widened(arrays)
+    size = 4 * r.shape[2]
+    projected = _project(x, w, b[:, :size] + b[:, size:])
+    cell = lstm_cell(attributes, r.transpose(0, 2, 1), p[0] if p else None)
+    return tuple(a.astype(narrow) for a in scan(attributes, projected, lengths, cell, [h0, c0]))
 
 
 def _evaluate_gru(arrays, attributes):
-    narrow = arrays[0].dtype
-    x, w, r, b, h0 = (a.astype(np.float32) if narrow == np.float16 else a for a in arrays[:5])
+    narrow, (x, w, r, b, h0, lengths) = _widened(arrays)
     size = r.shape[2]
-    with np.errstate(all="ignore"):
-        projected = np.stack([x @ w[d].T + b[d, : 3 * size] for d in range(w.shape[0])], 1)
-
-        def cell(d, functions, t_x, state):
-            f, g = functions
-            (h,) = state
-            rz, rr, rh = np.split(r[d], 3)
-            bz, br, bh = np.split(b[d, 3 * size :], 3)
-            xz, xr, xh = np.split(t_x[d], 3, -1)
-            z = f(_clip(xz + h @ rz.T + bz, attributes["clip"]))
-            reset = f(_clip(xr + h @ rr.T + br, attributes["clip"]))
-            if attributes["linear_before_reset"]:
-                inner = xh + reset * (h @ rh.T + bh)
-            else:
-                inner = xh + (reset * h) @ rh.T + bh
-            return [(1 - z) * g(_clip(inner, attributes["clip"])) + z * h]
-
-        y, (h,) = _scan(attributes, projected, h0, arrays[5], cell, [h0])
-    return y.astype(narrow), h.astype(narrow)
+    outer = b[:, : 3 * size] + np.pad(b[:, 3 * size : 5 * size], ((0, 0), (0, size)))
+    projected = _project(x, w, outer)
+    cell = gru_cell(attributes, r.transpose(0, 2, 1), b[:, 5 * size :])
+    return tuple(a.astype(narrow) for a in scan(attributes, projected, lengths, cell, [h0]))
 
 
 def _evaluate_rnn(arrays, attributes):
-    narrow = arrays[0].dtype
-    x, w, r, b, h0 = (a.astype(np.float32) if narrow == np.float16 else a for a in arrays[:5])
+    narrow, (x, w, r, b, h0, lengths) = _widened(arrays)
     size = r.shape[2]
-    with np.errstate(all="ignore"):
-        projected = np.stack([x @ w[d].T + (b[d, :size] + b[d, size:]) for d in range(w.shape[0])], 1)
-
-        def cell(d, functions, t_x, state):
-            return [functions[0](_clip(t_x[d] + state[0] @ r[d].T, attributes["clip"]))]
-
-        y, (h,) = _scan(attributes, projected, h0, arrays[5], cell, [h0])
-    return y.astype(narrow), h.astype(narrow)
+    projected = _project(x, w, b[:, :size] + b[:, size:])
+    cell = rnn_cell(attributes, r.transpose(0, 2, 1))
+    return tuple(a.astype(narrow) for a in scan(attributes, projected, lengths, cell, [h0]))
 
 
-register(Op("lstm", "composite", _infer("lstm"), _evaluate_lstm, arity=(8, 8)))
-register(Op("gru", "composite", _infer("gru"), _evaluate_gru, arity=(6, 6)))
-register(Op("rnn", "composite", _infer("rnn"), _evaluate_rnn, arity=(6, 6)))
+# Decomposition ------------------------------------------------------------------------------------
+
+
+def _columns(builder, x, start: int, count: int):
+    """Columns of a matrix."""
+    return builder.slice(x, starts=(0, start), steps=(1, 1), shape=(x.shape[0], count))
+
+
+def _projected(builder, x, w, bias):
+    """x times the weights of every gate of every direction as one product, plus the bias."""
+    steps, batch, depth = x.shape
+    directions, size, _ = w.shape
+    matrix = builder.transpose(builder.reshape(w, shape=(directions * size, depth)), permutation=(1, 0))
+    rows = builder.reshape(x, shape=(steps * batch, depth))
+    return builder.add(builder.matmul(rows, matrix), builder.reshape(bias, shape=(directions * size,)))
+
+
+def _packed(builder, r, gates: tuple[int, int]):
+    """The recurrent weights of gates first..last - 1 as the recurrence wants them."""
+    directions, _, hidden = r.shape
+    first, last = gates
+    count, blocks = last - first, -(-hidden // BLOCK)
+    r = builder.slice(
+        r, starts=(0, first * hidden, 0), steps=(1, 1, 1), shape=(directions, count * hidden, hidden)
+    )
+    r = builder.reshape(r, shape=(directions, count, hidden, hidden))
+    if hidden % BLOCK:
+        filler = (0, 0, blocks * BLOCK - hidden, 0)
+        r = builder.pad(r, before=(0, 0, 0, 0), after=filler, mode="constant")
+    r = builder.reshape(r, shape=(directions, count, blocks, BLOCK, hidden))
+    return builder.transpose(r, permutation=(0, 2, 4, 1, 3))
+
+
+def _outer_bias(builder, name: str, bias, hidden: int):
+    """The part of the bias that is added to the projected inputs."""
+    size = GATES[name] * hidden
+    if name != "gru":
+        return builder.add(_columns(builder, bias, 0, size), _columns(builder, bias, size, size))
+    rest = builder.pad(
+        _columns(builder, bias, size, 2 * hidden), before=(0, 0), after=(0, hidden), mode="constant"
+    )
+    return builder.add(_columns(builder, bias, 0, size), rest)
+
+
+def _states(builder, states, shape):
+    """Initial states in full, or None where they do not provably fit."""
+    full = [builder.broadcast(s, shape=shape) if s.shape == (shape[0], 1, shape[2]) else s for s in states]
+    return full if all(s.shape == shape for s in full) else None
+
+
+def _decompose(name: str):
+    def decompose(builder, node):
+        """Projection, packing and recurrence; None where sizes are not known well enough."""
+        dtype, state = node.outputs[0].dtype, node.outputs[1].shape
+        hidden = state[2]
+        if not isinstance(hidden, int) or not isinstance(product(node.inputs[1].shape), int):
+            return None
+
+        def wide(value):
+            return builder.cast(value, dtype=_computed_in(dtype)) if value.dtype.is_float else value
+
+        x, w, r, bias, h0, *rest = map(wide, node.inputs)
+        states = _states(builder, [h0, rest.pop(0)] if name == "lstm" else [h0], state)
+        lengths, *extra = rest
+        if states is None or lengths.shape != (state[1],):
+            return None
+        if name == "gru":
+            extra = [_columns(builder, bias, 5 * hidden, hidden)]
+        projected = _projected(builder, x, w, _outer_bias(builder, name, bias, hidden))
+        weights, first = [], 0
+        for count in stages(name, node.attributes):
+            weights.append(_packed(builder, r, (first, first + count)))
+            first += count
+        spec = {**node.attributes, "steps": x.shape[0]}
+        results = builder.emit(f"{name}_steps", projected, lengths, *states, *weights, *extra, **spec)
+        return [builder.cast(v, dtype=dtype) for v in results]
+
+    return decompose
+
+
+register(Op("lstm", "composite", _infer("lstm"), _evaluate_lstm, decompose=_decompose("lstm"), arity=(7, 8)))
+register(Op("gru", "composite", _infer("gru"), _evaluate_gru, decompose=_decompose("gru"), arity=(6, 6)))
+register(Op("rnn", "composite", _infer("rnn"), _evaluate_rnn, decompose=_decompose("rnn"), arity=(6, 6)))

@@ -57,5 +57,5 @@ def _evaluate_nd(arrays, attributes):
     return (_write(data, tuple(parts), updates, attributes["reduction"]),)
 
 
-register(Op("scatter_elements", "host", _infer("scatter_elements"), _evaluate_elements, arity=(3, 3)))
-register(Op("scatter_nd", "host", _infer("scatter_nd"), _evaluate_nd, arity=(3, 3)))
+register(Op("scatter_elements", "scatter", _infer("scatter_elements"), _evaluate_elements, arity=(3, 3)))
+register(Op("scatter_nd", "scatter", _infer("scatter_nd"), _evaluate_nd, arity=(3, 3)))

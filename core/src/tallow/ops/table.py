@@ -21,6 +21,7 @@ OpKind = Literal[
     "reduction",
     "contraction",
     "window",
+    "scatter",
     "composite",
     "host",
     "control",

@@ -19,7 +19,8 @@ from tallow.ops import OPS
 from tallow.scalar import SCALAR
 
 EXPENSIVE = 6  # flops per element from which a value is not computed again for each reader
-READ_ONCE = ("reduction", "movement")  # kinds of root that read each operand element once
+READ_ONCE = ("reduction", "movement", "scatter")  # kinds of root that read each operand element once
+SPREAD = ("concat", "scatter_elements", "scatter_nd")  # roots whose result is written by several kernels
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,7 @@ def _join(node: Node, readers, escaping, home, rules: Rules) -> _Draft | None:
     if not _accepts(draft, rules):
         return None
     if root:
-        fits = node.op != "concat" and draft.root is None and _same_place(node.output, draft)
+        fits = node.op not in SPREAD and draft.root is None and _same_place(node.output, draft)
         return draft if fits else None
     for user in using:
         if user is draft.root and not rules.feeds(node, user):

@@ -25,6 +25,9 @@ OFFERED = {
     "attention": ("transpose",),
     "softmax": ("add", "mul", "sub", "div", "cast", "select"),
     "log_softmax": ("add", "mul", "sub", "div", "cast"),
+    "lstm_steps": ("broadcast", "dims", "cast"),
+    "gru_steps": ("broadcast", "dims", "cast"),
+    "rnn_steps": ("broadcast", "dims", "cast"),
 }
 
 
@@ -141,7 +144,7 @@ class _Draft:
     def feeds(self, producer: Node, reader: Node) -> bool:
         if reader in self.bare:
             return False
-        if OPS[reader.op].kind == "reduction" or reader.op == "concat":
+        if OPS[reader.op].kind in ("reduction", "scatter") or reader.op == "concat":
             return True
         return producer.op == "constant" or producer.op in OFFERED.get(reader.op, ())
 

@@ -43,10 +43,9 @@ def recurrent(context: Context, node: NodeView) -> list[Value]:
     }
     if kind == "LSTM":
         peepholes = node.input(7)
-        if peepholes is None:
-            peepholes = b.broadcast(b.scalar(0, x.dtype), shape=(directions, 3 * hidden))
         options["input_forget"] = bool(node.attribute("input_forget", 0))
-        results = b.lstm(x, w, r, bias, state(h0), state(node.input(6)), lengths, peepholes, **options)
+        extra = [] if peepholes is None else [peepholes]
+        results = b.lstm(x, w, r, bias, state(h0), state(node.input(6)), lengths, *extra, **options)
     elif kind == "GRU":
         options["linear_before_reset"] = bool(node.attribute("linear_before_reset", 0))
         results = b.gru(x, w, r, bias, state(h0), lengths, **options)
