@@ -43,7 +43,10 @@ class Blocks:
 
 def choose_blocks(keys: Dim, width: int, kind: DType, target: Target) -> Blocks:
     """Tiles that fit the registers and waste little."""
-    registers, lanes = (30 if target.vector_bytes == 64 else 14), max(target.vector_bytes, 16) // kind.itemsize
+    registers, lanes = (
+        (30 if target.vector_bytes == 64 else 14),
+        max(target.vector_bytes, 16) // kind.itemsize,
+    )
     columns = 2 * lanes
     tall = min((registers - 2) // 2, 14)
     rows = min(8, tall)
@@ -70,7 +73,9 @@ def lower_attention(group: Group, target: Target) -> Sequence[KernelCall] | Decl
 class _Attention:
     def __init__(self, group: Group, target: Target):
         self.group, self.node = group, group.root
-        self.batch, self.heads, self.groups, self.queries, self.keys, self.depth, self.width = self.node["sizes"]
+        self.batch, self.heads, self.groups, self.queries, self.keys, self.depth, self.width = self.node[
+            "sizes"
+        ]
         self.inliner = Inliner(group)
         self.kind = accumulator(self.node.output.dtype)
         self.blocks = blocks = choose_blocks(self.keys, self.width, self.kind, target)
@@ -133,7 +138,9 @@ class _Attention:
         self.count = self.let(body, minimum(rest, const(blocks.columns)), "count")
         shared = self.head
         if self.heads != self.groups:
-            shared = self.let(body, build.floordiv(self.head, size(floordiv(self.heads, self.groups))), "shared")
+            shared = self.let(
+                body, build.floordiv(self.head, size(floordiv(self.heads, self.groups))), "shared"
+            )
         q = self.start("q", body, self.image, self.head)
         k, v = (self.start(name, body, self.image, shared) for name in ("k", "v"))
         buffers = (self.turned, self.scores, self.result, self.top, self.ground, self.fade, self.total)
@@ -141,7 +148,9 @@ class _Attention:
         body += [self.fill(self.result, 0.0), self.fill(self.top, -math.inf), self.fill(self.total, 0.0)]
         body.append(self.turn_queries(q))
         step = self.inliner.loop("k")
-        body.append(For(step, size(self.keys), tuple(self.key_block(step, k, v)), "serial", const(0), blocks.keys))
+        body.append(
+            For(step, size(self.keys), tuple(self.key_block(step, k, v)), "serial", const(0), blocks.keys)
+        )
         body.append(self.write(v))
         flops = 2 * product((self.batch, self.heads, self.queries, self.keys, self.depth + self.width))
         each = 2 * blocks.columns * (bounds(self.keys)[1] or 256) * (self.depth + self.width)
@@ -184,7 +193,16 @@ class _Attention:
         peak = self.register("peak", self.blocks.columns)
         body += [Alloc(peak), self.fill(peak, -math.inf)]
         tile = self.inliner.loop("t")
-        body.append(For(tile, count, tuple(self.score_tile(first, tile, k, peak)), "serial", const(0), self.blocks.rows))
+        body.append(
+            For(
+                tile,
+                count,
+                tuple(self.score_tile(first, tile, k, peak)),
+                "serial",
+                const(0),
+                self.blocks.rows,
+            )
+        )
         body += self.exponentials(count, peak)
         query = self.inliner.loop("m")
         weighed = [s for p in range(self.panels) for s in self.weighed_tile(first, count, query, p, v)]
@@ -251,7 +269,9 @@ class _Attention:
             scores = (self.batch, self.heads, self.keys, self.queries)
             at = operand_index(mask.shape, scores, (self.image, self.head, key, query)[4 - mask.rank :])
             exact = isinstance(self.queries, int) and self.queries % self.blocks.columns == 0
-            inside = None if exact or mask.shape[-1:] == (1,) else less(query, self.inliner.size(self.queries))
+            inside = (
+                None if exact or mask.shape[-1:] == (1,) else less(query, self.inliner.size(self.queries))
+            )
             value = self.inliner.scope(body).read(mask, at, inside)
             if mask.dtype == bool_:
                 score = select(value, score, number(attributes.get("fill", -math.inf)))
@@ -282,7 +302,9 @@ class _Attention:
 
         def weigh(body: list[Stmt], n: Var) -> None:
             place = add(mul(key, const(self.blocks.columns)), n)
-            weight = self.let(body, call("exp", call("sub", Load(self.scores, place), Load(self.ground, n))), "e")
+            weight = self.let(
+                body, call("exp", call("sub", Load(self.scores, place), Load(self.ground, n))), "e"
+            )
             body.append(Store(self.scores, place, weight))
             body.append(Update(total, n, "add", weight))
 
@@ -351,7 +373,9 @@ class _Attention:
         share = self.let(body, share, "share")
         query = add(self.first, m)
         inner: list[Stmt] = []
-        done = build.cast(call("mul", Load(self.result, self.place(m, column)), share), self.node.output.dtype)
+        done = build.cast(
+            call("mul", Load(self.result, self.place(m, column)), share), self.node.output.dtype
+        )
         done = self.let(inner, done, "y")
         scope = self.inliner.scope(inner, {self.node.output: lambda _: done})
         index = (self.image, self.head, query, column)
