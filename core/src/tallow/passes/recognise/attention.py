@@ -34,8 +34,8 @@ def attention(b: Builder, node: Node, facts: Facts) -> Value | None:
     scores = _masked(softmax.inputs[0], facts)
     if scores is None or not _same_heads(node, scores):
         return None
-    q, before = scaled(scores.product.inputs[0], facts)
-    turned, after = scaled(scores.product.inputs[1], facts)
+    q, before = _unscaled(b, scores.product.inputs[0], facts)
+    turned, after = _unscaled(b, scores.product.inputs[1], facts)
     masks = [] if scores.mask is None else [b.not_(scores.mask) if scores.inverted else scores.mask]
     spec = {"scale": scores.scale * before * after, "causal": False, "softcap": scores.softcap, "safe": safe}
     if scores.fill is not None:
@@ -107,6 +107,17 @@ def _product(value: Value, facts: Facts, times: float) -> _Scores | None:
     if not facts.single(inner) or not inner.dtype.is_float:
         return None
     return _Scores(product, factor * times)
+
+
+def _unscaled(b: Builder, value: Value, facts: Facts) -> tuple[Value, float]:
+    """x and c of x * c, also where heads were split or turned after the scale."""
+    value, factor = scaled(value, facts)
+    node = facts.made_by(value, "reshape") or facts.made_by(value, "transpose")
+    if node is not None and facts.single(value):
+        inner, more = _unscaled(b, node.inputs[0], facts)
+        if more != 1:
+            return b.emit(node.op, inner, **node.attributes), factor * more
+    return value, factor
 
 
 def _same_heads(node: Node, scores: _Scores) -> bool:

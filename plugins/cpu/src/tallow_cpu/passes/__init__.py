@@ -3,5 +3,6 @@
 from tallow_cpu.passes.attention import view_attention
 from tallow_cpu.passes.channels_last import convert_windows, sink_transposes
 from tallow_cpu.passes.pack import pack_products
+from tallow_cpu.passes.projections import merge_projections
 
-PASSES = (convert_windows, sink_transposes, view_attention, pack_products)
+PASSES = (convert_windows, sink_transposes, merge_projections, view_attention, pack_products)
