@@ -23,6 +23,7 @@ from tallow.lower.inline import Inliner
 from tallow.lower.pointwise import unravel
 from tallow.lower.reduce import accumulator
 from tallow.ops.pointwise import operand_index
+from tallow_cpu.lowerings.decay import decay
 
 KEYS = 128  # keys of a block, about: their scores stay in the nearest cache
 UNROLL = 4
@@ -292,7 +293,7 @@ class _Attention:
             new = self.let(body, select(call("gt", found, old), found, old), "new")
             # Where no key counts so far, weights are 0 rather than exp(-inf + inf).
             ground = self.let(body, select(call("eq", new, low), zero, new), "ground")
-            fade = self.let(body, call("exp", call("sub", old, ground)), "fade")
+            fade = self.let(body, decay(body, self.inliner.fresh, call("sub", old, ground)), "fade")
             body.append(Store(self.top, n, new))
             body.append(Store(self.ground, n, ground))
             body.append(Store(self.fade, n, fade))
@@ -302,9 +303,8 @@ class _Attention:
 
         def weigh(body: list[Stmt], n: Var) -> None:
             place = add(mul(key, const(self.blocks.columns)), n)
-            weight = self.let(
-                body, call("exp", call("sub", Load(self.scores, place), Load(self.ground, n))), "e"
-            )
+            below = call("sub", Load(self.scores, place), Load(self.ground, n))
+            weight = self.let(body, decay(body, self.inliner.fresh, below), "weight")
             body.append(Store(self.scores, place, weight))
             body.append(Update(total, n, "add", weight))
 
