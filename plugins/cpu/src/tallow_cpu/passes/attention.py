@@ -24,13 +24,13 @@ def view_attention(graph: Graph, target: Target) -> Graph:
             return None
         views = [view_of(v, made) for v in node.inputs[:3]]
         views[2] = views[2] if views[2].strides[3] == 1 else whole(node.inputs[2])
-        q, k, v = views
         spec = {name: (view.offset, view.strides) for name, view in zip("qkv", views, strict=True)}
         mask = [_keys_first(builder, m) for m in node.inputs[3:]]
         using = readers.get(node.output, [])
         turned = len(using) == 1 and using[0].op == "transpose" and using[0]["permutation"] == TOKENS_FIRST
         turned = turned and node.output not in graph.outputs
-        sizes = (*q.shape[:2], k.shape[1], q.shape[2], k.shape[2], q.shape[3], v.shape[3])
+        q, k, v = (operand.shape for operand in node.inputs[:3])
+        sizes = (*q[:2], k[1], q[2], k[2], q[3], v[3])
         attributes = {**node.attributes, **spec, "sizes": sizes, "tokens_first": turned}
         result = builder.emit("cpu.attention", *(view.base for view in views), *mask, **attributes)
         return builder.transpose(result, permutation=TOKENS_FIRST) if turned else result
