@@ -73,6 +73,8 @@ def test_large_broadcasts_are_not_folded():
     assert ops(fold_constants(b.finish([y]))) == ["broadcast"]
 
 
+WEIGHT = np.arange(30, dtype="f4").reshape(6, 5)
+BIAS = np.arange(5, dtype="f4")
 LAWS = {
     "reshape of reshape": (
         lambda b, x: b.reshape(b.reshape(x, shape=(x.shape[0], 24)), shape=(x.shape[0], 6, 4)),
@@ -84,6 +86,21 @@ LAWS = {
         ["neg"],
     ),
     "times one, plus zero": (lambda b, x: b.neg(b.add(b.mul(x, 1.0), 0.0)), ["neg"]),
+    "plus zeros": (lambda b, x: b.neg(b.add(b.constant(np.zeros((4, 1), "f4")), x)), ["neg"]),
+    "plus what is not all zeros stays": (
+        lambda b, x: b.add(x, b.constant(np.eye(4, 6, dtype="f4"))),
+        ["add"],
+    ),
+    "rows arranged anew around a product": (
+        lambda b, x: b.reshape(
+            b.add(b.matmul(b.reshape(x, shape=(x.shape[0] * 4, 6)), WEIGHT), BIAS), shape=(*x.shape[:2], 5)
+        ),
+        ["matmul", "add"],
+    ),
+    "columns arranged anew around a product stay": (
+        lambda b, x: b.reshape(b.matmul(x, WEIGHT), shape=(x.shape[0], 5, 4)),
+        ["matmul", "reshape"],
+    ),
     "division by a power of two": (lambda b, x: b.div(x, 4.0), ["mul"]),
     "division by three stays": (lambda b, x: b.div(x, 3.0), ["div"]),
     "slice of all": (

@@ -229,15 +229,15 @@ def broadcast(a: Dim, b: Dim) -> Dim:
         return a
     if bounds(b)[0] is not None and bounds(b)[0] >= 2:
         return b
-    operands = sorted({*_broadcast_operands(a), *_broadcast_operands(b)}, key=str)
+    operands = sorted({*broadcast_operands(a), *broadcast_operands(b)}, key=str)
     return reduce(lambda x, y: _atom("broadcast", x, y), operands)
 
 
-def _broadcast_operands(dim: Dim) -> tuple[Dim, ...]:
+def broadcast_operands(dim: Dim) -> tuple[Dim, ...]:
     """The sizes inside nested broadcasts: their order and repetition mean nothing."""
     match dim:
         case Expr(terms=(((Apply("broadcast", (a, b)),), 1),)):
-            return (*_broadcast_operands(a), *_broadcast_operands(b))
+            return (*broadcast_operands(a), *broadcast_operands(b))
     return (dim,)
 
 

@@ -1,6 +1,7 @@
 """The operators of a Graph, a row each; importing this package registers them all."""
 
 from tallow.ops import (
+    attention,
     composite,
     constants,
     contraction,
@@ -23,6 +24,7 @@ __all__ = [
     "OPS",
     "Op",
     "Read",
+    "attention",
     "composite",
     "constants",
     "contraction",

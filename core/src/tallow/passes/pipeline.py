@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from tallow.graph import Graph
+from tallow.passes.bounds import bound_sizes
 from tallow.passes.clean import merge_equal, remove_dead
 from tallow.passes.fold import fold_constants
 from tallow.passes.recognise import recognise
 from tallow.passes.simplify import simplify
 
-COMMON = (remove_dead, fold_constants, merge_equal, simplify, merge_equal, remove_dead)
+COMMON = (remove_dead, bound_sizes, fold_constants, merge_equal, simplify, merge_equal, remove_dead)
 
 
 def clean(graph: Graph) -> Graph:
@@ -27,4 +28,4 @@ def run_common(graph: Graph) -> Graph:
 
 def find_composites(graph: Graph) -> Graph:
     """The graph with operators that were written out recognised again; before anything is decomposed."""
-    return remove_dead(recognise(graph))
+    return recognise(graph)

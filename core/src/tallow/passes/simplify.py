@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from tallow.builder import Builder
+from tallow.dim import product
 from tallow.graph import Graph, Node, Value, walk
 from tallow.passes.clean import remove_dead
 from tallow.passes.fold import fold_constants
@@ -36,11 +37,19 @@ class Facts:
         return None if node is None else node["value"]
 
     def scalar(self, value: Value) -> float | None:
-        """The one number a constant is filled with."""
+        """The number of a constant of one element."""
         array = self.constant(value)
         if array is None or array.size != 1 or array.dtype == object:
             return None
         return array.reshape(-1)[0].item()
+
+    def filled(self, value: Value) -> float | None:
+        """The one number that every element of a constant is."""
+        array = self.constant(value)
+        if array is None or not array.size or array.dtype == object:
+            return None
+        first, last = array[(0,) * array.ndim], array[(-1,) * array.ndim]
+        return first.item() if first == last and bool((array == first).all()) else None
 
     def single(self, value: Value) -> bool:
         return self.uses.get(value, 0) == 1
@@ -53,6 +62,31 @@ def reshape_of_reshape(b: Builder, node: Node, facts: Facts):
         return x
     inner = facts.made_by(x, "reshape")
     return b.reshape(inner.inputs[0], shape=node["shape"]) if inner else None
+
+
+def reshape_of_product(b: Builder, node: Node, facts: Facts):
+    """reshape(matmul(x, w)) = matmul(reshape(x), w) for a matrix w, when only rows are arranged anew."""
+    (y,) = node.inputs
+    made = facts.made_by(y, "matmul")
+    if made is None or not facts.single(y) or made.inputs[1].rank != 2 or node.output.rank < 2:
+        return None
+    x, w = made.inputs
+    *rows, columns = node.output.shape
+    if columns != y.shape[-1] or product(rows) != product(y.shape[:-1]):
+        return None
+    return b.matmul(b.reshape(x, shape=(*rows, x.shape[-1])), w)
+
+
+def reshape_of_bias(b: Builder, node: Node, facts: Facts):
+    """reshape(matmul(x, w) + c) = reshape(matmul(x, w)) + c for a vector c, when only rows are arranged anew."""
+    (y,) = node.inputs
+    made = facts.made_by(y, "add")
+    if made is None or not facts.single(y) or not node.output.rank or node.output.shape[-1] != y.shape[-1]:
+        return None
+    for x, c in (made.inputs, reversed(made.inputs)):
+        if facts.made_by(x, "matmul") and c.rank == 1 and x.type == y.type:
+            return b.add(b.reshape(x, shape=node.output.shape), c)
+    return None
 
 
 def transpose_of_transpose(b: Builder, node: Node, facts: Facts):
@@ -103,9 +137,9 @@ def neutral(number: float, *, left: bool):
 
     def law(b: Builder, node: Node, facts: Facts):
         x, y = node.inputs
-        if facts.scalar(y) == number and x.type == node.output.type:
+        if x.type == node.output.type and facts.filled(y) == number:
             return x
-        if left and facts.scalar(x) == number and y.type == node.output.type:
+        if left and y.type == node.output.type and facts.filled(x) == number:
             return y
         return None
 
@@ -192,7 +226,7 @@ def pad_into_window(b: Builder, node: Node, facts: Facts):
 
 Law = Callable[[Builder, Node, Facts], Value | None]
 LAWS: dict[str, tuple[Law, ...]] = {
-    "reshape": (reshape_of_reshape,),
+    "reshape": (reshape_of_reshape, reshape_of_product, reshape_of_bias),
     "transpose": (transpose_of_transpose,),
     "cast": (cast_of_same,),
     "broadcast": (broadcast_of_same,),

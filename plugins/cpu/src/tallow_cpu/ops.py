@@ -1,4 +1,5 @@
-"""Operators of the CPU backend: products with packed weights, and window operators with channels last."""
+"""Operators of the CPU backend: products with packed weights, window operators with channels last,
+attention on views."""
 
 from __future__ import annotations
 
@@ -105,6 +106,32 @@ def _evaluate_winograd(arrays, attributes):
     return (convolve(*arrays, attributes["tile"], attributes["pads"], attributes["n"]),)
 
 
+def _infer_attention(types, attributes):
+    batch, heads, _, queries, _, _, width = attributes["sizes"]
+    shape = (batch, queries, heads, width) if attributes["tokens_first"] else (batch, heads, queries, width)
+    return (TensorType(types[0].dtype, shape),)
+
+
+def _evaluate_attention(arrays, attributes):
+    """attention of operands that are views: `q`, `k` and `v` say where their elements lie in memory, as
+    (offset, strides of image, head, token, feature); a mask comes keys by queries."""
+    batch, heads, groups, queries, keys, depth, width = attributes["sizes"]
+    shapes = {
+        "q": (batch, heads, queries, depth),
+        "k": (batch, groups, keys, depth),
+        "v": (batch, groups, keys, width),
+    }
+    operands = []
+    for array, (name, shape) in zip(arrays[:3], shapes.items(), strict=True):
+        offset, strides = attributes[name]
+        flat = np.ascontiguousarray(array).reshape(-1)
+        places = sum((np.ix_(*map(np.arange, shape))[axis] * s for axis, s in enumerate(strides)), offset)
+        operands.append(flat[np.broadcast_to(places, shape)])
+    masks = [np.swapaxes(mask, -1, -2) for mask in arrays[3:]]
+    (result,) = op("attention").evaluate([*operands, *masks], attributes)
+    return (result.transpose(0, 2, 1, 3) if attributes["tokens_first"] else result,)
+
+
 MATMUL = Op("cpu.matmul", "contraction", _infer_matmul, _evaluate_matmul, arity=(2, 2))
 CONV = Op("cpu.conv", "contraction", _infer_conv, _evaluate_conv, arity=(2, 2))
 DEPTHWISE = Op("cpu.depthwise", "contraction", _infer_depthwise, _evaluate_depthwise, arity=(2, 2))
@@ -126,4 +153,5 @@ WINOGRAD = Op("cpu.winograd", "contraction", _infer_winograd, _evaluate_winograd
 WINOGRAD_WEIGHTS = Op(
     "cpu.winograd_weights", "contraction", _infer_winograd_weights, _evaluate_winograd_weights, arity=(1, 1)
 )
-OPS = (MATMUL, CONV, WINOGRAD, WINOGRAD_WEIGHTS, DEPTHWISE, POOL)
+ATTENTION = Op("cpu.attention", "composite", _infer_attention, _evaluate_attention, arity=(3, 4))
+OPS = (MATMUL, CONV, WINOGRAD, WINOGRAD_WEIGHTS, DEPTHWISE, POOL, ATTENTION)

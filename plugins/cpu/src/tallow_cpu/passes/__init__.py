@@ -1,6 +1,8 @@
-"""Graph passes for CPU targets: channels last, packed weights."""
+"""Graph passes for CPU targets: channels last, attention on views, packed weights."""
 
+from tallow_cpu.passes.attention import view_attention
 from tallow_cpu.passes.channels_last import convert_windows, sink_transposes
 from tallow_cpu.passes.pack import pack_products
+from tallow_cpu.passes.projections import merge_projections
 
-PASSES = (convert_windows, sink_transposes, pack_products)
+PASSES = (convert_windows, sink_transposes, merge_projections, view_attention, pack_products)

@@ -1,0 +1,406 @@
+"""Attention as one kernel: a block of queries against the keys, a block of keys at a time.
+
+Scores never leave a thread's scratch memory. They are kept keys by queries, so that the lanes of a
+vector are queries: the maximum, the exponentials and their sum need no step across lanes, and keys are
+read as they lie. The maximum seen so far and what depends on it are corrected when a later block of
+keys has a larger one (Milakov and Gimelshein, 2018; Dao et al., 2022).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from tallow.backend import Target
+from tallow.dim import Dim, bounds, ceildiv, floordiv, product
+from tallow.dtype import DType, bool_
+from tallow.kernel import build
+from tallow.kernel.build import add, call, const, less, minimum, mul, select, sub
+from tallow.kernel.grammar import Alloc, Buffer, Call, Expr, For, If, Let, Load, Stmt, Store, Update, Var
+from tallow.lower.group import Declined, Group, KernelCall
+from tallow.lower.inline import Inliner
+from tallow.lower.pointwise import unravel
+from tallow.lower.reduce import accumulator
+from tallow.ops.pointwise import operand_index
+from tallow_cpu.lowerings.decay import decay
+
+KEYS = 128  # keys of a block, about: their scores stay in the nearest cache
+UNROLL = 4
+GRAIN_FLOPS = 60_000  # arithmetic that is worth a thread of its own
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """How the work is cut: `columns` queries of an item; `rows` keys by all columns, and `queries` by
+    `panel` features, in registers at a time; `keys` of a block."""
+
+    columns: int
+    rows: int
+    keys: int
+    queries: int
+    panel: int
+
+
+def choose_blocks(keys: Dim, width: int, kind: DType, target: Target) -> Blocks:
+    """Tiles that fit the registers and waste little."""
+    registers, lanes = (
+        (30 if target.vector_bytes == 64 else 14),
+        max(target.vector_bytes, 16) // kind.itemsize,
+    )
+    columns = 2 * lanes
+    tall = min((registers - 2) // 2, 14)
+    rows = min(8, tall)
+    if isinstance(keys, int) and keys:
+        rows = min(range(max(tall // 2, 1), tall + 1), key=lambda r: (-(-keys // r) * r, -r))
+    vectors = -(-width // lanes)
+    wide = min(range(1, registers // 5 + 1), key=lambda v: (-(-vectors // v) * v, -v))
+    queries = max(q for q in (1, 2, 4, 8, 16) if q <= columns and q * wide + wide <= registers)
+    return Blocks(columns, rows, max(KEYS // rows, 1) * rows, queries, wide * lanes)
+
+
+def decline_plain(group: Group, target: Target) -> Declined:
+    """attention that no pass has made cpu.attention of."""
+    return Declined("attention with a head size that is not a constant of at most 512")
+
+
+def lower_attention(group: Group, target: Target) -> Sequence[KernelCall] | Declined:
+    """cpu.attention: one grid iteration for each image, head and block of queries."""
+    if group.prologue:
+        return Declined("operands of attention must be in memory")
+    return _Attention(group, target).calls()
+
+
+class _Attention:
+    def __init__(self, group: Group, target: Target):
+        self.group, self.node = group, group.root
+        self.batch, self.heads, self.groups, self.queries, self.keys, self.depth, self.width = self.node[
+            "sizes"
+        ]
+        self.inliner = Inliner(group)
+        self.kind = accumulator(self.node.output.dtype)
+        self.blocks = blocks = choose_blocks(self.keys, self.width, self.kind, target)
+        self.sources = [self.inliner.buffer(v) for v in self.node.inputs[:3]]
+        self.panels = -(-self.width // blocks.panel)
+        self.turned = self.local("turned", self.depth * blocks.columns)
+        self.scores = self.local("scores", blocks.keys * blocks.columns)
+        self.result = self.local("result", blocks.columns * self.panels * blocks.panel)
+        self.top, self.ground, self.fade, self.total = (
+            self.local(name, blocks.columns) for name in ("top", "ground", "fade", "total")
+        )
+
+    # Writing ---------------------------------------------------------------------------------------
+
+    def local(self, name: str, size: int) -> Buffer:
+        return Buffer(self.inliner.fresh(name), self.kind, max(size, 1), "local", True)
+
+    def register(self, name: str, size: int) -> Buffer:
+        return Buffer(self.inliner.fresh(name), self.kind, size, "register", True)
+
+    def let(self, body: list[Stmt], e: Expr, hint: str) -> Expr:
+        if not isinstance(e, (Call, Load)):
+            return e
+        var = Var(self.inliner.fresh(hint), e.dtype)
+        body.append(Let(var, e))
+        return var
+
+    def lanes(self, write: Callable[[list[Stmt], Var], None], count: int | None = None) -> For:
+        """A vector loop over the queries of the item, or over `count` places."""
+        n = self.inliner.loop("n")
+        body: list[Stmt] = []
+        write(body, n)
+        return For(n, const(count or self.blocks.columns), tuple(body), "vector")
+
+    def fill(self, buffer: Buffer, value: float) -> For:
+        number = const(value, self.kind)
+        return self.lanes(lambda body, n: body.append(Store(buffer, n, number)), buffer.size)
+
+    def element(self, operand: int, place: Expr) -> Expr:
+        return build.cast(Load(self.sources[operand], place), self.kind)
+
+    def start(self, operand: str, body: list[Stmt], image: Expr, head: Expr) -> Expr:
+        """Where a head's features of the first query or key are in an operand's memory."""
+        offset, strides = self.node[operand]
+        size = self.inliner.size
+        place = add(add(mul(image, size(strides[0])), mul(head, size(strides[1]))), size(offset))
+        return self.let(body, place, operand)
+
+    # The kernel ------------------------------------------------------------------------------------
+
+    def calls(self) -> Sequence[KernelCall]:
+        size, blocks = self.inliner.size, self.blocks
+        grid = product((self.batch, self.heads, ceildiv(self.queries, blocks.columns)))
+        item = self.inliner.loop("g")
+        body: list[Stmt] = []
+        outer = (self.batch, self.heads, ceildiv(self.queries, blocks.columns))
+        self.image, self.head, block = unravel(self.inliner, item, outer, body)
+        self.first = self.let(body, mul(block, const(blocks.columns)), "first")
+        rest = sub(size(self.queries), self.first)
+        self.count = self.let(body, minimum(rest, const(blocks.columns)), "count")
+        shared = self.head
+        if self.heads != self.groups:
+            shared = self.let(
+                body, build.floordiv(self.head, size(floordiv(self.heads, self.groups))), "shared"
+            )
+        q = self.start("q", body, self.image, self.head)
+        k, v = (self.start(name, body, self.image, shared) for name in ("k", "v"))
+        buffers = (self.turned, self.scores, self.result, self.top, self.ground, self.fade, self.total)
+        body += [Alloc(buffer) for buffer in buffers]
+        body += [self.fill(self.result, 0.0), self.fill(self.top, -math.inf), self.fill(self.total, 0.0)]
+        body.append(self.turn_queries(q))
+        step = self.inliner.loop("k")
+        body.append(
+            For(step, size(self.keys), tuple(self.key_block(step, k, v)), "serial", const(0), blocks.keys)
+        )
+        body.append(self.write(v))
+        flops = 2 * product((self.batch, self.heads, self.queries, self.keys, self.depth + self.width))
+        each = 2 * blocks.columns * (bounds(self.keys)[1] or 256) * (self.depth + self.width)
+        loop = For(item, size(grid), tuple(body), "grid")
+        return [self.inliner.call("attention", [loop], grid, max(1, GRAIN_FLOPS // max(each, 1)), flops)]
+
+    def turn_queries(self, start: Expr) -> Stmt:
+        """The queries of the item, scaled, features by queries; those beyond the last repeat it."""
+        m, d = self.inliner.loop("m"), self.inliner.loop("d")
+        strides = self.node["q"][1]
+        body: list[Stmt] = []
+        at = minimum(add(self.first, m), self.inliner.size(self.queries - 1))
+        row = self.let(body, add(start, mul(at, self.inliner.size(strides[2]))), "row")
+
+        def one(feature: Expr) -> Stmt:
+            value = self.element(0, add(row, mul(feature, self.inliner.size(strides[3]))))
+            scaled = call("mul", value, const(self.node["scale"], self.kind))
+            return Store(self.turned, add(mul(feature, const(self.blocks.columns)), m), scaled)
+
+        body += self.stepped(d, const(self.depth), lambda feature: [one(feature)])
+        return For(m, const(self.blocks.columns), tuple(body))
+
+    def stepped(self, var: Var, stop: Expr, write: Callable[[Expr], list[Stmt]]) -> list[Stmt]:
+        """A serial loop, UNROLL iterations at a time, and what is left of it."""
+        whole = mul(build.floordiv(stop, const(UNROLL)), const(UNROLL))
+        many = [s for u in range(UNROLL) for s in write(add(var, const(u)))]
+        loops: list[Stmt] = []
+        if whole != const(0):
+            loops.append(For(var, whole, tuple(many), "serial", const(0), UNROLL))
+        if whole != stop:
+            rest = self.inliner.loop(var.name)
+            loops.append(For(rest, stop, tuple(write(rest)), "serial", whole))
+        return loops
+
+    def key_block(self, first: Var, k: Expr, v: Expr) -> list[Stmt]:
+        """Scores of a block of keys, their exponentials, and the values weighed by them."""
+        body: list[Stmt] = []
+        rest = sub(self.inliner.size(self.keys), first)
+        count = self.let(body, minimum(rest, const(self.blocks.keys)), "keys")
+        peak = self.register("peak", self.blocks.columns)
+        body += [Alloc(peak), self.fill(peak, -math.inf)]
+        tile = self.inliner.loop("t")
+        body.append(
+            For(
+                tile,
+                count,
+                tuple(self.score_tile(first, tile, k, peak)),
+                "serial",
+                const(0),
+                self.blocks.rows,
+            )
+        )
+        body += self.exponentials(count, peak)
+        query = self.inliner.loop("m")
+        weighed = [s for p in range(self.panels) for s in self.weighed_tile(first, count, query, p, v)]
+        body.append(For(query, self.count, tuple(weighed), "serial", const(0), self.blocks.queries))
+        return body
+
+    # Scores ----------------------------------------------------------------------------------------
+
+    def score_tile(self, first: Var, tile: Var, k: Expr, peak: Buffer) -> list[Stmt]:
+        """Keys tile.. of the block against all queries of the item; keys beyond the last repeat it."""
+        columns, size = self.blocks.columns, self.inliner.size
+        strides = self.node["k"][1]
+        body: list[Stmt] = []
+        start = self.let(body, add(first, tile), "key")
+        keys = [
+            self.let(body, minimum(add(start, const(r)), size(self.keys - 1)), "key") if r else start
+            for r in range(self.blocks.rows)
+        ]
+        bases = [self.let(body, add(k, mul(key, size(strides[2]))), "base") for key in keys]
+        total = self.register("acc", self.blocks.rows * columns)
+        body += [Alloc(total), self.fill(total, 0.0)]
+
+        def step(feature: Expr) -> list[Stmt]:
+            found: list[Stmt] = []
+            for r, base in enumerate(bases):
+                value = Var(self.inliner.fresh("b"), self.kind)
+                found.append(Let(value, self.element(1, add(base, mul(feature, size(strides[3]))))))
+
+                def update(inner: list[Stmt], n: Var, r=r, value=value) -> None:
+                    query = Load(self.turned, add(mul(feature, const(columns)), n))
+                    inner.append(Update(total, add(n, const(r * columns)), "add", call("mul", value, query)))
+
+                found.append(self.lanes(update))
+            return found
+
+        body += self.stepped(self.inliner.loop("d"), const(self.depth), step)
+        for r, key in enumerate(keys):
+            body.append(self.finish_scores(total, peak, r, add(tile, const(r)), key))
+        return body
+
+    def finish_scores(self, total: Buffer, peak: Buffer, r: int, place: Expr, key: Expr) -> Stmt:
+        """One key's scores with cap and masks into scratch memory, and into the peak."""
+        columns = self.blocks.columns
+
+        def write(body: list[Stmt], n: Var) -> None:
+            score = self.masked(body, Load(total, add(n, const(r * columns))), n, key)
+            score = self.let(body, score, "score")
+            body.append(Store(self.scores, add(mul(place, const(columns)), n), score))
+            # A score that is no number may lose here: its exponential spoils the sum all the same.
+            higher = select(call("gt", score, Load(peak, n)), score, Load(peak, n))
+            body.append(Store(peak, n, higher))
+
+        return self.lanes(write)
+
+    def masked(self, body: list[Stmt], score: Expr, n: Var, key: Expr) -> Expr:
+        """A raw score of query first + n after everything that happens before the softmax."""
+        attributes, number = self.node.attributes, lambda value: const(value, self.kind)
+        query = add(self.first, n)
+        cap = attributes.get("softcap", 0.0)
+        if cap:
+            score = call("mul", call("tanh", call("mul", score, number(1 / cap))), number(cap))
+        if len(self.node.inputs) > 3:
+            mask = self.node.inputs[3]
+            scores = (self.batch, self.heads, self.keys, self.queries)
+            at = operand_index(mask.shape, scores, (self.image, self.head, key, query)[4 - mask.rank :])
+            exact = isinstance(self.queries, int) and self.queries % self.blocks.columns == 0
+            inside = (
+                None if exact or mask.shape[-1:] == (1,) else less(query, self.inliner.size(self.queries))
+            )
+            value = self.inliner.scope(body).read(mask, at, inside)
+            if mask.dtype == bool_:
+                score = select(value, score, number(attributes.get("fill", -math.inf)))
+            else:
+                score = call("add", score, build.cast(value, self.kind))
+        if attributes["causal"]:
+            last = add(query, self.inliner.size(attributes.get("causal_offset", 0)))
+            score = select(call("le", key, last), score, number(-math.inf))
+        return score
+
+    def exponentials(self, count: Expr, peak: Buffer) -> list[Stmt]:
+        """The new maximum, how much older sums fade by it, and the block's scores made weights."""
+        low, zero = const(-math.inf, self.kind), const(0, self.kind)
+        total = self.register("sum", self.blocks.columns)
+
+        def correct(body: list[Stmt], n: Var) -> None:
+            old, found = self.let(body, Load(self.top, n), "old"), Load(peak, n)
+            new = self.let(body, select(call("gt", found, old), found, old), "new")
+            # Where no key counts so far, weights are 0 rather than exp(-inf + inf).
+            ground = self.let(body, select(call("eq", new, low), zero, new), "ground")
+            fade = self.let(body, decay(body, self.inliner.fresh, call("sub", old, ground)), "fade")
+            body.append(Store(self.top, n, new))
+            body.append(Store(self.ground, n, ground))
+            body.append(Store(self.fade, n, fade))
+            body.append(Store(total, n, call("mul", Load(self.total, n), fade)))
+
+        key = self.inliner.loop("k")
+
+        def weigh(body: list[Stmt], n: Var) -> None:
+            place = add(mul(key, const(self.blocks.columns)), n)
+            below = call("sub", Load(self.scores, place), Load(self.ground, n))
+            weight = self.let(body, decay(body, self.inliner.fresh, below), "weight")
+            body.append(Store(self.scores, place, weight))
+            body.append(Update(total, n, "add", weight))
+
+        keep = self.lanes(lambda body, n: body.append(Store(self.total, n, Load(total, n))))
+        return [Alloc(total), self.lanes(correct), For(key, count, (self.lanes(weigh),)), keep]
+
+    # Values ----------------------------------------------------------------------------------------
+
+    def place(self, query: Expr, column: Expr) -> Expr:
+        return add(mul(query, const(self.panels * self.blocks.panel)), column)
+
+    def weighed_tile(self, first: Var, count: Expr, query: Var, panel: int, v: Expr) -> list[Stmt]:
+        """Queries query.. and one panel of features: what there is, faded, plus the block's values."""
+        rows, wide, size = self.blocks.queries, self.blocks.panel, self.inliner.size
+        strides, origin = self.node["v"][1], panel * wide
+        total = self.register("acc", rows * wide)
+        body: list[Stmt] = [Alloc(total)]
+        for r in range(rows):
+            fade = self.let(body, Load(self.fade, add(query, const(r))), "fade")
+
+            def take(inner: list[Stmt], n: Var, r=r, fade=fade) -> None:
+                old = Load(self.result, self.place(add(query, const(r)), add(n, const(origin))))
+                inner.append(Store(total, add(n, const(r * wide)), call("mul", old, fade)))
+
+            body.append(self.lanes(take, wide))
+        base = self.let(body, add(v, mul(first, size(strides[2]))), "base")
+
+        def step(key: Expr) -> list[Stmt]:
+            found: list[Stmt] = []
+            line = self.let(found, add(base, mul(key, size(strides[2]))), "line")
+            for r in range(rows):
+                at = add(mul(key, const(self.blocks.columns)), add(query, const(r)))
+                weight = self.let(found, Load(self.scores, at), "w")
+
+                def update(inner: list[Stmt], n: Var, r=r, weight=weight, line=line) -> None:
+                    column = add(n, const(origin))
+                    mask = less(column, const(self.width)) if origin + wide > self.width else None
+                    value = Load(self.sources[2], add(line, mul(column, size(strides[3]))), 1, mask)
+                    value = build.cast(value, self.kind)
+                    inner.append(Update(total, add(n, const(r * wide)), "add", call("mul", weight, value)))
+
+                found.append(self.lanes(update, wide))
+            return found
+
+        body += self.stepped(self.inliner.loop("k"), count, step)
+        for r in range(rows):
+
+            def keep(inner: list[Stmt], n: Var, r=r) -> None:
+                place = self.place(add(query, const(r)), add(n, const(origin)))
+                inner.append(Store(self.result, place, Load(total, add(n, const(r * wide)))))
+
+            body.append(self.lanes(keep, wide))
+        return body
+
+    def write(self, v: Expr) -> Stmt:
+        """Each query's result divided by its sum of weights, through the epilogue."""
+        m, column = self.inliner.loop("m"), self.inliner.loop("c")
+        body: list[Stmt] = []
+        total = self.let(body, Load(self.total, m), "total")
+        one = const(1, self.kind)
+        none = call("eq", self.inliner.size(self.keys), const(0))
+        share = select(none, one, call("div", one, total))
+        if self.node.attributes.get("safe", False):
+            body += self.unweighed(m, total, v)
+            share = select(call("gt", total, const(0, self.kind)), share, one)
+        share = self.let(body, share, "share")
+        query = add(self.first, m)
+        inner: list[Stmt] = []
+        done = build.cast(
+            call("mul", Load(self.result, self.place(m, column)), share), self.node.output.dtype
+        )
+        done = self.let(inner, done, "y")
+        scope = self.inliner.scope(inner, {self.node.output: lambda _: done})
+        index = (self.image, self.head, query, column)
+        if self.node["tokens_first"]:
+            index = (self.image, query, self.head, column)
+        for value in self.group.outputs:
+            scope.store(value, value.shape, index, scope.read(value, index))
+        body.append(For(column, const(self.width), tuple(inner), "vector"))
+        return For(m, self.count, tuple(body))
+
+    def unweighed(self, m: Expr, total: Expr, v: Expr) -> list[Stmt]:
+        """Where weights are not numbers: the values times 0, which is 0 where they are finite."""
+        strides, size = self.node["v"][1], self.inliner.size
+        key = self.inliner.loop("k")
+        zero = const(0, self.kind)
+
+        def clear(body: list[Stmt], n: Var) -> None:
+            body.append(Store(self.result, self.place(m, n), zero))
+
+        def spoil(body: list[Stmt], n: Var) -> None:
+            value = self.element(2, add(add(v, mul(key, size(strides[2]))), mul(n, size(strides[3]))))
+            body.append(Update(self.result, self.place(m, n), "add", call("mul", zero, value)))
+
+        loops = (
+            self.lanes(clear, self.width),
+            For(key, size(self.keys), (self.lanes(spoil, self.width),)),
+        )
+        return [If(call("isnan", total), loops)]
