@@ -155,7 +155,7 @@ def read(path: Path) -> Compiled:
         raise ArtifactError(f"cannot read {path}: {error.strerror}") from None
     try:
         return _parse(data, size, path)
-    except (ValueError, KeyError, TypeError, IndexError, RecursionError, AttributeError) as error:
+    except (LookupError, ValueError, TypeError, ArithmeticError, RecursionError, AttributeError) as error:
         raise ArtifactError(
             f"{path.name} is not a .tallow file, or is damaged ({type(error).__name__}: {error})"
         ) from None

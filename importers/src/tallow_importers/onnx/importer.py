@@ -160,7 +160,7 @@ class _Importer:
         name = _identifier(dim.dim_param)  # "?" and the like name nothing
         if name:
             if dim.dim_param not in self.renamed:
-                self.renamed[dim.dim_param] = context.builder.unique(name)
+                self.renamed[dim.dim_param] = context.builder.size_name(name)
             return self._size(self.renamed[dim.dim_param], dim.dim_param)
         return self._size(str(context.builder.fresh_symbol("d")))
 
