@@ -24,6 +24,7 @@ from tallow.passes.decompose import decompose
 from tallow.passes.pipeline import clean, find_composites, run_common
 from tallow.schedule.program import Scheduled
 from tallow.schedule.schedule import Lowerer, schedule
+from tallow.verify import checked, verify_after
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,8 @@ class Model:
 def load(path: str | Path, dims: Mapping[str, int] | None = None) -> Model:
     """The model in a file or folder, with sizes named in `dims` fixed; ImportFailed says what is wrong."""
     path = Path(path)
-    return Model(plugins.importer_for(path).load(path, dims or {}), path)
+    importer = plugins.importer_for(path)
+    return Model(verify_after(f"importer {importer.name}", importer.load(path, dims or {})), path)
 
 
 def split_device(device: str) -> tuple[str, str | None]:
@@ -63,10 +65,10 @@ def split_device(device: str) -> tuple[str, str | None]:
 def prepare(graph: Graph, backend: Backend, target: Target) -> Graph:
     """The graph after all passes for a target, ready to schedule."""
     graph = find_composites(run_common(graph))
-    graph = decompose(graph, keep=lambda node: find_lowering(backend, target, node) is not None)
+    graph = checked(decompose, graph, lambda node: find_lowering(backend, target, node) is not None)
     graph = run_common(graph)
     for each in backend.passes:
-        graph = clean(each(graph, target))
+        graph = clean(checked(each, graph, target))
     return graph
 
 
@@ -156,7 +158,7 @@ def compile(
     graph = model.graph if isinstance(model, Model) else model
     if not isinstance(graph, Graph):
         raise CompileError(f"expected a Model, a Graph or a path, got {type(model).__name__}")
-    return open_compiled(compile_graph(bind_dims(graph, dims or {}), device), threads)
+    return open_compiled(compile_graph(checked(bind_dims, graph, dims or {}), device), threads)
 
 
 def compile_file(path: Path, device: str, dims: Mapping[str, int | tuple[int, int]]) -> Compiled:
@@ -169,6 +171,6 @@ def compile_file(path: Path, device: str, dims: Mapping[str, int | tuple[int, in
     if compiled is None:
         fixed = {n: s for n, s in dims.items() if isinstance(s, int)}
         bounds = {n: s for n, s in dims.items() if not isinstance(s, int)}
-        compiled = compile_graph(bind_dims(load(path, fixed).graph, bounds), device)
+        compiled = compile_graph(checked(bind_dims, load(path, fixed).graph, bounds), device)
         model_cache.remember(key, compiled)
     return compiled

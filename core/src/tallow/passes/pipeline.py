@@ -7,6 +7,7 @@ from tallow.passes.clean import merge_equal, remove_dead
 from tallow.passes.fold import fold_constants
 from tallow.passes.recognise import recognise
 from tallow.passes.simplify import simplify
+from tallow.verify import checked
 
 COMMON = (remove_dead, fold_constants, merge_equal, simplify, merge_equal, remove_dead)
 
@@ -14,17 +15,17 @@ COMMON = (remove_dead, fold_constants, merge_equal, simplify, merge_equal, remov
 def clean(graph: Graph) -> Graph:
     """The graph folded, merged and without what is dead."""
     for each in (fold_constants, merge_equal, remove_dead):
-        graph = each(graph)
+        graph = checked(each, graph)
     return graph
 
 
 def run_common(graph: Graph) -> Graph:
     """The target-independent passes."""
     for each in COMMON:
-        graph = each(graph)
+        graph = checked(each, graph)
     return graph
 
 
 def find_composites(graph: Graph) -> Graph:
     """The graph with operators that were written out recognised again; before anything is decomposed."""
-    return remove_dead(recognise(graph))
+    return checked(remove_dead, checked(recognise, graph))
