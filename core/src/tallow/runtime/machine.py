@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -55,6 +57,18 @@ class PhasePlan:
     ]  # slot, output position and shape of results first written here
 
 
+_MACHINES: weakref.WeakSet[Machine] = weakref.WeakSet()
+
+
+def _renew_after_fork() -> None:
+    """A forked child has none of the threads that may have held a lock."""
+    for machine in _MACHINES:
+        machine._lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_after_fork)
+
+
 class Machine:
     """Runs one program; regions of its control steps have machines of their own."""
 
@@ -81,6 +95,7 @@ class Machine:
         self._plans: OrderedDict[tuple, PhasePlan] = OrderedDict()
         self._arenas: list[list[tuple[int, object]]] = [[] for _ in self.phases]
         self._lock = threading.Lock()
+        _MACHINES.add(self)
 
     def _number_bases(self) -> dict[int, int]:
         owners = [s for s, slot in enumerate(self.program.slots) if slot.kind in ("input", "output", "host")]
@@ -309,13 +324,11 @@ class Machine:
 
 def check_out(name: str, array: np.ndarray, shape: tuple[int, ...], dtype: np.dtype) -> None:
     """Refuses an `out` array that results cannot be written into."""
-    if (
-        array.dtype != dtype
-        or array.shape != shape
-        or not array.flags.c_contiguous
-        or not array.flags.writeable
-    ):
+    flags = array.flags
+    wrong = [w for w, right in (("read-only", flags.writeable), ("strided", flags.c_contiguous)) if not right]
+    wrong += [] if flags.aligned else ["unaligned"]
+    if array.dtype != dtype or array.shape != shape or wrong:
         raise InputError(
             f'out "{name}": expected a writable C-contiguous {dtype} array of shape {shape}, '
-            f"got {array.dtype} {array.shape}"
+            f"got {array.dtype} {array.shape}{''.join(f', {w}' for w in wrong)}"
         )
