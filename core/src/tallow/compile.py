@@ -134,12 +134,14 @@ def open_compiled(compiled: Compiled, threads: int | None = None) -> Executable:
     return Executable(compiled, backend.open(compiled.target.backend), threads or default_threads())
 
 
-def open(path: str | Path, threads: int | None = None) -> Executable:
+def open(path: str | Path, threads: int | None = None, *, thorough: bool = False) -> Executable:
     """The Executable in a `.tallow` file, its constants mapped; needs neither importers nor a compiler.
 
-    Raises ArtifactError when the file is damaged, of another version, or made for a CPU that this is not.
+    Machine code is always checked against its digest; `thorough` reads the constants and checks them too.
+    Raises ArtifactError when the file is damaged, of another version, or made for a CPU that this is not,
+    Unavailable when its backend is not installed. Open files of people you trust: they hold machine code.
     """
-    return open_compiled(artifact.read(Path(path)), threads)
+    return open_compiled(artifact.read(Path(path), thorough), threads)
 
 
 def default_threads() -> int:

@@ -12,7 +12,7 @@ from tallow.graph import TensorType
 from tallow.kernel.build import add, call, const, floordiv, from_dim, less, logical_and, mod, mul, select, sub
 from tallow.kernel.grammar import Expr
 from tallow.ops.pointwise import operand_index
-from tallow.ops.rules import axis_in, broadcast_shapes, same_dtype, tensors
+from tallow.ops.rules import axis_in, broadcast_shapes, inside, same_dtype, tensors, unless_empty
 from tallow.ops.table import Op, register
 
 
@@ -126,9 +126,13 @@ def _index_slice(node, index, read):
 
 
 def _index_dynamic_slice(node, index, read):
+    sizes = node.inputs[0].shape
     starts = [read(1, (const(axis),)) for axis in range(len(index))]
-    places = [add(s, mul(at, const(step))) for at, s, step in zip(index, starts, node["steps"], strict=True)]
-    return read(0, tuple(places))
+    places = [
+        inside(add(s, mul(at, const(step))), size)
+        for at, s, step, size in zip(index, starts, node["steps"], sizes, strict=True)
+    ]
+    return read(0, tuple(places), unless_empty(sizes))
 
 
 def _infer_concat(types, attributes):
