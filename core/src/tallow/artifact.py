@@ -24,12 +24,13 @@ from tallow.dim import Expr, parse_dim
 from tallow.dtype import DTYPES, DType, dtype
 from tallow.errors import ArtifactError, TallowError
 from tallow.graph import Location, OptionalType, SequenceType, TensorType
+from tallow.schedule.checks import Check
 from tallow.schedule.program import ControlStep, HostStep, KernelStep, Program, Slot
 
 FORMAT = 2
 ALIGNMENT = 64
 LARGEST_HEADER = 256 << 20
-_CLASSES = {c.__name__: c for c in (KernelStep, HostStep, ControlStep, Program, Slot, Location)}
+_CLASSES = {c.__name__: c for c in (KernelStep, HostStep, ControlStep, Program, Slot, Location, Check)}
 
 
 class _Tensors:

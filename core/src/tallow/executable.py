@@ -89,7 +89,11 @@ class Executable:
                 raise InputError(
                     f'out "{name}": it overlaps an input or another output: give memory of its own'
                 )
-        return self._machine.run(bound, given)
+        try:
+            return self._machine.run(bound, given)
+        except MemoryError as error:
+            sizes = ", ".join(f"{n} = {size}" for n, size in bound.sizes.items()) or "these inputs"
+            raise InputError(f"there is not enough memory to run with {sizes}: {error}") from None
 
     def _bind(self, inputs: Mapping[str, object]) -> Bound:
         """Inputs by name, checked."""

@@ -60,9 +60,14 @@ def _index_gather(node, index, read):
 def _infer_elements(types, attributes):
     data, indices = tensors("gather_elements", types)
     _integer("gather_elements", indices)
-    axis_in("gather_elements", attributes["axis"], data.rank)
+    axis = axis_in("gather_elements", attributes["axis"], data.rank)
     if indices.rank != data.rank:
         raise GraphError(f"gather_elements: expected indices of rank {data.rank}, got {indices}")
+    for other, (have, want) in enumerate(zip(data.shape, indices.shape, strict=True)):
+        if other != axis and isinstance(have, int) and isinstance(want, int) and want > have:
+            raise GraphError(
+                f"gather_elements: axis {other} of indices {indices} is longer than that of {data}"
+            )
     return (TensorType(data.dtype, indices.shape),)
 
 
@@ -90,6 +95,9 @@ def _infer_nd(types, attributes):
         raise GraphError(
             f"gather_nd: the last axis of indices {indices} must be a constant of at most {data.rank - batch}"
         )
+    for have, want in zip(data.shape[:batch], indices.shape, strict=False):
+        if isinstance(have, int) and isinstance(want, int) and want != have:
+            raise GraphError(f"gather_nd: indices {indices} do not have the {batch} batch axes of {data}")
     return (TensorType(data.dtype, (*indices.shape[:-1], *data.shape[batch + depth :])),)
 
 

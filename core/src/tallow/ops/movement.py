@@ -105,6 +105,15 @@ def _infer_slice(types, attributes):
     for key in ("steps", "shape", *(["starts"] if "starts" in attributes else [])):
         if len(attributes[key]) != type_.rank:
             raise GraphError(f"slice: expected {type_.rank} {key} for {type_}, got {len(attributes[key])}")
+    starts = attributes.get("starts", (0,) * type_.rank)
+    for axis, (start, step, size, have) in enumerate(
+        zip(starts, attributes["steps"], attributes["shape"], type_.shape, strict=True)
+    ):
+        numbers = all(isinstance(d, int) for d in (start, step, size, have))
+        if numbers and size > 0 and not (0 <= start < have and 0 <= start + step * (size - 1) < have):
+            raise GraphError(
+                f"slice: axis {axis} of {type_} has no {size} elements from {start} in steps of {step}"
+            )
     return (TensorType(type_.dtype, tuple(attributes["shape"])),)
 
 

@@ -19,6 +19,7 @@ from tallow.evaluate import bind_sizes, evaluate_node, read_sizes, stack_scan
 from tallow.graph import TensorType
 from tallow.runtime.binding import Bound
 from tallow.runtime.layout import PhaseLayout, lay_out, lives_of, phases_of, root_of, shape_of
+from tallow.schedule.checks import verify_sizes
 from tallow.schedule.program import ControlStep, HostStep, KernelStep, Program
 
 REMEMBERED = 32  # size bindings whose prepared steps are kept
@@ -172,6 +173,9 @@ class Machine:
 
     def _make_plan(self, number: int, phase: tuple[int, ...], frame: Frame) -> PhasePlan:
         sizes = dict(frame.sizes)
+        for check in self.program.checks:
+            if check.sizes <= sizes.keys():
+                verify_sizes(check, sizes)
         layout = lay_out(self.program, self.lives, phase, sizes)
         earlier = {}
         for before in range(number):
