@@ -16,9 +16,9 @@ from tallow.testing.mutate import mutate_bytes, mutate_json, mutate_message
 
 @pytest.mark.parametrize("kind", fuzz.FORMATS)
 def test_damaged_files_never_crash_or_hang(kind, tmp_path):
-    counts, findings = fuzz.run(kind, seed=20, count=300, folder=tmp_path)
+    counts, findings = fuzz.run(kind, seed=20, count=200, folder=tmp_path)
     assert not findings
-    assert sum(counts.values()) == 300 and counts["refused"] > 30 and counts["runs"] > 5, counts
+    assert sum(counts.values()) == 200 and counts["refused"] > 20 and counts["runs"] > 5, counts
 
 
 def said(number: int, outcome: str) -> str:
