@@ -264,8 +264,9 @@ def dims(draw, depth: int = 2):
         return a
 
 
+EXTENTS = dims().filter(lambda d: not isinstance(d, int) or d >= 0)
 TENSORS = st.builds(
-    TensorType, st.sampled_from(list(DTYPES.values())), st.lists(dims(), max_size=3).map(tuple)
+    TensorType, st.sampled_from(list(DTYPES.values())), st.lists(EXTENTS, max_size=3).map(tuple)
 )
 TYPES = st.recursive(TENSORS, lambda t: st.one_of(st.builds(SequenceType, t), st.builds(OptionalType, t)))
 SCALARS = st.one_of(
