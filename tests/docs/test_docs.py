@@ -108,7 +108,11 @@ def test_every_option_of_the_command_is_documented():
     """And the other way round: an option that a document names exists."""
     text = (ROOT / "docs/command.md").read_text()
     real = {
-        o for verb in main.commands.values() for p in verb.params for o in (*p.opts, *p.secondary_opts) if o.startswith("--")
+        o
+        for verb in main.commands.values()
+        for p in verb.params
+        for o in (*p.opts, *p.secondary_opts)
+        if o.startswith("--")
     } | {"--help"}
     named = set(re.findall(r"(?<![\w-])--[a-z]+(?:-[a-z]+)*", text))
     assert named <= real, named - real

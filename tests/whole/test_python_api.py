@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import pickle
 import signal
@@ -18,6 +19,7 @@ import tallow
 from tallow.builder import Builder
 from tallow.errors import GraphError, InputError, Unavailable
 from tallow.roofline import Roofline, measure_roofline
+from tallow.runtime import dlpack
 from tallow_cpu.runtime.module import Prepared
 
 
@@ -78,6 +80,45 @@ def test_arrays_of_any_layout_are_taken():
         np.testing.assert_array_equal(exe(given), want, name)
 
 
+class Lent:
+    """An array of a dtype that numpy's own dlpack lacks, lent as torch lends one."""
+
+    def __init__(self, array, code, lanes=1, strides=True):
+        tensor = dlpack._Tensor(data=address(array), device_type=1, ndim=array.ndim, code=code, lanes=lanes)
+        tensor.bits = 8 * array.itemsize
+        axes = [ctypes.c_int64 * array.ndim] * 2
+        self.shape = axes[0](*array.shape)
+        self.strides = axes[1](*(s // array.itemsize for s in array.strides))
+        tensor.shape = self.shape
+        tensor.strides = self.strides if strides else None
+        self.array, self.tensor = array, tensor
+
+    def __dlpack_device__(self):
+        return 1, 0
+
+    def __dlpack__(self, **options):
+        if options:
+            raise BufferError("unsupported")
+        new = ctypes.pythonapi.PyCapsule_New
+        new.restype, new.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+        return new(ctypes.addressof(self.tensor), b"dltensor", None)
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (0, 4), (), (2, 3, 4)])
+def test_bfloat16_comes_through_dlpack(shape, addresses):
+    x = np.arange(np.prod(shape)).reshape(shape).astype(ml_dtypes.bfloat16)
+    exe = doubling("bf16", shape)
+    for lent in (Lent(x, 4), Lent(x, 4, strides=False)):
+        addresses.clear()
+        np.testing.assert_array_equal(exe(lent).astype("f4"), 2 * x.astype("f4"))
+        assert x.size == 0 or address(x) in addresses
+    turned = Lent(x.T, 4)
+    np.testing.assert_array_equal(dlpack.view(turned).astype("f4"), x.T.astype("f4"))
+    for other in (Lent(x, 99), Lent(x, 4, lanes=2)):
+        with pytest.raises(InputError, match="numpy cannot take it through dlpack"):
+            exe(other)
+
+
 def test_zero_sizes_and_scalars():
     exe = doubling()
     assert exe(np.ones((0, 3), "f4")).shape == (0, 3)
@@ -112,6 +153,7 @@ def test_other_dtypes_come_and_go_unchanged(kind):
             Foreign(None, refuses=BufferError("needs gradient")),
             "through dlpack .needs gradient.: give a numpy array",
         ),
+        (Foreign(None, None), "through dlpack"),
         (np.ones(3, "f4"), r"\(rank 2\), got shape \(3,\)"),
         (np.ones((2, 4), "f4"), r"got shape \(2, 4\) \(axis 1 must be 3\)"),
     ],
@@ -182,6 +224,20 @@ def test_threads_come_from_the_environment(monkeypatch):
     monkeypatch.setenv("TALLOW_THREADS", "many")
     with pytest.raises(InputError, match="TALLOW_THREADS = 'many': expected a number of 1 or more"):
         doubling()
+
+
+@pytest.mark.parametrize(
+    "plugins,message",
+    [
+        ("onnx", "there is no backend 'cpu' (no backend is installed). To add it: pip install tallow-cpu"),
+        ("cpu", "no importer is installed: pip install tallow-importers"),
+    ],
+)
+def test_what_is_not_installed_is_named(model_path, plugins, message):
+    program = f"import tallow; tallow.compile({str(model_path)!r})"
+    environment = {**os.environ, "TALLOW_PLUGINS": plugins}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert message in done.stderr
 
 
 # Results and copies -------------------------------------------------------------------------------

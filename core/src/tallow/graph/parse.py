@@ -11,8 +11,8 @@ from tallow.dim import Dim, Expr, scan_dim, symbol
 from tallow.dtype import DTYPES, DType
 from tallow.errors import GraphError
 from tallow.graph.graph import NOWHERE, Graph, Location, Node, Value
-from tallow.graph.text import parse_elements
-from tallow.graph.types import OptionalType, SequenceType, TensorType, Type
+from tallow.graph.text import CONTAINERS, parse_elements
+from tallow.graph.types import TensorType, Type
 from tallow.scan import Scanner, Token, unquoted
 
 _WORDS = {"True": True, "False": False, "None": None, "inf": math.inf, "nan": math.nan}
@@ -168,11 +168,11 @@ class _Parser:
     def type(self) -> Type:
         scanner = self.scanner
         token = scanner.kind("name", "a type such as f32[2, n]")
-        if token.text in ("seq", "optional"):
+        if token.text in CONTAINERS:
             scanner.want("(")
             element = self.type()
             scanner.want(")")
-            return SequenceType(element) if token.text == "seq" else OptionalType(element)
+            return CONTAINERS[token.text](element)
         if token.text not in DTYPES:
             raise scanner.fault(f"there is no dtype {token.text!r}: expected {', '.join(DTYPES)}", token)
         scanner.want("[")
@@ -198,7 +198,7 @@ class _Parser:
         if token.text in _WORDS:
             scanner.next()
             return _WORDS[token.text]
-        if token.text in ("seq", "optional"):
+        if token.text in CONTAINERS and scanner.at("(", 1):
             return self.type()
         if token.text == "dim" and scanner.at("(", 1):
             scanner.next()

@@ -24,11 +24,12 @@ from tallow.dim import Expr, symbols
 from tallow.dtype import DTYPES, DType, dtype
 from tallow.errors import GraphError
 from tallow.graph.graph import NOWHERE, Graph, Location, Node, Value, walk
-from tallow.graph.types import OptionalType, SequenceType, TensorType, type_symbols
+from tallow.graph.types import OptionalType, SequenceType, Type, type_symbols
 from tallow.scan import PLAIN_VALUE, quoted
 
 INLINE = 8  # elements of an array that are written out
-RESERVED = {*DTYPES, "True", "False", "None", "inf", "nan", "seq", "optional", "dim"}
+CONTAINERS = {"seq": SequenceType, "optional": OptionalType}  # types as they are written
+RESERVED = {*DTYPES, *CONTAINERS, "True", "False", "None", "inf", "nan", "dim"}
 
 Large = str | MutableMapping[str, np.ndarray]
 
@@ -107,7 +108,9 @@ class _Printer:
 
     def attribute(self, attribute) -> str:
         match attribute:
-            case None | bool() | np.bool_() | DType() | TensorType() | SequenceType() | OptionalType():
+            case None | bool() | np.bool_() | DType():
+                return str(attribute)
+            case _ if isinstance(attribute, Type):
                 return str(attribute)
             case str():
                 return _string(attribute)
@@ -215,7 +218,7 @@ def _symbols_of(attribute) -> Iterable:
         case tuple() | list():
             for part in attribute:
                 yield from _symbols_of(part)
-        case TensorType() | SequenceType() | OptionalType():
+        case _ if isinstance(attribute, Type):
             yield from type_symbols(attribute).values()
         case Graph():
             yield from _mentioned(attribute)

@@ -11,6 +11,7 @@ from tallow.dim import Dim, Expr, Symbol, evaluate
 from tallow.dtype import DType, dtype
 from tallow.errors import InputError, TallowError
 from tallow.graph import TensorType
+from tallow.runtime import dlpack
 from tallow.schedule.program import Program
 
 
@@ -34,17 +35,25 @@ def as_array(value: object, name: str) -> np.ndarray:
 
 
 def _from_dlpack(value: object, name: str) -> np.ndarray:
-    kind = getattr(value, "__dlpack_device__", lambda: (1, 0))()[0]
-    if kind not in _ON_HOST:
-        raise InputError(
-            f'input "{name}": it lies on another device (dlpack {kind}): move it to the CPU first'
-        )
     try:
-        return np.from_dlpack(value)
-    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        kind, _ = value.__dlpack_device__()
+        if kind in _ON_HOST:
+            return _of_host(value)
+    except (BufferError, RuntimeError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
             f'input "{name}": numpy cannot take it through dlpack ({error}): give a numpy array'
         ) from None
+    raise InputError(f'input "{name}": it lies on another device (dlpack {kind}): move it to the CPU first')
+
+
+def _of_host(value: object) -> np.ndarray:
+    try:
+        return np.from_dlpack(value)
+    except (BufferError, RuntimeError):  # perhaps a dtype that numpy lacks
+        array = dlpack.view(value)
+        if array is None:
+            raise
+        return array
 
 
 def _from_python(value: object, name: str) -> np.ndarray:
