@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+
+
+def pytest_configure(config) -> None:
+    """Every graph is verified after every pass, also in processes that tests start."""
+    os.environ["TALLOW_VERIFY"] = "1"
 
 
 @pytest.fixture

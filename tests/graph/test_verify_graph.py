@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from onnx import helper
 
+import tallow
+from tallow import plugins
 from tallow.builder import Builder
-from tallow.dtype import f32
+from tallow.dtype import DTYPES, f32
 from tallow.errors import GraphError, VerifyError
-from tallow.graph import Graph, Node, TensorType, Value
-from tallow.verify import verify
+from tallow.graph import Graph, Location, Node, TensorType, Value
+from tallow.verify import checked, verify
 
 
 def graph_of(*nodes, outputs):
@@ -71,3 +74,55 @@ def test_the_builder_refuses_in_the_operators_words():
     ]:
         with pytest.raises(GraphError, match=message):
             make()
+
+
+def test_the_neighbourhood_of_a_fault_is_shown_and_no_more():
+    values = [Value(f"v{n}", X.type) for n in range(30)]
+    nodes = [Node("neg", (a,), (b,)) for a, b in zip([X, *values], values, strict=False)]
+    nodes[15] = Node("neg", (values[20],), (values[15],), location=Location("middle", "Neg", "m.onnx"))
+    with pytest.raises(VerifyError) as caught:
+        verify(graph_of(*nodes, outputs=[values[-1]]))
+    first, *lines = str(caught.value).splitlines()
+    assert first == 'neg reads v20 before it is made (Neg node "middle" in m.onnx)'
+    assert [line.startswith("> ") for line in lines] == [n == 5 for n in range(11)]
+    assert "%v10:" in lines[0] and "%v20:" in lines[-1]
+
+
+def test_a_fault_in_a_region_is_found():
+    inner = Graph("then", (), (Y,), (Node("neg", (Y,), (Y,)),))
+    c = Value("c", TensorType(DTYPES["bool"], ()))
+    node = Node("if", (c,), (Value("z", Y.type),), {"then": inner, "otherwise": inner, "types": (Y.type,)})
+    with pytest.raises(VerifyError, match="neg reads y before it is made"):
+        verify(Graph("g", (c,), node.outputs, (node,)))
+
+
+def test_attributes_that_an_operator_cannot_use_are_a_fault():
+    with pytest.raises(VerifyError, match="transpose cannot be typed with attributes none .*'permutation'"):
+        verify(graph_of(Node("transpose", (X,), (Y,)), outputs=[Y]))
+    with pytest.raises(VerifyError, match="reduce cannot be typed with attributes axes, function"):
+        node = Node("reduce", (X,), (Y,), {"axes": None, "function": "add", "keepdims": False})
+        verify(graph_of(node, outputs=[Y]))
+
+
+def breaks(graph: Graph, *_) -> Graph:
+    """A pass that loses every node."""
+    return Graph(graph.name, graph.inputs, graph.outputs, (), graph.output_names)
+
+
+def test_the_pass_at_fault_is_named(monkeypatch):
+    graph = graph_of(GOOD, outputs=[Y])
+    backend = plugins.backend("fake")
+    monkeypatch.setattr(backend, "passes", (breaks,), raising=False)
+    with pytest.raises(VerifyError, match="^after pass breaks: graph g returns y, which nothing makes"):
+        tallow.compile(graph, "fake")
+    monkeypatch.setenv("TALLOW_VERIFY", "")
+    assert checked(breaks, graph).nodes == ()
+
+
+def test_an_importer_at_fault_is_named(monkeypatch, save_onnx):
+    path = save_onnx([helper.make_node("Relu", ["x"], ["y"])], [("x", "FLOAT", [3])], [("y", "FLOAT", [3])])
+    importer = plugins.importer_for(path)
+    broken = graph_of(outputs=[Y])
+    monkeypatch.setattr(importer, "load", lambda path, dims: broken, raising=False)
+    with pytest.raises(VerifyError, match="^after importer onnx: graph g returns y"):
+        tallow.load(path)

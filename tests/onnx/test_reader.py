@@ -181,3 +181,13 @@ def test_locations_reach_the_plan(save_onnx):
     plan = tallow.compile(save_onnx([RELU], X, Y)).plan
     assert plan.steps[0].nodes == ("act",)
     assert any(n.location.name == "act" for n in walk(tallow.load(save_onnx([RELU], X, Y)).graph))
+
+
+@pytest.mark.parametrize("size", ["x", "None", "in", "f32", "batch size", "1st", "d0"])
+def test_sizes_may_have_any_name(save_onnx, tmp_path, size):
+    exe = tallow.compile(save_onnx([RELU], [("x", "FLOAT", [-1, size])], [("y", "FLOAT", [None, size])]))
+    path = exe.save(tmp_path / "m.tallow")
+    for each in (exe, tallow.open(path)):
+        assert each(np.ones((2, 3), "f4")).shape == (2, 3)
+    (_, named), cleaned = exe.inputs[0].shape, {"batch size": "batch_size", "1st": "_1st", "d0": "d0.1"}
+    assert named == cleaned.get(size, size)

@@ -1,7 +1,8 @@
 """Artifacts: a Compiled as one `.tallow` file in the safetensors format.
 
 Tensors start at multiples of 64 bytes, so that opening is mapping: `code`, `support.NAME` and one for
-each constant. The metadata holds the manifest, with room for several targets.
+each constant. The metadata holds the manifest, with room for several targets, and a digest of manifest
+and layout. Code is checked whenever a file is opened, constants when asked for, since that reads them.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -22,12 +24,13 @@ from tallow.dim import Expr, parse_dim
 from tallow.dtype import DTYPES, DType, dtype
 from tallow.errors import ArtifactError, TallowError
 from tallow.graph import Location, OptionalType, SequenceType, TensorType
+from tallow.schedule.checks import Check
 from tallow.schedule.program import ControlStep, HostStep, KernelStep, Program, Slot
 
-FORMAT = 1
+FORMAT = 2
 ALIGNMENT = 64
 LARGEST_HEADER = 256 << 20
-_CLASSES = {c.__name__: c for c in (KernelStep, HostStep, ControlStep, Program, Slot, Location)}
+_CLASSES = {c.__name__: c for c in (KernelStep, HostStep, ControlStep, Program, Slot, Location, Check)}
 
 
 class _Tensors:
@@ -125,19 +128,20 @@ def write_to(file: BinaryIO, compiled: Compiled) -> None:
         "target": {**asdict(compiled.target), "limits": dict(compiled.target.limits)},
         "entries": dict(compiled.code.entries),
         "notes": dict(compiled.code.notes),
-        "support": list(compiled.code.support),
+        "support": {n: [len(blob), _digest(blob)] for n, blob in compiled.code.support.items()},
         "program": encode(compiled.program, tensors),
         "constants": constants,
-        "code": {"size": len(compiled.code.blob), "sha256": hashlib.sha256(compiled.code.blob).hexdigest()},
+        "code": {"size": len(compiled.code.blob), "sha256": _digest(compiled.code.blob)},
+        "checksums": {n: [part.size, zlib.crc32(part)] for n, part in tensors.parts.items()},
     }
     manifest = {"format": FORMAT, "targets": [target], "metadata": dict(compiled.metadata)}
-    text = json.dumps(manifest)
-    metadata = {"tallow": text, "tallow.sha256": hashlib.sha256(text.encode()).hexdigest()}
     entries, offset = {}, 0
     for name, part in tensors.parts.items():
         padded = -(-part.size // ALIGNMENT) * ALIGNMENT
         entries[name] = {"dtype": "U8", "shape": [padded], "data_offsets": [offset, offset + padded]}
         offset += padded
+    text = json.dumps(manifest)
+    metadata = {"tallow": text, "tallow.sha256": _digest(_signed(text, entries))}
     header = json.dumps({"__metadata__": metadata, **entries}).encode()
     header += b" " * (-(8 + len(header)) % ALIGNMENT)
     file.write(len(header).to_bytes(8, "little") + header)
@@ -146,16 +150,26 @@ def write_to(file: BinaryIO, compiled: Compiled) -> None:
         file.write(b"\0" * (-part.size % ALIGNMENT))
 
 
-def read(path: Path) -> Compiled:
-    """Map a file; ArtifactError says what is wrong with it."""
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _signed(manifest: str, entries: Mapping[str, Mapping]) -> bytes:
+    """What the digest of a header covers: the manifest and where each tensor lies."""
+    layout = [[name, entry["data_offsets"]] for name, entry in entries.items()]
+    return f"{manifest}\n{json.dumps(layout)}".encode()
+
+
+def read(path: Path, thorough: bool = False) -> Compiled:
+    """Map a file, and if `thorough` check the constants too; ArtifactError says what is wrong with it."""
     try:
         size = path.stat().st_size
         data = np.memmap(path, np.uint8, "r") if size else np.empty(0, np.uint8)
     except OSError as error:
         raise ArtifactError(f"cannot read {path}: {error.strerror}") from None
     try:
-        return _parse(data, size, path)
-    except (ValueError, KeyError, TypeError, IndexError, RecursionError, AttributeError) as error:
+        return _parse(data, size, thorough)
+    except (LookupError, ValueError, TypeError, ArithmeticError, RecursionError, AttributeError) as error:
         raise ArtifactError(
             f"{path.name} is not a .tallow file, or is damaged ({type(error).__name__}: {error})"
         ) from None
@@ -163,7 +177,7 @@ def read(path: Path) -> Compiled:
         raise ArtifactError(f"{path.name}: {error}") from None
 
 
-def _parse(data: np.ndarray, size: int, path: Path) -> Compiled:
+def _parse(data: np.ndarray, size: int, thorough: bool) -> Compiled:
     length = int.from_bytes(bytes(data[:8]), "little")
     if size < 8 or length > min(size - 8, LARGEST_HEADER):
         raise ArtifactError("it is not a .tallow file, or is truncated")
@@ -174,7 +188,8 @@ def _parse(data: np.ndarray, size: int, path: Path) -> Compiled:
             "it is a safetensors file without a Tallow manifest: expected one written by save"
         )
     text = metadata["tallow"]
-    if hashlib.sha256(text.encode()).hexdigest() != metadata.get("tallow.sha256"):
+    entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
+    if _digest(_signed(text, entries)) != metadata.get("tallow.sha256"):
         raise ArtifactError("its manifest is damaged: compile the model again")
     manifest = json.loads(text)
     if manifest["format"] != FORMAT:
@@ -182,23 +197,33 @@ def _parse(data: np.ndarray, size: int, path: Path) -> Compiled:
             f"it has format {manifest['format']}, this Tallow reads {FORMAT}: compile the model again"
         )
     arrays = {}
-    for name, entry in header.items():
-        if name != "__metadata__":
-            start, stop = entry["data_offsets"]
-            if not 0 <= start <= stop <= size - 8 - length:
-                raise ArtifactError(f"tensor {name} lies outside the file: it is truncated")
-            arrays[name] = data[8 + length + start : 8 + length + stop]
+    for name, entry in entries.items():
+        start, stop = entry["data_offsets"]
+        if not 0 <= start <= stop <= size - 8 - length:
+            raise ArtifactError(f"tensor {name} lies outside the file: it is truncated")
+        arrays[name] = data[8 + length + start : 8 + length + stop]
+    if len(manifest["targets"]) != 1:
+        made = ", ".join(f"{t['target']['backend']}:{t['target']['arch']}" for t in manifest["targets"])
+        raise ArtifactError(
+            f"it holds code for {made or 'no target'}: this Tallow opens files that hold code for one"
+        )
     (target,) = manifest["targets"]
-    return _restore(target, manifest, arrays)
+    return _restore(target, manifest, arrays, thorough)
 
 
-def _restore(target: dict, manifest: dict, arrays: Mapping[str, np.ndarray]) -> Compiled:
+def _restore(target: dict, manifest: dict, arrays: Mapping[str, np.ndarray], thorough: bool) -> Compiled:
     blob = bytes(arrays["code"][: target["code"]["size"]])
     constants = {key: _array(entry, arrays) for key, entry in target["constants"].items()}
     program = decode(target["program"], arrays)
-    if hashlib.sha256(blob).hexdigest() != target["code"]["sha256"]:
+    sizes = {name: size for name, (size, _) in target["support"].items()}
+    support = {name: bytes(arrays[f"support.{name}"][:size]) for name, size in sizes.items()}
+    digests = {name: digest for name, (_, digest) in target["support"].items()}
+    if _digest(blob) != target["code"]["sha256"] or any(_digest(support[n]) != d for n, d in digests.items()):
         raise ArtifactError("its machine code is damaged: compile the model again")
-    support = {name: bytes(arrays[f"support.{name}"]) for name in target["support"]}
+    if thorough:
+        for name, (size, checksum) in target["checksums"].items():
+            if zlib.crc32(arrays[name][:size]) != checksum:
+                raise ArtifactError(f"tensor {name} is damaged: compile the model again")
     described = target["target"]
     made_for = Target(**{**described, "features": tuple(described["features"])})
     return Compiled(

@@ -27,6 +27,7 @@ class Builder:
         self.nodes: list[Node] = []
         self.location: Location = parent.location if parent else NOWHERE
         self._names: set[str] = parent._names if parent else set()
+        self._sizes: set[str] = parent._sizes if parent else set()
         self._counter = parent._counter if parent else itertools.count()
         self._scalars: dict[tuple, Value] = {}
         self.replaced: dict[Value, Value] = {}  # operands that a rewrite has replaced by others
@@ -41,7 +42,15 @@ class Builder:
 
     def fresh_symbol(self, hint: str = "u", lower: int = 0, upper: int | None = None) -> Dim:
         """A size symbol with a name that no other has; name it in the `defines` of the node that binds it."""
-        return symbol(self.unique(f"{hint}{next(self._counter)}"), lower, upper)
+        return symbol(self.size_name(self.unique(f"{hint}{next(self._counter)}")), lower, upper)
+
+    def size_name(self, hint: str) -> str:
+        """`hint` or, if a size has that name, hint with a number; a value may have the same name."""
+        name = hint
+        while name in self._sizes:
+            name = f"{hint}.{next(self._counter)}"
+        self._sizes.add(name)
+        return name
 
     def input(self, name: str, dtype_: DType | str, shape: Sequence[Dim | str]) -> Value:
         """A graph input; a string in `shape` is a size symbol of that name."""

@@ -12,18 +12,19 @@ import numpy as np
 from tallow import artifact, model_cache, plugins
 from tallow.backend import Backend, Target
 from tallow.compiled import Compiled
-from tallow.errors import CompileError
+from tallow.errors import CompileError, InputError
 from tallow.executable import Executable, port
 from tallow.graph import Graph, Node
 from tallow.kernel.expand import unable
 from tallow.lower.common import COMMON
 from tallow.lower.group import Lowering
 from tallow.ops import OPS
-from tallow.passes.bind import bind_dims
+from tallow.passes.bind import bind_dims, normal_dims
 from tallow.passes.decompose import decompose
 from tallow.passes.pipeline import clean, find_composites, run_common
 from tallow.schedule.program import Scheduled
 from tallow.schedule.schedule import Lowerer, schedule
+from tallow.verify import checked, verify_after
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +49,15 @@ class Model:
         return self.graph.metadata
 
 
-def load(path: str | Path, dims: Mapping[str, int] | None = None) -> Model:
-    """The model in a file or folder, with sizes named in `dims` fixed; ImportFailed says what is wrong."""
-    path = Path(path)
-    return Model(plugins.importer_for(path).load(path, dims or {}), path)
+def load(path: str | Path, dims: Mapping[str, int | tuple[int, int]] | None = None) -> Model:
+    """The model in a file or folder, with sizes named in `dims` fixed or bounded as in `compile`;
+    ImportFailed says what is wrong."""
+    path, sizes = Path(path), normal_dims(dims or {})
+    fixed = {n: s for n, s in sizes.items() if isinstance(s, int)}
+    bounds = {n: s for n, s in sizes.items() if n not in fixed}
+    importer = plugins.importer_for(path)
+    graph = verify_after(f"importer {importer.name}", importer.load(path, fixed))
+    return Model(checked(bind_dims, graph, bounds), path)
 
 
 def split_device(device: str) -> tuple[str, str | None]:
@@ -63,10 +69,10 @@ def split_device(device: str) -> tuple[str, str | None]:
 def prepare(graph: Graph, backend: Backend, target: Target) -> Graph:
     """The graph after all passes for a target, ready to schedule."""
     graph = find_composites(run_common(graph))
-    graph = decompose(graph, keep=lambda node: find_lowering(backend, target, node) is not None)
+    graph = checked(decompose, graph, lambda node: find_lowering(backend, target, node) is not None)
     graph = run_common(graph)
     for each in backend.passes:
-        graph = clean(each(graph, target))
+        graph = clean(checked(each, graph, target))
     return graph
 
 
@@ -123,20 +129,27 @@ def aligned(array: np.ndarray) -> np.ndarray:
 def open_compiled(compiled: Compiled, threads: int | None = None) -> Executable:
     """Load compiled code on its backend's device."""
     backend = plugins.backend(compiled.target.backend)
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+        raise InputError(f"threads = {threads!r}: expected 1 or more")
     return Executable(compiled, backend.open(compiled.target.backend), threads or default_threads())
 
 
-def open(path: str | Path, threads: int | None = None) -> Executable:
+def open(path: str | Path, threads: int | None = None, *, thorough: bool = False) -> Executable:
     """The Executable in a `.tallow` file, its constants mapped; needs neither importers nor a compiler.
 
-    Raises ArtifactError when the file is damaged, of another version, or made for a CPU that this is not.
+    Machine code is always checked against its digest; `thorough` reads the constants and checks them too.
+    Raises ArtifactError when the file is damaged, of another version, or made for a CPU that this is not,
+    Unavailable when its backend is not installed. Open files of people you trust: they hold machine code.
     """
-    return open_compiled(artifact.read(Path(path)), threads)
+    return open_compiled(artifact.read(Path(path), thorough), threads)
 
 
 def default_threads() -> int:
     """All cores; backends use no more than they may."""
-    return int(os.environ.get("TALLOW_THREADS") or os.cpu_count() or 1)
+    given = os.environ.get("TALLOW_THREADS") or str(os.cpu_count() or 1)
+    if not given.isdecimal() or int(given) < 1:
+        raise InputError(f"TALLOW_THREADS = {given!r}: expected a number of 1 or more")
+    return int(given)
 
 
 def compile(
@@ -148,15 +161,18 @@ def compile(
 ) -> Executable:
     """An Executable of a model for a device.
 
-    dims fixes sizes ({"batch": 8}) or bounds them ({"batch": (1, 8)}). threads: at most so many.
-    Raises ImportFailed, CompileError, or Unavailable when the backend is not installed.
+    dims fixes sizes ({"batch": 8}) or bounds them ({"batch": (1, 8)}; None is no limit). threads: at most
+    so many, by default TALLOW_THREADS or all cores.
+    Raises ImportFailed, CompileError, GraphError for dims that the model does not have, or Unavailable when
+    the backend is not installed.
     """
+    sizes = normal_dims(dims or {})
     if isinstance(model, (str, Path)):
-        return open_compiled(compile_file(Path(model), device, dims or {}), threads)
+        return open_compiled(compile_file(Path(model), device, sizes), threads)
     graph = model.graph if isinstance(model, Model) else model
     if not isinstance(graph, Graph):
         raise CompileError(f"expected a Model, a Graph or a path, got {type(model).__name__}")
-    return open_compiled(compile_graph(bind_dims(graph, dims or {}), device), threads)
+    return open_compiled(compile_graph(checked(bind_dims, graph, sizes), device), threads)
 
 
 def compile_file(path: Path, device: str, dims: Mapping[str, int | tuple[int, int]]) -> Compiled:
@@ -167,8 +183,6 @@ def compile_file(path: Path, device: str, dims: Mapping[str, int | tuple[int, in
     key = model_cache.key_of(importer.files(path), dims, backend.target(arch), (importer, backend))
     compiled = model_cache.recall(key)
     if compiled is None:
-        fixed = {n: s for n, s in dims.items() if isinstance(s, int)}
-        bounds = {n: s for n, s in dims.items() if not isinstance(s, int)}
-        compiled = compile_graph(bind_dims(load(path, fixed).graph, bounds), device)
+        compiled = compile_graph(load(path, dims).graph, device)
         model_cache.remember(key, compiled)
     return compiled

@@ -6,13 +6,13 @@ broadcast of two unknown sizes are opaque atoms of the polynomial, simplified wh
 
 from __future__ import annotations
 
-import ast
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import reduce
 
 from tallow.errors import GraphError
+from tallow.scan import PLAIN, Scanner
 
 Bounds = tuple[int | None, int | None]
 
@@ -103,7 +103,9 @@ Dim = int | Expr
 
 
 def symbol(name: str, lower: int = 0, upper: int | None = None) -> Expr:
-    """The Dim that is one named symbol."""
+    """The Dim that is one named symbol; GraphError for what is no name."""
+    if not PLAIN.fullmatch(name):
+        raise GraphError(f"a size cannot be called {name!r}: expected letters, digits, _ and dots")
     return Expr((((Symbol(name, lower, upper),), 1),))
 
 
@@ -355,26 +357,56 @@ def symbols(dim: Dim) -> dict[str, Symbol]:
 
 
 def parse_dim(text: str) -> Dim:
-    """The Dim that `str` printed: integers, names, + - * and the functions of `Apply`."""
-    return _parse(ast.parse(text.strip(), mode="eval").body, text)
+    """The Dim that `str` printed: integers, names, + - * // and the functions of `Apply`."""
+    try:
+        scanner = Scanner(text)
+        dim = scan_dim(scanner)
+        if scanner.peek().kind != "end":
+            raise scanner.error("+ - * // or the end of a size")
+        return dim
+    except GraphError as error:
+        raise GraphError(f"bad size {text!r}: {error}") from None
+    except (ZeroDivisionError, RecursionError) as error:
+        raise GraphError(f"bad size {text!r}: {type(error).__name__}") from None
 
 
-def _parse(tree: ast.expr, text: str) -> Dim:
-    match tree:
-        case ast.Constant(value=int(value)):
-            return value
-        case ast.Name(id=name):
-            return symbol(name)
-        case ast.UnaryOp(op=ast.USub(), operand=operand):
-            return _parse(operand, text) * -1
-        case ast.BinOp(left=left, op=ast.Add(), right=right):
-            return _parse(left, text) + _parse(right, text)
-        case ast.BinOp(left=left, op=ast.Sub(), right=right):
-            return _parse(left, text) - _parse(right, text)
-        case ast.BinOp(left=left, op=ast.Mult(), right=right):
-            return _parse(left, text) * _parse(right, text)
-        case ast.BinOp(left=left, op=ast.FloorDiv(), right=right):
-            return floordiv(_parse(left, text), _parse(right, text))
-        case ast.Call(func=ast.Name(id=function), args=[a, b]) if function in _BUILD:
-            return _BUILD[function](_parse(a, text), _parse(b, text))
-    raise GraphError(f"bad size {text!r}: expected integers, names, + - * // and {', '.join(_BUILD)}")
+def scan_dim(scanner: Scanner, make: Callable[[str], Dim] = symbol) -> Dim:
+    """The Dim that a text goes on with; `make` gives the symbol of a name."""
+    total = _scan_term(scanner, make)
+    while scanner.at("+") or scanner.at("-"):
+        sign = 1 if scanner.next().text == "+" else -1
+        total = total + _scan_term(scanner, make) * sign
+    return total
+
+
+def _scan_term(scanner: Scanner, make: Callable[[str], Dim]) -> Dim:
+    if scanner.take("-"):
+        return _scan_term(scanner, make) * -1
+    term = _scan_atom(scanner, make)
+    while scanner.at("*") or scanner.at("//"):
+        times = scanner.next().text == "*"
+        factor = _scan_atom(scanner, make)
+        term = term * factor if times else floordiv(term, factor)
+    return term
+
+
+def _scan_atom(scanner: Scanner, make: Callable[[str], Dim]) -> Dim:
+    token = scanner.peek()
+    if token.kind == "number" and token.text.isdecimal():
+        return int(scanner.next().text)
+    if scanner.take("("):
+        inner = scan_dim(scanner, make)
+        scanner.want(")")
+        return inner
+    if token.kind != "name":
+        raise scanner.error("a size: an integer or a name")
+    scanner.next()
+    if not scanner.at("("):
+        return make(token.text)
+    if token.text not in _BUILD:
+        raise scanner.error(f"one of the functions {', '.join(_BUILD)}", token)
+    scanner.next()
+    arguments = scanner.listed(lambda: scan_dim(scanner, make), ")")
+    if len(arguments) != 2:
+        raise scanner.fault(f"{token.text} takes 2 sizes, got {len(arguments)}", token)
+    return _BUILD[token.text](*arguments)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +14,11 @@ from tallow.compiled import Compiled
 from tallow.dtype import DType
 from tallow.errors import InputError
 from tallow.graph import TensorType
+from tallow.passes.bind import check_names
 from tallow.plan import Plan, describe
 from tallow.profile import Profile, measure
-from tallow.runtime.binding import bind_inputs
+from tallow.roofline import measure_roofline
+from tallow.runtime.binding import Bound, bind_inputs
 from tallow.runtime.machine import Machine
 
 
@@ -58,59 +60,102 @@ class Executable:
             port(n, program.slots[s].type) for n, s in zip(program.output_names, program.outputs, strict=True)
         )
 
-    def __call__(self, *arrays, out: Mapping[str, np.ndarray] | None = None):
-        """Results for inputs in order: one array, or a tuple when the model has several results."""
+    def __call__(
+        self, *arrays, out: np.ndarray | Sequence[np.ndarray] | Mapping[str, np.ndarray] | None = None
+    ):
+        """Results for inputs in order: one array, or a tuple when the model has several results.
+
+        `out`: arrays to write results into, by name, in order, or one for a model with one result.
+        """
         if len(arrays) != len(self.inputs):
             names = ", ".join(map(str, self.inputs))
             raise InputError(f"expected {len(self.inputs)} inputs ({names}), got {len(arrays)}")
-        results = self._machine.run(bind_inputs(self.compiled.program, arrays), self._out(out))
+        results = self._run(bind_inputs(self.compiled.program, arrays), out)
         return results[0] if len(results) == 1 else tuple(results)
 
     def run(
         self, inputs: Mapping[str, object], out: Mapping[str, np.ndarray] | None = None
     ) -> dict[str, np.ndarray]:
         """Results by name for inputs by name; InputError says which names, dtypes or sizes do not fit."""
+        results = self._run(self._bind(inputs), out)
+        return dict(zip(self.compiled.program.output_names, results, strict=True))
+
+    def _run(self, bound: Bound, out) -> list:
+        given = self._out(out)
+        for position, array in given.items():
+            others = [*bound.arrays, *(a for p, a in given.items() if p != position)]
+            if any(isinstance(a, np.ndarray) and np.may_share_memory(array, a) for a in others):
+                name = self.compiled.program.output_names[position]
+                raise InputError(
+                    f'out "{name}": it overlaps an input or another output: give memory of its own'
+                )
+        try:
+            return self._machine.run(bound, given)
+        except MemoryError as error:
+            sizes = ", ".join(f"{n} = {size}" for n, size in bound.sizes.items()) or "these inputs"
+            raise InputError(f"there is not enough memory to run with {sizes}: {error}") from None
+
+    def _bind(self, inputs: Mapping[str, object]) -> Bound:
+        """Inputs by name, checked."""
+        if not isinstance(inputs, Mapping):
+            raise InputError(
+                f"expected inputs by name, got {type(inputs).__name__}: say run({{name: array}}), or call the "
+                "executable with arrays in order"
+            )
         names = self.compiled.program.input_names
         missing = [n for n in names if n not in inputs]
-        unknown = [n for n in inputs if n not in names]
+        unknown = [str(n) for n in inputs if n not in names]
         if missing or unknown:
-            parts = [f"missing {', '.join(missing)}"] * bool(missing) + [
-                f"unknown {', '.join(unknown)}"
-            ] * bool(unknown)
+            parts = [f"missing {', '.join(missing)}"] * bool(missing)
+            parts += [f"unknown {', '.join(unknown)}"] * bool(unknown)
             raise InputError(
                 f"inputs: {'; '.join(parts)}. This model takes {', '.join(map(str, self.inputs))}"
             )
-        bound = bind_inputs(self.compiled.program, [inputs[n] for n in names])
-        results = self._machine.run(bound, self._out(out))
-        return dict(zip(self.compiled.program.output_names, results, strict=True))
+        return bind_inputs(self.compiled.program, [inputs[n] for n in names])
 
-    def _out(self, out: Mapping[str, np.ndarray] | None) -> dict[int, np.ndarray] | None:
+    def _out(self, out) -> dict[int, np.ndarray]:
         """Result arrays that the caller gives, by the position of the output."""
         if out is None:
-            return None
+            return {}
         names = self.compiled.program.output_names
-        unknown = [n for n in out if n not in names]
-        if unknown:
-            raise InputError(
-                f"out: unknown output {unknown[0]!r}: this model gives {', '.join(map(str, self.outputs))}"
-            )
+        if isinstance(out, np.ndarray) or not isinstance(out, (Mapping, Sequence)):
+            out = [out]
+        if not isinstance(out, Mapping):
+            if len(out) != len(names):
+                raise InputError(f"out: expected {len(names)} arrays ({', '.join(names)}), got {len(out)}")
+            out = dict(zip(names, out, strict=True))
+        for name, array in out.items():
+            if name not in names:
+                raise InputError(
+                    f"out: unknown output {name!r}: this model gives {', '.join(map(str, self.outputs))}"
+                )
+            if not isinstance(array, np.ndarray):
+                raise InputError(f'out "{name}": expected a numpy array, got {type(array).__name__}')
         return {names.index(n): array for n, array in out.items()}
 
     @property
     def plan(self) -> Plan:
         """Steps in order with where and why each runs, and the memory they need."""
-        return describe(self.compiled, self.threads)
+        return describe(self.compiled, self.threads, {})
+
+    def plan_for(self, dims: Mapping[str, int]) -> Plan:
+        """The plan when sizes are these: the arena and each step's arithmetic as numbers."""
+        have = self.compiled.program.symbols
+        check_names(dims, have)
+        return describe(self.compiled, self.threads, {n: int(size) for n, size in dims.items()})
 
     def save(self, path: str | Path, force: bool = False) -> Path:
         """Write a `.tallow` file that opens without importers or compiler; ArtifactError if it exists
         and `force` is not given."""
         return artifact.write(self.compiled, Path(path), force)
 
-    def profile(self, inputs: Mapping[str, object], runs: int = 10) -> Profile:
-        """Time of each step, the median of `runs` runs."""
-        program = self.compiled.program
-        bound = bind_inputs(program, [inputs[n] for n in program.input_names])
-        return measure(program, self._machine, bound, runs)
+    def profile(self, inputs: Mapping[str, object], runs: int = 10, roofline: bool = True) -> Profile:
+        """Time of each step, the median of `runs` runs, beside what this machine could reach: `roofline`
+        measures that once for each number of threads, in about a second."""
+        if runs < 1:
+            raise InputError(f"runs = {runs}: expected 1 or more")
+        limits = measure_roofline(self.threads) if roofline else None
+        return measure(self.compiled.program, self._machine, self._bind(inputs), runs, limits)
 
     def __getstate__(self):
         return {"compiled": self.compiled, "device": self.device.info.name, "threads": self.threads}

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from mmap import mmap
+
+import numpy as np
 
 from tallow.compiled import Compiled
-from tallow.dim import evaluate, symbols
+from tallow.dim import substitute, symbols
 from tallow.runtime.layout import lay_out, lives_of, phases_of
 from tallow.schedule.program import ControlStep, HostStep, KernelStep, Program
 
 
 @dataclass(frozen=True, slots=True)
 class PlanStep:
-    """One step: what it does, where it runs and why, and the user's own nodes in it."""
+    """One step: what it does, where it runs and why, and the user's own nodes in it. `flops` is a number
+    or an expression in the sizes."""
 
     label: str
     place: str
@@ -22,43 +27,99 @@ class PlanStep:
 
 
 @dataclass(frozen=True, slots=True)
+class Weight:
+    """One constant. `state`: "mapped" when its bytes are used where they lie in a file, "copied" when
+    memory holds them (repacked, computed at compile time, or read)."""
+
+    name: str
+    type: str
+    bytes: int
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
-    """Steps in order; sizes in bytes. `arena` is None while sizes are symbolic."""
+    """Steps in order; sizes in bytes. `arena` is what temporaries take, known before the run; None while
+    it depends on sizes (`Executable.plan_for` gives them)."""
 
     target: str
     steps: tuple[PlanStep, ...]
+    weights: tuple[Weight, ...]
     constants: int
     code: int
     arena: int | None
 
+    @property
+    def mapped(self) -> int:
+        """Bytes of the constants that are used where they lie in a file."""
+        return sum(w.bytes for w in self.weights if w.state == "mapped")
+
     def __str__(self) -> str:
         arena = "depends on sizes" if self.arena is None else f"{self.arena / 1e6:.2f} MB"
+        weights = f"constants {self.constants / 1e6:.2f} MB ({self.mapped / 1e6:.2f} MB mapped)"
         head = (
-            f"{self.target}: {len(self.steps)} steps, arena {arena}, constants {self.constants / 1e6:.2f} MB"
+            f"{self.target}: {len(self.steps)} steps, arena {arena}, {weights}, code {self.code / 1e3:.0f} kB"
         )
-        lines = [f"  {s.place:6} {s.label}" + (f"  ({s.reason})" if s.reason else "") for s in self.steps]
-        return "\n".join([f"{head}, code {self.code / 1e3:.0f} kB", *lines])
+        return "\n".join([head, *(_line(s) for s in self.steps)])
 
 
-def describe(compiled: Compiled, threads: int) -> Plan:
-    """The plan of a compiled program."""
+def _line(step: PlanStep) -> str:
+    reason = f"  ({step.reason})" if step.reason else ""
+    nodes = f"  {', '.join(step.nodes)}" if any(step.nodes) else ""
+    return f"  {step.place:6} {step.label}{reason}{nodes}"
+
+
+def describe(compiled: Compiled, threads: int, sizes: Mapping[str, int]) -> Plan:
+    """The plan of a compiled program, with these sizes filled in."""
     program = compiled.program
-    steps = tuple(_step(s, compiled.target.backend) for s in program.steps)
-    constants = sum(a.nbytes for a in compiled.constants.values())
+    weights = tuple(_weight(name, array) for name, array in _named(compiled))
     return Plan(
         f"{compiled.target}, {threads} threads",
-        steps,
-        constants,
+        tuple(_step(s, compiled.target.backend, sizes) for s in program.steps),
+        weights,
+        sum(w.bytes for w in weights),
         len(compiled.code.blob),
-        arena_size(program),
+        arena_size(program, sizes),
     )
 
 
-def _step(step, backend: str) -> PlanStep:
+def _named(compiled: Compiled) -> list[tuple[str, np.ndarray]]:
+    """Each constant once, under the name of the first slot that holds it."""
+    names: dict[str, str] = {}
+    for program in _programs(compiled.program):
+        for slot, key in program.constants.items():
+            names.setdefault(key, program.slots[slot].name)
+    return [(names.get(key, key), array) for key, array in compiled.constants.items()]
+
+
+def _programs(program: Program):
+    yield program
+    for step in program.steps:
+        if isinstance(step, ControlStep):
+            for region in step.regions.values():
+                yield from _programs(region)
+
+
+def _weight(name: str, array: np.ndarray) -> Weight:
+    text = f"{array.dtype}[{', '.join(map(str, array.shape))}]"
+    return Weight(name, text, array.nbytes, "mapped" if is_mapped(array) else "copied")
+
+
+def is_mapped(array: np.ndarray) -> bool:
+    """Whether an array's bytes lie in a mapped file."""
+    base: object = array
+    while base is not None:
+        if isinstance(base, (np.memmap, mmap)):
+            return True
+        base = base.obj if isinstance(base, memoryview) else getattr(base, "base", None)
+    return False
+
+
+def _step(step, backend: str, sizes: Mapping[str, int]) -> PlanStep:
     match step:
         case KernelStep():
             names = tuple(loc.name for loc in step.location if loc.name)
-            return PlanStep(step.label, backend, "", names, str(step.flops))
+            return PlanStep(step.label, backend, "", names, str(substitute(step.flops, sizes)))
         case HostStep():
             return PlanStep(step.op, "host", step.reason, (step.location.name,), "0")
         case ControlStep():
@@ -66,7 +127,7 @@ def _step(step, backend: str) -> PlanStep:
             return PlanStep(step.op, "host", f"control flow over {inner} steps", (step.location.name,), "0")
 
 
-def arena_size(program: Program, sizes: dict[str, int] | None = None) -> int | None:
+def arena_size(program: Program, sizes: Mapping[str, int] | None = None) -> int | None:
     """Bytes of temporaries for these sizes; None when a size is not given."""
     known = sizes or {}
     lives = lives_of(program)
@@ -74,8 +135,3 @@ def arena_size(program: Program, sizes: dict[str, int] | None = None) -> int | N
     if needed - set(known):
         return None
     return sum(lay_out(program, lives, phase, known).arena for phase in phases_of(program))
-
-
-def step_flops(step, sizes: dict[str, int]) -> int:
-    """Arithmetic of a step for known sizes."""
-    return evaluate(step.flops, sizes) if isinstance(step, KernelStep) else 0

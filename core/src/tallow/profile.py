@@ -8,6 +8,8 @@ from pathlib import Path
 from statistics import median
 
 from tallow.dim import evaluate
+from tallow.errors import GraphError
+from tallow.roofline import Roofline
 from tallow.runtime.binding import Bound
 from tallow.runtime.layout import size_of
 from tallow.runtime.machine import Machine
@@ -16,7 +18,11 @@ from tallow.schedule.program import KernelStep, Program
 
 @dataclass(frozen=True, slots=True)
 class StepTime:
-    """One step: seconds (median), arithmetic, bytes of its operands and results, and its nodes."""
+    """One step: seconds (median), arithmetic, bytes of its operands and results, and its nodes.
+
+    `share` is the least time that the roofline allows over the time it took, `limit` what bounds it
+    ("compute" or "memory"); None for host steps and where no roofline was measured.
+    """
 
     label: str
     place: str
@@ -24,28 +30,43 @@ class StepTime:
     flops: int
     bytes: int
     nodes: tuple[str, ...]
+    share: float | None = None
+    limit: str | None = None
+
+    @property
+    def gflops(self) -> float:
+        return self.flops / self.seconds / 1e9 if self.seconds else 0.0
+
+    @property
+    def gigabytes(self) -> float:
+        """GB/s."""
+        return self.bytes / self.seconds / 1e9 if self.seconds else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Steps in order of execution."""
+    """Steps in order of execution, and the roofline they are measured against."""
 
     steps: tuple[StepTime, ...]
+    roofline: Roofline | None = None
 
     @property
     def total(self) -> float:
         return sum(s.seconds for s in self.steps)
 
     def __str__(self) -> str:
-        lines = ["      ms   share  GFLOP/s    GB/s  step"]
+        lines = ["      ms    time  GFLOP/s    GB/s  roofline  step"]
         for s in sorted(self.steps, key=lambda s: -s.seconds):
-            rate, traffic = (v / s.seconds / 1e9 if s.seconds else 0.0 for v in (s.flops, s.bytes))
-            share = s.seconds / self.total if self.total else 0.0
-            where = s.nodes[0] if s.nodes else ""
+            part = s.seconds / self.total if self.total else 0.0
+            reached = "" if s.share is None else f"{s.share:.0%} {s.limit[:3]}"
             lines.append(
-                f"{s.seconds * 1e3:8.3f} {share:6.1%} {rate:8.1f} {traffic:7.1f}  {s.label} [{s.place}] {where}"
+                f"{s.seconds * 1e3:8.3f} {part:7.1%} {s.gflops:8.1f} {s.gigabytes:7.1f} {reached:>9}  "
+                f"{s.label} [{s.place}] {s.nodes[0] if s.nodes else ''}"
             )
-        return "\n".join(lines)
+        return "\n".join([*lines, f"{self.total * 1e3:8.3f} ms in {len(self.steps)} steps", *self._note()])
+
+    def _note(self) -> list[str]:
+        return [str(self.roofline)] if self.roofline else []
 
     def write_trace(self, path: str | Path) -> None:
         """A file for chrome://tracing or Perfetto."""
@@ -67,26 +88,35 @@ class Profile:
         Path(path).write_text(json.dumps({"traceEvents": events}))
 
 
-def measure(program: Program, machine: Machine, bound: Bound, runs: int) -> Profile:
+def measure(
+    program: Program, machine: Machine, bound: Bound, runs: int, roofline: Roofline | None = None
+) -> Profile:
     """Runs the program `runs` times after one to warm up."""
     samples: dict[int, list[float]] = {}
     machine.run(bound)
     for _ in range(runs):
         machine.run(bound, observe=lambda step, seconds: samples.setdefault(step, []).append(seconds))
     return Profile(
-        tuple(_step(program, n, median(times), bound.sizes) for n, times in sorted(samples.items()))
+        tuple(
+            _step(program, n, median(times), bound.sizes, roofline) for n, times in sorted(samples.items())
+        ),
+        roofline,
     )
 
 
-def _step(program: Program, number: int, seconds: float, sizes: dict[str, int]) -> StepTime:
+def _step(
+    program: Program, number: int, seconds: float, sizes: dict[str, int], roofline: Roofline | None
+) -> StepTime:
     step = program.steps[number]
     if not isinstance(step, KernelStep):
         return StepTime(step.op, "host", seconds, 0, 0, (step.location.name,))
+    nodes = tuple(loc.name for loc in step.location if loc.name)
     try:
         moved = sum(size_of(program, slot, sizes) for slot in dict.fromkeys(step.arguments))
         flops = evaluate(step.flops, sizes)
-    except Exception:  # sizes that only the run can tell
-        moved = flops = 0
-    return StepTime(
-        step.label, "device", seconds, flops, moved, tuple(loc.name for loc in step.location if loc.name)
-    )
+    except GraphError:  # sizes that only the run can tell
+        return StepTime(step.label, "device", seconds, 0, 0, nodes)
+    if roofline is None or not seconds:
+        return StepTime(step.label, "device", seconds, flops, moved, nodes)
+    share = roofline.least_seconds(flops, moved) / seconds
+    return StepTime(step.label, "device", seconds, flops, moved, nodes, share, roofline.limit(flops, moved))

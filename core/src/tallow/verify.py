@@ -1,6 +1,9 @@
-"""verify: whether a Graph keeps its own rules; run after every pass in tests."""
+"""verify: whether a Graph keeps its own rules; run after every pass where TALLOW_VERIFY is set, as in tests."""
 
 from __future__ import annotations
+
+import os
+from collections.abc import Callable
 
 from tallow.errors import GraphError, VerifyError
 from tallow.graph import Graph, Node, Value, type_symbols, used_symbols
@@ -18,6 +21,21 @@ def verify(graph: Graph) -> Graph:
     they are mentioned.
     """
     _verify(graph, set(), set())
+    return graph
+
+
+def checked(step: Callable[..., Graph], graph: Graph, *arguments) -> Graph:
+    """The graph after a pass, verified where TALLOW_VERIFY is set; VerifyError names the pass."""
+    return verify_after(f"pass {step.__name__}", step(graph, *arguments))
+
+
+def verify_after(what: str, graph: Graph) -> Graph:
+    """The graph itself, verified where TALLOW_VERIFY is set; VerifyError names what made it."""
+    if os.environ.get("TALLOW_VERIFY"):
+        try:
+            verify(graph)
+        except VerifyError as error:
+            raise VerifyError(f"after {what}: {error}") from None
     return graph
 
 
@@ -63,7 +81,13 @@ def _problem(node: Node, known: set[Value], bound: set[str], made: set[Value]) -
         types = op(node.op).infer([v.type for v in node.inputs], node.attributes)
     except GraphError as error:
         return str(error)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        return f"{node.op} cannot be typed with attributes {_listed(node)} ({type(error).__name__}: {error})"
     have = tuple(v.type for v in node.outputs)
     if types != have:
         return f"{node.op} gives {', '.join(map(str, types))}, the graph says {', '.join(map(str, have))}"
     return None
+
+
+def _listed(node: Node) -> str:
+    return ", ".join(node.attributes) or "none"

@@ -40,20 +40,37 @@ def classify(run: tallow.Executable, content: bytes, config: dict) -> list[tuple
 @click.command()
 @click.argument("files", nargs=-1, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--device", default="cpu", show_default=True)
-def demo(files: tuple[Path, ...], device: str) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def demo(files: tuple[Path, ...], device: str, as_json: bool) -> None:
     """Tell what kind of file each of FILES is (by default: some of Tallow's own)."""
     config = json.loads((DATA / "config.json").read_text())
     start = time.perf_counter()
     run = tallow.compile(DATA / "magika.onnx", device)
     ready = time.perf_counter() - start
     own = Path(__file__)
-    for path in files or (own, DATA / "config.json", DATA / "magika.onnx", DATA / "LICENSE"):
-        content = path.read_bytes()
-        start = time.perf_counter()
-        best = classify(run, content, config)[:3]
-        took = time.perf_counter() - start
-        others = ", ".join(f"{label} {score:.3f}" for label, score in best[1:])
-        click.echo(f"{path.name:20} {best[0][0]:12} {best[0][1]:.3f}   (then {others})  {took * 1e3:.2f} ms")
+    rows = [
+        _tell(run, path, config)
+        for path in files or (own, DATA / "config.json", DATA / "magika.onnx", DATA / "LICENSE")
+    ]
+    if as_json:
+        click.echo(json.dumps({"ready_s": ready, "target": run.plan.target, "files": rows}, indent=2))
+        return
+    for row in rows:
+        (label, score), *others = row["kinds"]
+        then = ", ".join(f"{name} {part:.3f}" for name, part in others)
+        click.echo(f"{row['file']:20} {label:12} {score:.3f}   (then {then})  {row['ms']:.2f} ms")
+    _print_plan(run, ready)
+
+
+def _tell(run: tallow.Executable, path: Path, config: dict) -> dict:
+    """The three most likely kinds of a file."""
+    content = path.read_bytes()
+    start = time.perf_counter()
+    best = classify(run, content, config)[:3]
+    return {"file": path.name, "kinds": best, "ms": (time.perf_counter() - start) * 1e3}
+
+
+def _print_plan(run: tallow.Executable, ready: float) -> None:
     plan = run.plan
     click.echo(f"\nMagika, {len(plan.steps)} steps on {plan.target}, ready in {ready:.2f} s:")
     for step in plan.steps[:6]:

@@ -14,6 +14,8 @@ from tallow.graph.graph import (
     used_symbols,
     walk,
 )
+from tallow.graph.parse import parse
+from tallow.graph.text import print_graph
 from tallow.graph.types import OptionalType, SequenceType, TensorType, Type, type_symbols
 
 __all__ = [
@@ -29,6 +31,8 @@ __all__ = [
     "Value",
     "captured",
     "consumers",
+    "parse",
+    "print_graph",
     "producers",
     "reads",
     "type_symbols",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from tallow.dim import Dim, Symbol, product, symbols
 from tallow.dtype import DType
+from tallow.errors import GraphError
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +15,10 @@ class TensorType:
 
     dtype: DType
     shape: tuple[Dim, ...]
+
+    def __post_init__(self):
+        if any(isinstance(dim, int) and dim < 0 for dim in self.shape):
+            raise GraphError(f"{self.dtype}{list(self.shape)} has a negative size")
 
     @property
     def rank(self) -> int:

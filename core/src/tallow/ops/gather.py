@@ -1,4 +1,7 @@
-"""Gather operators: elements picked by indices that are data; negative indices count from the end."""
+"""Gather operators: elements picked by indices that are data; negative indices count from the end.
+
+The numpy meaning refuses an index outside; a kernel takes the nearest element instead.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,14 @@ from tallow.errors import GraphError
 from tallow.graph import TensorType
 from tallow.kernel.build import add, cast, const, from_dim, less, select
 from tallow.kernel.grammar import Expr
-from tallow.ops.rules import axis_in, tensors
+from tallow.ops.rules import axis_in, inside, tensors, unless_empty
 from tallow.ops.table import Op, register
 
 
 def _wrap(at: Expr, dim) -> Expr:
     """An index that may be negative, counted from the start."""
     at = cast(at, i64)
-    return select(less(at, const(0)), add(at, from_dim(dim)), at)
+    return inside(select(less(at, const(0)), add(at, from_dim(dim)), at), dim)
 
 
 def _checked(indices: np.ndarray, size: int, name: str) -> np.ndarray:
@@ -51,15 +54,20 @@ def _index_gather(node, index, read):
     axis = node["axis"]
     middle = index[axis : axis + indices.rank]
     at = _wrap(read(1, middle), data.shape[axis])
-    return read(0, (*index[:axis], at, *index[axis + indices.rank :]))
+    return read(0, (*index[:axis], at, *index[axis + indices.rank :]), unless_empty([data.shape[axis]]))
 
 
 def _infer_elements(types, attributes):
     data, indices = tensors("gather_elements", types)
     _integer("gather_elements", indices)
-    axis_in("gather_elements", attributes["axis"], data.rank)
+    axis = axis_in("gather_elements", attributes["axis"], data.rank)
     if indices.rank != data.rank:
         raise GraphError(f"gather_elements: expected indices of rank {data.rank}, got {indices}")
+    for other, (have, want) in enumerate(zip(data.shape, indices.shape, strict=True)):
+        if other != axis and isinstance(have, int) and isinstance(want, int) and want > have:
+            raise GraphError(
+                f"gather_elements: axis {other} of indices {indices} is longer than that of {data}"
+            )
     return (TensorType(data.dtype, indices.shape),)
 
 
@@ -73,8 +81,9 @@ def _evaluate_elements(arrays, attributes):
 
 def _index_elements(node, index, read):
     axis = node["axis"]
-    at = _wrap(read(1, index), node.inputs[0].shape[axis])
-    return read(0, (*index[:axis], at, *index[axis + 1 :]))
+    size = node.inputs[0].shape[axis]
+    at = _wrap(read(1, index), size)
+    return read(0, (*index[:axis], at, *index[axis + 1 :]), unless_empty([size]))
 
 
 def _infer_nd(types, attributes):
@@ -86,6 +95,9 @@ def _infer_nd(types, attributes):
         raise GraphError(
             f"gather_nd: the last axis of indices {indices} must be a constant of at most {data.rank - batch}"
         )
+    for have, want in zip(data.shape[:batch], indices.shape, strict=False):
+        if isinstance(have, int) and isinstance(want, int) and want != have:
+            raise GraphError(f"gather_nd: indices {indices} do not have the {batch} batch axes of {data}")
     return (TensorType(data.dtype, (*indices.shape[:-1], *data.shape[batch + depth :])),)
 
 
@@ -110,7 +122,8 @@ def _index_nd(node, index, read):
     batch, depth = node["batch_dims"], indices.shape[-1]
     head = index[: indices.rank - 1]
     picked = [_wrap(read(1, (*head, const(k))), data.shape[batch + k]) for k in range(depth)]
-    return read(0, (*index[:batch], *picked, *index[indices.rank - 1 :]))
+    guard = unless_empty(data.shape[batch : batch + depth])
+    return read(0, (*index[:batch], *picked, *index[indices.rank - 1 :]), guard)
 
 
 register(Op("gather", "gather", _infer_gather, _evaluate_gather, _index_gather, arity=(2, 2)))

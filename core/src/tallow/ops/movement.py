@@ -12,7 +12,7 @@ from tallow.graph import TensorType
 from tallow.kernel.build import add, call, const, floordiv, from_dim, less, logical_and, mod, mul, select, sub
 from tallow.kernel.grammar import Expr
 from tallow.ops.pointwise import operand_index
-from tallow.ops.rules import axis_in, broadcast_shapes, same_dtype, tensors
+from tallow.ops.rules import axis_in, broadcast_shapes, inside, same_dtype, tensors, unless_empty
 from tallow.ops.table import Op, register
 
 
@@ -105,6 +105,15 @@ def _infer_slice(types, attributes):
     for key in ("steps", "shape", *(["starts"] if "starts" in attributes else [])):
         if len(attributes[key]) != type_.rank:
             raise GraphError(f"slice: expected {type_.rank} {key} for {type_}, got {len(attributes[key])}")
+    starts = attributes.get("starts", (0,) * type_.rank)
+    for axis, (start, step, size, have) in enumerate(
+        zip(starts, attributes["steps"], attributes["shape"], type_.shape, strict=True)
+    ):
+        numbers = all(isinstance(d, int) for d in (start, step, size, have))
+        if numbers and size > 0 and not (0 <= start < have and 0 <= start + step * (size - 1) < have):
+            raise GraphError(
+                f"slice: axis {axis} of {type_} has no {size} elements from {start} in steps of {step}"
+            )
     return (TensorType(type_.dtype, tuple(attributes["shape"])),)
 
 
@@ -126,9 +135,13 @@ def _index_slice(node, index, read):
 
 
 def _index_dynamic_slice(node, index, read):
+    sizes = node.inputs[0].shape
     starts = [read(1, (const(axis),)) for axis in range(len(index))]
-    places = [add(s, mul(at, const(step))) for at, s, step in zip(index, starts, node["steps"], strict=True)]
-    return read(0, tuple(places))
+    places = [
+        inside(add(s, mul(at, const(step))), size)
+        for at, s, step, size in zip(index, starts, node["steps"], sizes, strict=True)
+    ]
+    return read(0, tuple(places), unless_empty(sizes))
 
 
 def _infer_concat(types, attributes):

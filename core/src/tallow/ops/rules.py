@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import reduce
 
-from tallow.dim import Dim, broadcast
+from tallow.dim import Dim, bounds, broadcast
 from tallow.dtype import DType
 from tallow.errors import GraphError
 from tallow.graph import TensorType, Type
+from tallow.kernel.build import const, from_dim, less, logical_and, maximum, minimum, sub
+from tallow.kernel.grammar import Expr
 
 
 def tensors(name: str, types: Sequence[Type]) -> list[TensorType]:
@@ -59,3 +61,14 @@ def attribute(name: str, attributes: Mapping, key: str):
     if key not in attributes:
         raise GraphError(f"{name}: attribute {key!r} is missing")
     return attributes[key]
+
+
+def inside(at: Expr, dim: Dim) -> Expr:
+    """An index that data gives, held in 0..dim-1: a kernel cannot refuse, and must not read elsewhere."""
+    return maximum(minimum(at, sub(from_dim(dim), const(1))), const(0))
+
+
+def unless_empty(dims: Sequence[Dim]) -> Expr | None:
+    """The guard of reads at such indices: false where an axis is empty; None where none can be."""
+    tests = [less(const(0), from_dim(d)) for d in dims if (bounds(d)[0] or 0) < 1]
+    return reduce(logical_and, tests) if tests else None

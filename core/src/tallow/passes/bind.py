@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Iterable, Mapping
 
+import numpy as np
+
 from tallow.dim import Expr, substitute, symbol
 from tallow.errors import GraphError
 from tallow.graph import Graph, Node, TensorType, Type, Value, type_symbols
@@ -13,10 +15,32 @@ from tallow.graph import Graph, Node, TensorType, Type, Value, type_symbols
 def bind_dims(graph: Graph, dims: Mapping[str, int | tuple[int, int]]) -> Graph:
     """The graph with sizes fixed (an int) or bounded (a pair); GraphError for a name it does not have."""
     have = {name for v in graph.inputs for name in type_symbols(v.type)}
-    if have:
-        check_names(dims, have)
-    bindings = {n: d if isinstance(d, int) else symbol(n, d[0], d[1]) for n, d in dims.items() if n in have}
+    check_names(dims, have)
+    bindings = {n: d if isinstance(d, int) else symbol(n, d[0], d[1]) for n, d in dims.items()}
     return _bind(graph, bindings, {}) if bindings else graph
+
+
+def normal_dims(dims: Mapping[str, object]) -> dict[str, int | tuple[int, int | None]]:
+    """Sizes as users give them: a number, or (least, greatest) where None is no limit; GraphError for
+    anything else."""
+    return {name: _normal(name, given) for name, given in dims.items()}
+
+
+def _normal(name: str, given: object) -> int | tuple[int, int | None]:
+    match given:
+        case bool():
+            pass
+        case int() | np.integer() if given >= 0:
+            return int(given)
+        case (bool(), _) | (_, bool()):
+            pass
+        case (int() | np.integer() as low, None) if low >= 0:
+            return int(low), None
+        case (int() | np.integer() as low, int() | np.integer() as high) if 0 <= low <= high:
+            return int(low), int(high)
+    raise GraphError(
+        f"dims: {name} = {given!r}: expected a size of 0 or more, or bounds (least, greatest) such as (1, 8)"
+    )
 
 
 def check_names(dims: Iterable[str], have: Collection[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tallow.builder import Builder
+from tallow.errors import GraphError
 from tallow.graph import Graph, Node
 from tallow.ops import OPS
 from tallow.passes.rewrite import rewrite
@@ -17,7 +18,12 @@ def decompose(graph: Graph, keep: Callable[[Node], bool] = lambda node: False) -
         row = OPS[node.op]
         if row.decompose is None or keep(node):
             return None
-        return row.decompose(builder, node)
+        try:
+            return row.decompose(builder, node)
+        except (ValueError, ArithmeticError, LookupError) as error:  # attributes that mean nothing
+            raise GraphError(
+                f"{node.op} cannot be written in simpler operators: {error} ({node.location})"
+            ) from error
 
     while True:
         simpler = rewrite(graph, rule)

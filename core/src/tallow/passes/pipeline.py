@@ -8,6 +8,7 @@ from tallow.passes.clean import merge_equal, remove_dead
 from tallow.passes.fold import fold_constants
 from tallow.passes.recognise import recognise
 from tallow.passes.simplify import simplify
+from tallow.verify import checked
 
 COMMON = (remove_dead, bound_sizes, fold_constants, merge_equal, simplify, merge_equal, remove_dead)
 
@@ -15,17 +16,17 @@ COMMON = (remove_dead, bound_sizes, fold_constants, merge_equal, simplify, merge
 def clean(graph: Graph) -> Graph:
     """The graph folded, merged and without what is dead."""
     for each in (fold_constants, merge_equal, remove_dead):
-        graph = each(graph)
+        graph = checked(each, graph)
     return graph
 
 
 def run_common(graph: Graph) -> Graph:
     """The target-independent passes."""
     for each in COMMON:
-        graph = each(graph)
+        graph = checked(each, graph)
     return graph
 
 
 def find_composites(graph: Graph) -> Graph:
     """The graph with operators that were written out recognised again; before anything is decomposed."""
-    return recognise(graph)
+    return checked(recognise, graph)

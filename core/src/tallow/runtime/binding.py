@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from tallow.dim import Dim, Expr, Symbol, evaluate
-from tallow.dtype import dtype
+from tallow.dtype import DType, dtype
 from tallow.errors import InputError, TallowError
 from tallow.graph import TensorType
+from tallow.runtime import dlpack
 from tallow.schedule.program import Program
 
 
@@ -22,18 +23,44 @@ class Bound:
     sizes: dict[str, int]
 
 
+_ON_HOST = (1, 3, 11)  # dlpack's kDLCPU, kDLCUDAHost and kDLROCMHost
+
+
 def as_array(value: object, name: str) -> np.ndarray:
-    """Anything array-like as a numpy array, without a copy where numpy or dlpack allow."""
-    if isinstance(value, np.ndarray):
-        return value
-    if hasattr(value, "__dlpack__"):
-        try:
-            return np.from_dlpack(value)
-        except (BufferError, RuntimeError, TypeError) as error:
-            raise InputError(
-                f'input "{name}": dlpack gave no host array ({error}): move it to the CPU first'
-            ) from None
-    return np.asarray(value)
+    """Anything array-like as a numpy array of this machine's byte order, without a copy where numpy or
+    dlpack allow."""
+    if not isinstance(value, np.ndarray):
+        value = _from_dlpack(value, name) if hasattr(value, "__dlpack__") else _from_python(value, name)
+    return value if value.dtype.isnative else value.astype(value.dtype.newbyteorder("="))
+
+
+def _from_dlpack(value: object, name: str) -> np.ndarray:
+    try:
+        kind, _ = value.__dlpack_device__()
+        if kind in _ON_HOST:
+            return _of_host(value)
+    except (BufferError, RuntimeError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f'input "{name}": numpy cannot take it through dlpack ({error}): give a numpy array'
+        ) from None
+    raise InputError(f'input "{name}": it lies on another device (dlpack {kind}): move it to the CPU first')
+
+
+def _of_host(value: object) -> np.ndarray:
+    try:
+        return np.from_dlpack(value)
+    except (BufferError, RuntimeError):  # perhaps a dtype that numpy lacks
+        array = dlpack.view(value)
+        if array is None:
+            raise
+        return array
+
+
+def _from_python(value: object, name: str) -> np.ndarray:
+    try:
+        return np.asarray(value)
+    except (ValueError, TypeError) as error:
+        raise InputError(f'input "{name}": expected an array, got {type(value).__name__} ({error})') from None
 
 
 def bind_inputs(program: Program, values: Sequence[object]) -> Bound:
@@ -60,9 +87,9 @@ def _check(name: str, expected, value: object, sizes: dict[str, int]):
     if array.dtype != expected.dtype.numpy and not (
         expected.dtype.kind == "string" and array.dtype.kind in "OUS"
     ):
-        given = str(dtype(array.dtype)) if array.dtype.kind != "V" else str(array.dtype)
         raise InputError(
-            f'input "{name}": expected {expected}, got dtype {given}: convert it with .astype({str(expected.dtype.numpy)!r})'
+            f'input "{name}": expected {expected}, got {_described(value, array)}: '
+            f"convert it with {_conversion(value, expected.dtype)}"
         )
     if array.ndim != expected.rank:
         raise InputError(
@@ -81,6 +108,24 @@ def _check(name: str, expected, value: object, sizes: dict[str, int]):
                     f'input "{name}": axis {axis} is {symbol}, which is {known} in another input, got {size}'
                 )
     return array if array.flags.c_contiguous and array.flags.aligned else np.ascontiguousarray(array)
+
+
+def _described(value: object, array: np.ndarray) -> str:
+    """What came, in Tallow's words where it has some."""
+    if array.ndim == 0 and array.dtype == object:
+        return type(value).__name__
+    try:
+        kind = str(dtype(array.dtype))
+    except TallowError:
+        kind = str(array.dtype)
+    return f"dtype {kind}" if isinstance(value, np.ndarray) else f"a {type(value).__name__} of {kind}"
+
+
+def _conversion(value: object, wanted: DType) -> str:
+    if wanted.kind == "string":
+        return "numpy.asarray(x, object)"
+    call = ".astype({})" if isinstance(value, np.ndarray) else "numpy.asarray(x, {})"
+    return call.format(repr(str(wanted.numpy)))
 
 
 def _plain(dim: Dim) -> str | None:

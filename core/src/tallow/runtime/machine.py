@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from tallow.evaluate import bind_sizes, evaluate_node, read_sizes, stack_scan
 from tallow.graph import TensorType
 from tallow.runtime.binding import Bound
 from tallow.runtime.layout import PhaseLayout, lay_out, lives_of, phases_of, root_of, shape_of
+from tallow.schedule.checks import verify_sizes
 from tallow.schedule.program import ControlStep, HostStep, KernelStep, Program
 
 REMEMBERED = 32  # size bindings whose prepared steps are kept
@@ -55,6 +58,18 @@ class PhasePlan:
     ]  # slot, output position and shape of results first written here
 
 
+_MACHINES: weakref.WeakSet[Machine] = weakref.WeakSet()
+
+
+def _renew_after_fork() -> None:
+    """A forked child has none of the threads that may have held a lock."""
+    for machine in _MACHINES:
+        machine._lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_after_fork)
+
+
 class Machine:
     """Runs one program; regions of its control steps have machines of their own."""
 
@@ -81,6 +96,7 @@ class Machine:
         self._plans: OrderedDict[tuple, PhasePlan] = OrderedDict()
         self._arenas: list[list[tuple[int, object]]] = [[] for _ in self.phases]
         self._lock = threading.Lock()
+        _MACHINES.add(self)
 
     def _number_bases(self) -> dict[int, int]:
         owners = [s for s, slot in enumerate(self.program.slots) if slot.kind in ("input", "output", "host")]
@@ -157,6 +173,9 @@ class Machine:
 
     def _make_plan(self, number: int, phase: tuple[int, ...], frame: Frame) -> PhasePlan:
         sizes = dict(frame.sizes)
+        for check in self.program.checks:
+            if check.sizes <= sizes.keys():
+                verify_sizes(check, sizes)
         layout = lay_out(self.program, self.lives, phase, sizes)
         earlier = {}
         for before in range(number):
@@ -309,13 +328,11 @@ class Machine:
 
 def check_out(name: str, array: np.ndarray, shape: tuple[int, ...], dtype: np.dtype) -> None:
     """Refuses an `out` array that results cannot be written into."""
-    if (
-        array.dtype != dtype
-        or array.shape != shape
-        or not array.flags.c_contiguous
-        or not array.flags.writeable
-    ):
+    flags = array.flags
+    wrong = [w for w, right in (("read-only", flags.writeable), ("strided", flags.c_contiguous)) if not right]
+    wrong += [] if flags.aligned else ["unaligned"]
+    if array.dtype != dtype or array.shape != shape or wrong:
         raise InputError(
             f'out "{name}": expected a writable C-contiguous {dtype} array of shape {shape}, '
-            f"got {array.dtype} {array.shape}"
+            f"got {array.dtype} {array.shape}{''.join(f', {w}' for w in wrong)}"
         )

@@ -9,6 +9,7 @@ from typing import Literal
 from tallow.dim import Dim
 from tallow.graph import Location, Type
 from tallow.kernel.grammar import Kernel
+from tallow.schedule.checks import Check
 
 SlotKind = Literal["input", "output", "constant", "temporary", "host"]
 
@@ -76,7 +77,8 @@ class Program:
     """Everything a run needs but the machine code and the constants' bytes.
 
     constants: slot -> key of the array in the executable's constants. lengths: arena bytes are planned
-    when sizes are bound. symbols: name -> (lower, upper) bounds of the sizes that inputs bind.
+    when sizes are bound. symbols: name -> (lower, upper) bounds of the sizes that inputs bind. checks:
+    what must hold of sizes once they are known.
     """
 
     name: str
@@ -88,6 +90,7 @@ class Program:
     constants: Mapping[int, str]
     steps: tuple[Step, ...]
     symbols: Mapping[str, tuple[int, int | None]] = field(default_factory=dict)
+    checks: tuple[Check, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

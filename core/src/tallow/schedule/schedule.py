@@ -15,6 +15,7 @@ from tallow.lower.group import Declined, Group, KernelCall, Lowering, Temporary
 from tallow.lower.pointwise import lower_pointwise
 from tallow.ops import OPS
 from tallow.passes.decompose import decompose
+from tallow.schedule.checks import checks_of
 from tallow.schedule.fuse import Rules, fuse
 from tallow.schedule.program import ControlStep, HostStep, KernelStep, Program, Scheduled, Slot, Step
 
@@ -127,6 +128,7 @@ class _Draft:
             self.constants,
             tuple(self.steps),
             {name: (s.lower, s.upper) for name, s in found.items()},
+            checks_of(graph),
         )
 
     def write_views_in_place(self, outputs: Sequence[int]) -> None:

@@ -27,6 +27,7 @@ OLDEST_OPSET = 7
 # What handlers run into when a node breaks its operator's schema.
 _MALFORMED = (TypeError, ValueError, IndexError, KeyError, AttributeError, ArithmeticError, RuntimeError)
 DEEPEST = 64  # levels of subgraphs and functions
+GROWTH, LEAST = 64, 10_000  # nodes, functions written out, for each node of the file; and in any case
 assert families
 
 
@@ -67,6 +68,7 @@ class _Importer:
         self.functions = {(f.domain, f.name): f for f in model.functions}
         self.problems: dict[str, None] = {}
         self.depth = 0
+        self.read, self.most = 0, max(LEAST, GROWTH * _count(model))
         self.renamed: dict[str, str] = {}
         self.inputs: tuple[Value, ...] = ()
         self.sizes: set[str] = set()
@@ -127,8 +129,9 @@ class _Importer:
         context.scope[name] = value
 
     def _inputs(self, context: Context, proto: onnx.GraphProto) -> None:
+        defaults = set(context.names)
         for info in proto.input:
-            if info.name in context.scope:
+            if info.name in defaults:
                 continue  # an initializer: a default that Tallow keeps constant
             value = Value(
                 context.builder.unique(info.name), self.type_of(info.type, f'input "{info.name}"', context)
@@ -160,7 +163,7 @@ class _Importer:
         name = _identifier(dim.dim_param)  # "?" and the like name nothing
         if name:
             if dim.dim_param not in self.renamed:
-                self.renamed[dim.dim_param] = context.builder.unique(name)
+                self.renamed[dim.dim_param] = context.builder.size_name(name)
             return self._size(self.renamed[dim.dim_param], dim.dim_param)
         return self._size(str(context.builder.fresh_symbol("d")))
 
@@ -193,6 +196,9 @@ class _Importer:
             self.depth -= 1
 
     def _node(self, context: Context, node: onnx.NodeProto, opsets: dict[str, int]) -> None:
+        self.read += 1
+        if self.read > self.most:
+            raise ImportFailed(f"{self.source}: its functions written out are more than {self.most} nodes")
         where = Location(node.name or (node.output[0] if node.output else ""), node.op_type, self.source)
         context.builder.location = where
         missing = [n for n in node.input if n and n not in context.scope]
@@ -298,6 +304,11 @@ class _Importer:
         self._nodes(inside, proto.node, self.opsets)
         context.builder.location = location
         return tuple(inside.scope.get(o.name) for o in proto.output)
+
+
+def _count(model: onnx.ModelProto) -> int:
+    """Nodes of a model's graph and functions, those of subgraphs not counted."""
+    return len(model.graph.node) + sum(len(f.node) for f in model.functions)
 
 
 def _resolve_references(node: onnx.NodeProto, values: dict[str, onnx.AttributeProto]) -> None:

@@ -152,8 +152,8 @@ def _external(tensor: TensorProto, folder: Path | None, where: str) -> np.ndarra
             f"{where}: its data is in another file, and a model in memory has no folder: load it from its path"
         )
     name = facts.get("location", "")
-    path = (folder / name).resolve()
-    if not name or Path(name).is_absolute() or not path.is_relative_to(folder.resolve()):
+    path = (folder / name.replace("\0", "")).resolve()
+    if not name or "\0" in name or Path(name).is_absolute() or not path.is_relative_to(folder.resolve()):
         raise ImportFailed(f"{where}: external data {name!r} is outside the model's folder, which is refused")
     if not path.is_file():
         raise ImportFailed(f"{where}: external data file {name!r} is missing beside the model")

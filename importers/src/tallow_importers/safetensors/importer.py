@@ -29,14 +29,14 @@ def load(path: str | Path, dims: Mapping[str, int] | None = None) -> Graph:
         raise ImportFailed(
             f"{config_path} is no model configuration: expected JSON with a model_type"
         ) from None
-    if kind not in ARCHITECTURES:
+    if not isinstance(kind, str) or kind not in ARCHITECTURES:
         raise ImportFailed(
             f"model type {kind!r} is not supported: expected one of {', '.join(ARCHITECTURES)}"
         )
     config["normalize"] = _normalizes(folder)
     try:
         graph = ARCHITECTURES[kind](Weights(path), config)
-    except (KeyError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
         raise ImportFailed(f"{config_path}: {type(error).__name__}: {error}") from error
     return bind_dims(graph, dims) if dims else graph
 

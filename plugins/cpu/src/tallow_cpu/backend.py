@@ -15,6 +15,7 @@ from tallow.kernel.grammar import Kernel
 from tallow_cpu.lowerings import LOWERINGS
 from tallow_cpu.passes import PASSES
 from tallow_cpu.runtime.module import Module, aligned
+from tallow_cpu.runtime.source import INTERFACE
 from tallow_cpu.runtime.threads import usable_cores
 from tallow_cpu.targets import cpuinfo, host_flags, make_target, missing_features
 
@@ -73,11 +74,17 @@ class CpuDevice:
         self.info = info
 
     def load(self, code: Code) -> Module:
-        """Maps the code; ArtifactError when this machine lacks an instruction set it needs."""
+        """Maps the code; ArtifactError when this machine lacks an instruction set it needs, or this version
+        speaks with code otherwise."""
         machine = code.notes.get("machine", "x86_64")
         if machine != platform.machine():
             raise ArtifactError(
                 f"compiled for {machine}, and this machine is {platform.machine()}: compile for it"
+            )
+        interface = code.notes.get("interface")
+        if interface != INTERFACE:
+            raise ArtifactError(
+                f"compiled by a tallow-cpu with interface {interface}, and this one has {INTERFACE}: compile again"
             )
         missing = missing_features(f for f in code.notes.get("features", "").split(",") if f)
         if missing:

@@ -18,7 +18,7 @@ from tallow_cpu import elf
 from tallow_cpu.llvm import native
 from tallow_cpu.llvm.functions import NATIVE
 from tallow_cpu.llvm.printer import print_kernel
-from tallow_cpu.runtime.source import ENTRIES, PLATFORMS, runtime_ir
+from tallow_cpu.runtime.source import ENTRIES, INTERFACE, PLATFORMS, runtime_ir
 from tallow_cpu.runtime.threads import usable_cores
 from tallow_cpu.targets import abilities, base_of, machine_of, tuning
 
@@ -49,7 +49,11 @@ def compile_kernels(kernels: Sequence[Kernel], target: Target) -> Code:
         offsets[text] = len(blob) + entry
         blob += parts[text][_HEAD.size :]
     entries = {name: offsets[text] for name, text in texts.items()}
-    notes = {"features": ",".join(target.features), "machine": machine_of(base_of(target).triple)}
+    notes = {
+        "features": ",".join(target.features),
+        "machine": machine_of(base_of(target).triple),
+        "interface": INTERFACE,
+    }
     return Code(bytes(blob), entries, {"runtime": runtime_blob(target)}, notes)
 
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+INTERFACE = "1"  # of state, step table and entries: changes when any of them does
 STATE_BYTES = 448
 IMPORTS = {"syscall": 384, "pthread_create": 392, "clock_gettime": 400}
 SPINS_AT = 416
