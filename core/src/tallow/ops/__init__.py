@@ -13,7 +13,9 @@ from tallow.ops import (
     recurrent,
     reduction,
     scatter,
+    sequences,
     sorting,
+    strings,
     window,
 )
 from tallow.ops.table import OPS, Op, Read, op, register
@@ -36,6 +38,8 @@ __all__ = [
     "reduction",
     "register",
     "scatter",
+    "sequences",
     "sorting",
+    "strings",
     "window",
 ]

@@ -16,8 +16,10 @@ from tallow_importers.onnx.families import (
     recurrent,
     reduction,
     resize,
+    sequences,
     shape,
     signal,
+    strings,
 )
 
 __all__ = [
@@ -36,6 +38,8 @@ __all__ = [
     "recurrent",
     "reduction",
     "resize",
+    "sequences",
     "shape",
     "signal",
+    "strings",
 ]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import onnx
 
-from tallow.dim import symbol
+from tallow.dim import symbol, symbols
 from tallow.dtype import bool_, i64
 from tallow.errors import GraphError, ImportFailed
-from tallow.graph import TensorType, Value, type_symbols
+from tallow.graph import VARIES, TensorType, Value, replace_sizes, type_symbols
 from tallow.ops.control import join_types
 from tallow_importers.onnx.context import Context, NodeView
 from tallow_importers.onnx.registry import onnx_op
@@ -67,15 +67,16 @@ def _local(graph) -> set[str]:
 
 
 def _rename(context: Context, type_, local: set[str]):
+    """The type outside a region: sizes bound inside it get fresh names, or vary in a sequence."""
+
+    def is_local(dim) -> bool:
+        return not isinstance(dim, int) and bool(set(symbols(dim)) & local)
+
     if not isinstance(type_, TensorType):
-        return type_, ()
-    dims, names = [], []
-    for dim in type_.shape:
-        if not isinstance(dim, int) and set(type_symbols(TensorType(type_.dtype, (dim,)))) & local:
-            names.append(context.fresh_name())
-            dim = symbol(names[-1])
-        dims.append(dim)
-    return TensorType(type_.dtype, tuple(dims)), tuple(names)
+        return replace_sizes(type_, lambda dim: VARIES if is_local(dim) else dim), ()
+    names = [context.fresh_name() for dim in type_.shape if is_local(dim)]
+    fresh = map(symbol, names)
+    return replace_sizes(type_, lambda dim: next(fresh) if is_local(dim) else dim), tuple(names)
 
 
 def emit_loop(
@@ -186,5 +187,5 @@ def _scan_body(context, proto, names, states, sequences, axes, backwards, types)
         if back:
             at = builder.sub(builder.sub(inside.size(sequence.shape[axis]), 1), iteration)
         inside.scope[name] = builder.gather(sequence, at, axis=axis)
-    results = context.importer.inline(inside, proto)
+    results = inside.inline(proto)
     return builder.finish([builder.scalar(True, bool_), *results])
