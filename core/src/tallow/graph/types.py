@@ -116,6 +116,9 @@ def cover(a: Type, b: Type) -> Type:
             return type(a)(cover(a.element, b.element))
         case (MapType(), MapType()) if a.key == b.key:
             return MapType(a.key, cover(a.element, b.element))
+        case (OptionalType(), other) | (other, OptionalType()):
+            optional = a if isinstance(a, OptionalType) else b
+            return OptionalType(cover(optional.element, other))
     raise GraphError(f"{a} and {b}: expected values of one kind and dtype")
 
 

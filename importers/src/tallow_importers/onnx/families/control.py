@@ -79,6 +79,16 @@ def _rename(context: Context, type_, local: set[str]):
     return replace_sizes(type_, lambda dim: next(fresh) if is_local(dim) else dim), tuple(names)
 
 
+def _widen(context: Context, have, got, changing: list[str]):
+    """The type that covers what goes into an iteration and what comes out; a size known to change stays."""
+    joined, names = join_types(have, got, context.fresh_name)
+    if not isinstance(have, TensorType):
+        return joined, names
+    kept = [old if str(old) in changing else new for old, new in zip(have.shape, joined.shape, strict=True)]
+    fresh = {str(d) for d in kept}
+    return TensorType(have.dtype, tuple(kept)), tuple(n for n in names if n in fresh)
+
+
 def emit_loop(
     context: Context, trips: Value, condition: Value, carried: list[Value], body_of
 ) -> tuple[Value, ...]:
@@ -91,9 +101,9 @@ def emit_loop(
         results = [v.type for v in body.outputs[1 : 1 + len(types)]]
         new, moved = [], False
         for have, got in zip(types, results, strict=True):
-            joined, names = join_types(have, got, context.fresh_name)
+            joined, names = _widen(context, have, _rename(context, got, _local(body))[0], changing)
             changing += names
-            moved |= bool(names)
+            moved |= joined != have
             new.append(joined)
         if not moved:
             break

@@ -9,14 +9,37 @@ import numpy as np
 from tallow.dim import floordiv
 from tallow.dtype import f32, i64
 from tallow.graph import Value
+from tallow_importers.onnx.axes import read_shape
 from tallow_importers.onnx.context import Context, NodeView
 from tallow_importers.onnx.registry import onnx_op
 
 
 @onnx_op("DFT", since=20)
 def dft_20(context: Context, node: NodeView) -> Value:
-    axis = -2 if node.input(2) is None else int(context.constant(node.input(2), "an axis").reshape(()))
-    return _dft(context, node, axis)
+    if node.input(2) is None:
+        return _dft(context, node, -2)
+    known = context.array(node.input(2))
+    return _dft_anywhere(context, node) if known is None else _dft(context, node, int(known.reshape(())))
+
+
+def _dft_anywhere(context: Context, node: NodeView) -> Value:
+    """An axis that is data: the tensor is seen as [before, axis, after, part] for sizes the run tells."""
+    x, length, axis = (node.input(i) for i in range(3))
+    b, rank = context.builder, x.rank
+    at = b.reshape(b.cast(axis, dtype=i64), shape=(1,))
+    at = b.select(b.lt(at, 0), b.add(at, rank), at)
+    place = b.iota(shape=(rank - 1,), axis=0, dtype=i64)
+    sizes = context.shape_tensor(x.shape[:-1])
+
+    def extent(here: Value) -> Value:
+        return b.reduce(b.select(here, sizes, 1), function="mul", axes=(0,), keepdims=True)
+
+    seen = b.concat(*(extent(b.emit(test, place, at)) for test in ("lt", "eq", "gt")), axis=0)
+    before, size, after = read_shape(context, seen)
+    view = b.reshape(x, shape=(before, size, after, x.shape[-1]))
+    y = _dft(context, NodeView(node.proto, [view, length], node.attributes, node.opset), 1)
+    dims = b.select(b.eq(place, at), context.size(y.shape[1]), sizes)
+    return b.reshape(y, shape=(*read_shape(context, dims), y.shape[-1]))
 
 
 @onnx_op("DFT")

@@ -51,7 +51,9 @@ def regex_full_match(context: Context, node: NodeView) -> Value:
     """RE2's syntax as Python's; what only one of the two can say is refused."""
     pattern = node.attribute("pattern", "")
     if _BEYOND.search(pattern):
-        context.unsupported(f"the pattern {pattern!r}: lookaround, back references and \\p are not RE2's or not ours")
+        context.unsupported(
+            f"the pattern {pattern!r}: lookaround, back references and \\p are not RE2's or not ours"
+        )
     translated = re.sub(
         r"\[:(\w+):\]", lambda m: _CLASSES.get(m.group(1), m.group(0)), pattern.replace(r"\z", r"\Z")
     )
