@@ -194,9 +194,11 @@ register(
     Op(
         "optional",
         "host",
-        lambda types, attributes: (OptionalType(cover(attributes["element"], types[0])),)
-        if types
-        else (OptionalType(attributes["element"]),),
+        lambda types, attributes: (
+            (OptionalType(cover(attributes["element"], types[0])),)
+            if types
+            else (OptionalType(attributes["element"]),)
+        ),
         lambda arrays, attributes: (_own(arrays[0]) if arrays else None,),
         arity=(0, 1),
     )

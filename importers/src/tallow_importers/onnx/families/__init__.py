@@ -8,6 +8,7 @@ from tallow_importers.onnx.families import (
     elementwise,
     filling,
     gather,
+    images,
     matmul,
     microsoft,
     ml,
@@ -18,11 +19,13 @@ from tallow_importers.onnx.families import (
     recurrent,
     reduction,
     resize,
+    sampling,
     sequences,
     shape,
     signal,
     slicing,
     strings,
+    training,
 )
 
 __all__ = [
@@ -33,6 +36,7 @@ __all__ = [
     "elementwise",
     "filling",
     "gather",
+    "images",
     "matmul",
     "microsoft",
     "ml",
@@ -43,9 +47,11 @@ __all__ = [
     "recurrent",
     "reduction",
     "resize",
+    "sampling",
     "sequences",
     "shape",
     "signal",
     "slicing",
     "strings",
+    "training",
 ]

@@ -75,62 +75,6 @@ def _corner(context: Context, x: Value, y_at: Value, x_at: Value, inside: Value 
     return b.select(b.reshape(inside, shape=(n, 1, points)), picked, b.scalar(0, x.dtype))
 
 
-@onnx_op("GridSample")
-def grid_sample(context: Context, node: NodeView) -> Value:
-    x, grid = node.inputs
-    b = context.builder
-    mode = {"bilinear": "linear", "bicubic": "cubic"}.get(
-        node.attribute("mode", "linear"), node.attribute("mode", "linear")
-    )
-    if x.rank != 4 or mode == "cubic":
-        context.unsupported("sampling that is cubic or not in two dimensions")
-    n, c, h, w = x.shape
-    rows, columns = grid.shape[1:3]
-    points = rows * columns
-    padding, aligned = node.attribute("padding_mode", "zeros"), bool(node.attribute("align_corners", 0))
-
-    def coordinate(number: int, size) -> Value:
-        part = b.slice(grid, starts=(0, 0, 0, number), steps=(1,) * 4, shape=(n, rows, columns, 1))
-        at = b.reshape(part, shape=(n, points))
-        length = context.size(size, x.dtype)
-        if aligned:
-            return b.mul(b.mul(b.add(at, 1), 0.5), b.sub(length, 1))
-        return b.mul(b.sub(b.mul(b.add(at, 1), length), 1), 0.5)
-
-    def brought_inside(at: Value, size) -> Value:
-        length = context.size(size, x.dtype)
-        if padding == "border":
-            return b.max(b.min(at, b.sub(length, 1)), 0)
-        if padding == "reflection":
-            low = b.scalar(0 if aligned else -0.5, x.dtype)
-            span = b.sub(length, 1) if aligned else length
-            span = b.max(span, 1e-6)
-            turned = b.mod(b.sub(at, low), b.mul(span, 2))
-            folded = b.select(b.gt(turned, span), b.sub(b.mul(span, 2), turned), turned)
-            return b.max(b.min(b.add(folded, low), b.sub(length, 1)), 0)
-        return at
-
-    xs, ys = brought_inside(coordinate(0, w), w), brought_inside(coordinate(1, h), h)
-
-    def pick(y_at: Value, x_at: Value) -> Value:
-        yi, xi = b.cast(y_at, dtype=i64), b.cast(x_at, dtype=i64)
-        inside = None
-        if padding == "zeros":
-            tests = [b.ge(yi, 0), b.lt(yi, context.size(h)), b.ge(xi, 0), b.lt(xi, context.size(w))]
-            inside = b.and_(b.and_(tests[0], tests[1]), b.and_(tests[2], tests[3]))
-        return _corner(context, x, yi, xi, inside)
-
-    if mode == "nearest":
-        result = pick(b.round(ys), b.round(xs))
-    else:
-        y0, x0 = b.floor(ys), b.floor(xs)
-        fy, fx = (b.reshape(b.sub(at, base), shape=(n, 1, points)) for at, base in ((ys, y0), (xs, x0)))
-        top = _mix(b, pick(y0, x0), pick(y0, b.add(x0, 1)), fx)
-        bottom = _mix(b, pick(b.add(y0, 1), x0), pick(b.add(y0, 1), b.add(x0, 1)), fx)
-        result = _mix(b, top, bottom, fy)
-    return b.reshape(result, shape=(n, c, rows, columns))
-
-
 def _mix(b, low: Value, high: Value, share: Value) -> Value:
     return b.add(b.mul(low, b.add(b.neg(share), 1.0)), b.mul(high, share))
 
