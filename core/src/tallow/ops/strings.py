@@ -8,7 +8,7 @@ import numpy as np
 
 from tallow.dim import symbol
 from tallow.dtype import bool_, f32, i64, string
-from tallow.errors import GraphError
+from tallow.errors import GraphError, InputError
 from tallow.graph import MapType, SequenceType, TensorType
 from tallow.ops.rules import broadcast_shapes, rank_is, tensors
 from tallow.ops.table import Op, register
@@ -72,6 +72,44 @@ def _evaluate_split(arrays, attributes):
     return objects([s for row in padded for s in row], (*x.shape, width)), counts.reshape(x.shape)
 
 
+def _infer_tokenize(types, attributes):
+    (type_,) = _strings("tokenize", types)
+    return (TensorType(string, (*type_.shape, symbol(attributes["defines"][0]))),)
+
+
+def _evaluate_tokenize(arrays, attributes):
+    """Tokens of each string, padded to the most that any has. They match `expression`, or stand between
+    matches of `separators`; without either every character is one."""
+    (x,) = arrays
+    expression, separators = attributes["expression"], attributes["separators"]
+    least, mark = attributes["least"], attributes["mark"]
+    if expression:
+        cut = re.compile(f"(?:{expression})", re.ASCII).finditer
+    pattern = re.compile("|".join(f"(?:{s})" for s in separators), re.ASCII) if separators else None
+
+    def tokens(text: str) -> list[str]:
+        if expression:
+            found = [m.group(0) for m in cut(text)]
+        else:
+            found = list(text) if pattern is None else _between(pattern, text)
+        found = [t for t in found if t and len(t) >= least]
+        return ["\x02", *found, "\x03"] if mark else found
+
+    rows = [tokens(_text(s)) for s in x.reshape(-1).tolist()]
+    width = max(map(len, rows), default=0)
+    padded = [row + [attributes["pad"]] * (width - len(row)) for row in rows]
+    return (objects([t for row in padded for t in row], (*x.shape, width)),)
+
+
+def _between(pattern: re.Pattern, text: str) -> list[str]:
+    """What stands between the matches of a pattern."""
+    parts, start = [], 0
+    for match in pattern.finditer(text):
+        parts.append(text[start : match.start()])
+        start = match.end()
+    return [*parts, text[start:]]
+
+
 def _infer_normalize(types, attributes):
     (type_,) = _strings("string_normalize", types)
     if type_.rank not in (1, 2):
@@ -116,6 +154,20 @@ def _evaluate_lookup(arrays, attributes):
     if x.dtype.kind == "f":
         found |= np.isnan(keys[place]) & np.isnan(x)
     return (np.where(found, values[place], default).astype(values.dtype),)
+
+
+def _infer_known(types, attributes):
+    (type_,) = tensors("known_only", types)
+    return (type_,)
+
+
+def _evaluate_known(arrays, attributes):
+    """The operand itself; InputError for an element that is none of the keys."""
+    (x,) = arrays
+    strange = x[~np.isin(x, attributes["keys"])]
+    if strange.size:
+        raise InputError(f"known_only: {strange[0]} is none of the {len(attributes['keys'])} categories")
+    return (x,)
 
 
 def _infer_ngrams(types, attributes):
@@ -210,8 +262,10 @@ def _evaluate_spread(arrays, attributes):
 register(Op("string_concat", "host", _infer_concat, _evaluate_concat, arity=(2, 2)))
 register(Op("string_split", "host", _infer_split, _evaluate_split))
 register(Op("string_normalize", "host", _infer_normalize, _evaluate_normalize))
+register(Op("tokenize", "host", _infer_tokenize, _evaluate_tokenize))
 register(Op("regex_match", "host", _infer_match, _evaluate_match))
 register(Op("lookup", "host", _infer_lookup, _evaluate_lookup))
+register(Op("known_only", "host", _infer_known, _evaluate_known))
 register(Op("ngrams", "host", _infer_ngrams, _evaluate_ngrams))
 register(Op("zip_map", "host", _infer_zip, _evaluate_zip))
 register(Op("map_spread", "host", _infer_spread, _evaluate_spread))

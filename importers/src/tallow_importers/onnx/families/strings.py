@@ -46,10 +46,8 @@ def string_split(context: Context, node: NodeView):
     )
 
 
-@onnx_op("RegexFullMatch")
-def regex_full_match(context: Context, node: NodeView) -> Value:
+def _expression(context: Context, pattern: str) -> str:
     """RE2's syntax as Python's; what only one of the two can say is refused."""
-    pattern = node.attribute("pattern", "")
     if _BEYOND.search(pattern):
         context.unsupported(
             f"the pattern {pattern!r}: lookaround, back references and \\p are not RE2's or not ours"
@@ -61,7 +59,26 @@ def regex_full_match(context: Context, node: NodeView) -> Value:
         re.compile(translated, re.ASCII)
     except re.error as error:
         context.unsupported(f"the pattern {pattern!r} ({error})")
-    return context.builder.regex_match(node.input(0), pattern=translated)
+    return translated
+
+
+@onnx_op("RegexFullMatch")
+def regex_full_match(context: Context, node: NodeView) -> Value:
+    pattern = _expression(context, node.attribute("pattern", ""))
+    return context.builder.regex_match(node.input(0), pattern=pattern)
+
+
+@onnx_op("Tokenizer", domain="com.microsoft")
+def tokenizer(context: Context, node: NodeView) -> Value:
+    return context.builder.tokenize(
+        node.input(0),
+        expression=_expression(context, node.attribute("tokenexp", "")),
+        separators=tuple(_expression(context, s) for s in node.attribute("separators", ()) if s),
+        pad=node.attribute("pad_value"),
+        least=node.attribute("mincharnum", 1),
+        mark=bool(node.attribute("mark", 0)),
+        defines=(context.fresh_name(),),
+    )
 
 
 @onnx_op("StringNormalizer")
