@@ -292,12 +292,17 @@ class Machine:
         root = root_of(self.program, slot)
         value = self._view(frame, slot)
         given = frame.out.get(position)
+        if not isinstance(value, np.ndarray):
+            if given is not None:
+                name, type_ = self.program.output_names[position], self.program.slots[root].type
+                raise InputError(f'out "{name}": expected no array for a result of type {type_}')
+            return fresh(value)
         if given is not None and value is not given:
             check_out(self.program.output_names[position], given, value.shape, value.dtype)
             np.copyto(given, value)
             return given
         first = self.program.outputs.index(slot) == position
-        if not isinstance(value, np.ndarray) or (self.program.slots[root].kind == "output" and first):
+        if self.program.slots[root].kind == "output" and first:
             return value
         mine = self.program.slots[root].kind == "host" and not any(
             np.may_share_memory(value, frame.arrays[s])
@@ -305,6 +310,13 @@ class Machine:
             if isinstance(frame.arrays[s], np.ndarray)
         )
         return value if mine and root in self.program.outputs else value.copy()
+
+
+def fresh(value):
+    """A sequence, map or absent value whose arrays belong to the caller alone."""
+    if isinstance(value, list):
+        return [fresh(v) for v in value]
+    return value.copy() if isinstance(value, (np.ndarray, dict)) else value
 
 
 def check_out(name: str, array: np.ndarray, shape: tuple[int, ...], dtype: np.dtype) -> None:

@@ -112,12 +112,10 @@ def svm_classifier(context: Context, node: NodeView):
         decisions = b.add(decisions, float(node.attribute("rho")[0]))
         scores, place = decisions, best(context, decisions)
     else:
-        decisions = _decisions(context, node, x, sizes)
+        scores = decisions = _decisions(context, node, x, sizes)
+        place = _elected(context, decisions, len(sizes))
         if node.attribute("prob_a"):
             scores = _probabilities(context, node, decisions, len(sizes))
-            place = best(context, scores)
-        else:
-            scores, place = decisions, _elected(context, decisions, len(sizes))
     if scores.shape[1] == 1:
         scores = both_scores(context, scores, kind, complement=False)
     else:
