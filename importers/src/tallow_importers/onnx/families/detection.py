@@ -140,3 +140,36 @@ def roi_align(context: Context, node: NodeView) -> Value:
     if node.attribute("mode", "avg") == "max":
         return b.reduce(grid, function="max", axes=(3, 5), keepdims=False)
     return b.div(b.reduce(grid, function="add", axes=(3, 5), keepdims=False), float(ratio * ratio))
+
+
+@onnx_op("MaxRoiPool")
+def max_roi_pool(context: Context, node: NodeView) -> Value:
+    """The maximum of each bin of each region; of an empty bin, 0."""
+    x, rois = node.inputs
+    b, scale = context.builder, node.attribute("spatial_scale", 1.0)
+    count, batch = rois.shape[0], b.reshape(_roi_column(context, rois, 0), shape=(rois.shape[0],))
+    data = b.gather(x, b.cast(batch, dtype=i64), axis=0)
+    edges = [b.floor(b.add(b.mul(_roi_column(context, rois, i), scale), 0.5)) for i in range(1, 5)]
+    lowest = b.constant(np.array(-np.inf, x.dtype.numpy))
+    for axis, bins, low, high in zip(
+        (2, 3), node.attribute("pooled_shape"), edges[1::-1], edges[3:1:-1], strict=True
+    ):
+        size = data.shape[axis]
+        step = b.div(b.max(b.add(b.sub(high, low), 1.0), 1.0), float(bins))
+        line = b.iota(shape=(1, bins), axis=1, dtype=x.dtype)
+        start = b.add(b.floor(b.mul(line, step)), low)
+        stop = b.add(b.ceil(b.mul(b.add(line, 1.0), step)), low)
+        at = b.iota(shape=(1, 1, size), axis=2, dtype=x.dtype)
+        start, stop = (b.reshape(v, shape=(count, bins, 1)) for v in (start, stop))
+        inside = b.and_(b.ge(at, start), b.lt(at, stop))
+        # The axis [size] becomes [bins, size], of which the maximum over what is inside is taken.
+        shape = [count, *(1 for _ in range(axis - 1)), bins, size, *(1 for _ in data.shape[axis + 1 :])]
+        opened = b.reshape(data, shape=(*data.shape[:axis], 1, *data.shape[axis:]))
+        seen = b.select(b.reshape(inside, shape=tuple(shape)), opened, lowest)
+        data = b.reduce(seen, function="max", axes=(axis + 1,), keepdims=False)
+    return b.select(b.eq(data, -np.inf), b.scalar(0, x.dtype), data)
+
+
+def _roi_column(context: Context, rois: Value, number: int) -> Value:
+    """One number of each region, [regions, 1]."""
+    return context.builder.slice(rois, starts=(0, number), steps=(1, 1), shape=(rois.shape[0], 1))
