@@ -41,7 +41,7 @@ class UnrankedType:
     dtype: DType
 
     def __str__(self) -> str:
-        return f"{self.dtype}[...]"
+        return f"unranked({self.dtype})"
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import onnx
 
 from tallow.dim import symbol, symbols
@@ -23,7 +21,7 @@ def if_(context: Context, node: NodeView):
     then, otherwise = node.attribute("then_branch"), node.attribute("else_branch")
     if condition is not None:
         return context.inline(then if bool(condition.reshape(-1)[0]) else otherwise)
-    yes, no = _of_one_rank(context, *_branches(context, then, otherwise))
+    yes, no = _branches(context, then, otherwise)
     types, fresh = [], []
     for a, b in zip(yes.outputs, no.outputs, strict=True):
         try:
@@ -56,30 +54,14 @@ def _branches(context: Context, then, otherwise):
             errors.append(error)
     if len(errors) == 2:
         raise errors[0]
-    sound = next(region for region in made if region is not None)
-    return [_failing(context, sound, str(errors[0])) if region is None else region for region in made]
-
-
-def _failing(context: Context, sound, message: str):
-    """A region in place of one that cannot run, with the result types of the other branch."""
-    builder = context.builder.region("impossible")
-    types = tuple(v.type for v in sound.outputs)
-    failed = builder.emit("fail", types=types, message=message)
-    return builder.finish(list(failed) if isinstance(failed, tuple) else [failed])
-
-
-def _of_one_rank(context: Context, yes, no):
-    """The branches, of which that with results of lower rank fails when it is taken: a value has one rank."""
-    ranks = [tuple(getattr(v.type, "rank", 0) for v in region.outputs) for region in (yes, no)]
-    if ranks[0] == ranks[1] or len(ranks[0]) != len(ranks[1]):
-        return yes, no
-    results = zip(yes.outputs, no.outputs, strict=True)
-    kinds = ", ".join(f"{a.type} or {b.type}" for a, b in results if a.type != b.type)
-    message = f"the other branch has results of another rank ({kinds}), which Tallow's types cannot follow"
-    warnings.warn(f"{context.builder.location}: {message}: one branch fails if it is taken", stacklevel=2)
-    if ranks[0] < ranks[1]:
-        return _failing(context, no, message), no
-    return yes, _failing(context, yes, message)
+    if errors:
+        sound = next(region for region in made if region is not None)
+        builder = context.builder.region("impossible")
+        types = tuple(v.type for v in sound.outputs)
+        failed = builder.emit("fail", types=types, message=str(errors[0]))
+        region = builder.finish(list(failed) if isinstance(failed, tuple) else [failed])
+        made = [region if m is None else m for m in made]
+    return made
 
 
 def _local(graph) -> set[str]:
