@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx_support import agree, compiled, feed, one_node, oracle, results
 
+import tallow
 from tallow.errors import InputError
+from tallow_importers.onnx.importer import load_model_proto
 
 INTS = np.int64
 
@@ -21,10 +23,14 @@ def cuts(draw):
     axes = [a - draw(st.sampled_from([0, len(shape)])) for a in axes]
     ends = st.one_of(st.integers(-7, 7), st.sampled_from([2**40, -(2**40)]))
     rows = [(draw(ends), draw(ends), draw(st.sampled_from([1, 2, -1, -3]))) for _ in axes]
+    # Backwards from before the first element: ONNX starts at the first, numpy takes nothing.
+    rows = [
+        (max(s, -shape[a]) if step < 0 else s, e, step) for a, (s, e, step) in zip(axes, rows, strict=True)
+    ]
     return shape, axes, rows
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(cuts())
 def test_slices(tmp_path_factory, case):
     shape, axes, rows = case
@@ -49,7 +55,7 @@ def test_a_slice_without_a_step_is_refused(tmp_path):
         results(one_node("Slice", inputs), inputs, tmp_path)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(data=st.data())
 def test_axes_of_one_element_come_and_go(tmp_path_factory, data):
     shape = data.draw(st.lists(st.integers(1, 3), min_size=1, max_size=3))
@@ -71,7 +77,7 @@ def test_an_axis_of_more_elements_stays(tmp_path):
         results(one_node("Squeeze", inputs), inputs, tmp_path)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(data=st.data(), mode=st.sampled_from(["constant", "edge", "reflect"]))
 def test_pads(tmp_path_factory, data, mode):
     shape = data.draw(st.lists(st.integers(2, 4), min_size=1, max_size=3))
@@ -100,24 +106,24 @@ TRANSFORMS = ["half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align
 
 @pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
 @pytest.mark.parametrize("transform", TRANSFORMS)
-@pytest.mark.parametrize("by", ["scales", "sizes"])
 @pytest.mark.parametrize("antialias", [0, 1])
-def test_resizing(mode, transform, by, antialias, rng, tmp_path):
-    """Known while importing, of the run, and of symbolic sizes; against onnxruntime."""
+def test_resizing(mode, transform, antialias, rng, tmp_path):
+    """Known while importing, of the run, and of symbolic sizes. Sizes as onnxruntime, which rounds lengths
+    of fractional scales down for some transforms; scales as ONNX's reference."""
     if antialias and (mode == "nearest" or transform in ("align_corners", "half_pixel_symmetric")):
         pytest.skip("antialiasing is for linear and cubic of plain coordinates")
     x = rng.standard_normal((1, 2, 7, 5)).astype("f4")
     a = {"mode": mode, "coordinate_transformation_mode": transform, "antialias": antialias}
-    for factors in ((2.0, 1.0), (0.6, 0.8), (1.5, 2.5)):
-        scales = np.array([1, 1, *factors], "f4")
-        sizes = np.array([1, 2, round(7 * factors[0]), round(5 * factors[1])])
-        given_ = {"r": None, "s": scales} if by == "scales" else {"r": None, "s": None, "z": sizes}
-        inputs = {"x": x, **given_}
-        (want,) = oracle(one_node("Resize", inputs, **a), inputs, reference=False)
-        for constants, free in (((), ()), (("s", "z"), ()), (("s", "z"), ("x",)), ((), ("x",))):
+    scales, sizes = np.array([1, 1, 0.6, 2.5], "f4"), np.array([1, 2, 11, 4])
+    for given_, reference in (({"s": scales}, True), ({"s": None, "z": sizes}, False)):
+        inputs = {"x": x, "r": None, **given_}
+        (want,) = oracle(one_node("Resize", inputs, **a), inputs, reference)
+        for constants, free in ((("s", "z"), ()), (("s", "z"), ("x",)), ((), ("x",))):
             proto = one_node("Resize", inputs, constants=constants, free=free, **a)
-            (got,) = compiled(proto, tmp_path).run(feed(proto, inputs)).values()
+            got = tallow.evaluate(load_model_proto(proto), feed(proto, inputs))["y0"]
             np.testing.assert_allclose(got, want, 1e-4, 1e-5)
+        (got,) = compiled(proto, tmp_path).run(feed(proto, inputs)).values()
+        np.testing.assert_allclose(got, want, 1e-4, 1e-5)
 
 
 @pytest.mark.parametrize("policy", ["not_larger", "not_smaller"])

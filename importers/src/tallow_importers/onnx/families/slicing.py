@@ -73,7 +73,7 @@ def _spans(
         value = b.select(b.lt(value, 0), b.add(value, size), value)
         return b.max(b.min(value, limit), floor)
 
-    starts = normal(starts, 0)
+    starts = normal(starts, b.select(back, b.min(limit, 0), 0))  # -1 if there is nothing
     ends = normal(ends, b.neg(b.cast(back, dtype=i64)))
     distance = b.select(back, b.sub(starts, ends), b.sub(ends, starts))
     stride = b.max(b.abs(steps), 1)
@@ -92,7 +92,10 @@ def _span(start: Dim | None, end: Dim | None, step: int, size: Dim) -> tuple[Dim
         length = high - low
         count = length if step == 1 else floordiv(length + (step - 1), step)
         return low, non_negative(count)
-    low, high = _clamp(start, size, 0, size - 1), _clamp(end, size, -1, size - 1)
+    last = size - 1
+    from_end = isinstance(start, int) and (start == -1 or start >= 2**31 - 1)
+    low = last if from_end else _clamp(start, size, minimum(last, 0), last)  # -1 if there is nothing
+    high = _clamp(end, size, -1, last)
     if low is None or high is None:
         return None
     return low, non_negative(floordiv(low - high + (-step - 1), -step))
