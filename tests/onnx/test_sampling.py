@@ -118,6 +118,28 @@ def test_pools_of_regions(rng, tmp_path):
         agree(one_node("MaxRoiPool", inputs, pooled_shape=[3, 2], spatial_scale=scale), inputs, tmp_path)
 
 
+@pytest.mark.parametrize("ratio", [0, 2])
+@pytest.mark.parametrize("mode", ["avg", "max"])
+@pytest.mark.parametrize("transform", ["half_pixel", "output_half_pixel"])
+def test_aligned_regions(ratio, mode, transform, rng, tmp_path):
+    """Regions small, large, beyond the edge and turned over; as many samples as each needs, or a number."""
+    x = rng.standard_normal((2, 3, 9, 8)).astype("f4")
+    rois = np.array([[0, 0, 7, 8], [3.6, 2.2, 5.1, 6.9], [6, 6, 6, 6], [-3, 2, 12, 3], [5, 5, 2, 2]], "f4")
+    inputs = {"x": x, "r": rois, "b": np.array([0, 1, 1, 0, 1])}
+    a = {"sampling_ratio": ratio, "mode": mode, "output_height": 3, "output_width": 2, "spatial_scale": 0.7}
+    a["coordinate_transformation_mode"] = transform
+    agree(one_node("RoiAlign", inputs, free=("r", "b"), **a), inputs, tmp_path, rtol=1e-4, atol=1e-5)
+
+
+def test_cut_and_padded_about_the_middle(rng, tmp_path):
+    x = rng.standard_normal((5, 4, 3)).astype("f4")
+    for axes, target in (([0, 2], [2, 8]), ([-1, 1], [3, 7]), ([1], [1])):
+        inputs = {"x": x, "t": np.array(target)}
+        for free, constants in (((), ()), (("x",), ("t",)), (("x",), ())):
+            proto = one_node("CenterCropPad", inputs, free=free, constants=constants, axes=axes)
+            agree(proto, inputs, tmp_path, reference=True)
+
+
 @pytest.mark.parametrize("mode", ["linear", "circular"])
 def test_caches_written_in_place(mode, rng, tmp_path):
     cache, update = rng.standard_normal((2, 3, 6, 4)), rng.standard_normal((2, 3, 2, 4))

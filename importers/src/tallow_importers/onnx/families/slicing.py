@@ -212,17 +212,16 @@ def crop(
 
 @onnx_op("CenterCropPad")
 def center_crop_pad(context: Context, node: NodeView) -> Value:
+    """Cut and padded about the middle; where sizes are symbols, one of the two is by nothing."""
     x, b = node.input(0), context.builder
     target = context.require_dims(node.input(1), "a target shape")
     axes = [context.axis(a, x.rank) for a in node.attribute("axes") or range(x.rank)]
+    starts, kept, before, after = [0] * x.rank, list(x.shape), [0] * x.rank, [0] * x.rank
     for axis, size in zip(axes, target, strict=True):
         have = x.shape[axis]
-        if not isinstance(have, int) or not isinstance(size, int):
-            context.unsupported("sizes that are not known while importing")
-        before, after = [0] * x.rank, [0] * x.rank
-        before[axis] = (size - have) // 2 if size >= have else -((have - size) // 2)
-        after[axis] = size - have - before[axis]
-        x, low, high = crop(context, x, before, after)
-        if any(low) or any(high):
-            x = b.pad(x, before=tuple(low), after=tuple(high), mode="constant")
-    return x
+        kept[axis] = minimum(have, size)
+        starts[axis] = floordiv(have - kept[axis], 2)
+        before[axis] = floordiv(size - kept[axis], 2)
+        after[axis] = size - kept[axis] - before[axis]
+    x = b.slice(x, starts=tuple(starts), steps=(1,) * x.rank, shape=tuple(kept))
+    return b.pad(x, before=tuple(before), after=tuple(after), mode="constant")
