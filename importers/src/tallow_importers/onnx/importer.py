@@ -75,7 +75,7 @@ class _Importer:
     def __init__(self, model: onnx.ModelProto, folder: Path | None, source: str, dims: Mapping[str, int]):
         self.model, self.folder, self.source, self.dims = model, folder, source, dims
         self.opsets = self._opsets(model.opset_import)
-        self.functions = {(f.domain, f.name): f for f in model.functions}
+        self.functions = {(f.domain, f.name, f.overload): f for f in model.functions}
         self.problems: dict[str, None] = {}
         self.depth = 0
         self.renamed: dict[str, str] = {}
@@ -250,7 +250,7 @@ class _Importer:
         self, context: Context, node: onnx.NodeProto, domain: str, opset: int
     ) -> Sequence[Value | None]:
         inputs = [context.scope[n] for n in node.input]
-        function = self.functions.get((domain, node.op_type))
+        function = self.functions.get((domain, node.op_type, node.overload))
         handler = None if function is not None else REGISTRY.find(domain, node.op_type, opset)
         refused = None
         if handler is not None:
