@@ -209,6 +209,18 @@ def test_optionals(build):
     assert not places(path)
 
 
+def test_elements_that_are_results_belong_to_the_caller(build):
+    nodes = [helper.make_node("SequenceAt", ["s", "n"], [name]) for name in ("a", "b")]
+    nodes.append(helper.make_node("OptionalGetElement", ["o"], ["c"]))
+    inputs = [sequence("s", [2]), tensor("n", [], INT64), optional("o", [2])]
+    path, _ = build(nodes, inputs, [tensor(name, [2]) for name in "abc"])
+    given_, other = [np.ones(2, "f4")], np.ones(2, "f4")
+    results = tallow.compile(path)(given_, np.array(0), other)
+    arrays = [*results, *given_, other]
+    assert all(np.array_equal(r, given_[0]) for r in results)
+    assert not any(np.may_share_memory(a, b) for i, a in enumerate(arrays) for b in arrays[:i])
+
+
 def test_inputs_that_do_not_fit(build):
     path, _ = build(
         [helper.make_node("SequenceLength", ["s"], ["n"])], [sequence("s", [2])], [tensor("n", [], INT64)]

@@ -1,4 +1,4 @@
-"""Operators on strings and on dictionaries: arrays of Python strings, on the host."""
+"""Operators on strings, on tables of keys and values, and on dictionaries; on the host."""
 
 from __future__ import annotations
 
