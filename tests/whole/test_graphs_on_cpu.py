@@ -42,6 +42,18 @@ def test_products(m, k, n, constant):
     agree(b.finish({"y": y}), inputs, 1e-4)
 
 
+@settings(max_examples=40, deadline=None)
+@given(shape=st.lists(st.integers(1, 3), min_size=2, max_size=5), keep=st.lists(st.booleans(), min_size=5))
+def test_broadcasts_of_every_pattern(shape, keep):
+    """Axes of one element beside others, present or not, never change what is read."""
+    b = Builder()
+    small = [d if k else 1 for d, k in zip(shape, keep, strict=False)]
+    while small and small[0] == 1 and keep[-1]:
+        small = small[1:]
+    x, y = b.input("x", "f32", shape), b.input("y", "f32", small)
+    agree(b.finish({"z": b.sub(x, y)}), {"x": one(shape), "y": one(small, seed=1)}, 0)
+
+
 @pytest.mark.parametrize("dtype", ["f64", "f16", "bf16", "i32"])
 def test_products_of_other_dtypes(dtype):
     b = Builder()

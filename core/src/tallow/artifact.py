@@ -23,7 +23,15 @@ from tallow.compiled import Compiled
 from tallow.dim import Expr, parse_dim
 from tallow.dtype import DTYPES, DType, dtype
 from tallow.errors import ArtifactError, TallowError
-from tallow.graph import Location, OptionalType, SequenceType, TensorType
+from tallow.graph import (
+    Location,
+    MapType,
+    NothingType,
+    OptionalType,
+    SequenceType,
+    TensorType,
+    UnrankedType,
+)
 from tallow.schedule.checks import Check
 from tallow.schedule.program import ControlStep, HostStep, KernelStep, Program, Slot
 
@@ -60,6 +68,10 @@ def encode(value, tensors: _Tensors):
             return {"type": [value.dtype.name, [str(d) for d in value.shape]]}
         case SequenceType() | OptionalType():
             return {type(value).__name__: encode(value.element, tensors)}
+        case UnrankedType() | NothingType():
+            return {type(value).__name__: value.dtype.name}
+        case MapType():
+            return {"MapType": [value.key.name, encode(value.element, tensors)]}
         case np.ndarray():
             return {"array": tensors.add(f"attribute.{len(tensors.parts)}", value)}
         case tuple() | list():
@@ -87,6 +99,12 @@ def decode(value, arrays: Mapping[str, np.ndarray]):
             return SequenceType(decode(inner, arrays))
         case {"OptionalType": inner}:
             return OptionalType(decode(inner, arrays))
+        case {"UnrankedType": name}:
+            return UnrankedType(DTYPES[name])
+        case {"NothingType": name}:
+            return NothingType(DTYPES[name])
+        case {"MapType": [name, inner]}:
+            return MapType(DTYPES[name], decode(inner, arrays))
         case {"array": entry}:
             return _array(entry, arrays)
         case {"map": pairs}:

@@ -16,25 +16,43 @@ from tallow.graph.graph import (
 )
 from tallow.graph.parse import parse
 from tallow.graph.text import print_graph
-from tallow.graph.types import OptionalType, SequenceType, TensorType, Type, type_symbols
+from tallow.graph.types import (
+    VARIES,
+    MapType,
+    NothingType,
+    OptionalType,
+    SequenceType,
+    TensorType,
+    Type,
+    UnrankedType,
+    cover,
+    replace_sizes,
+    type_symbols,
+)
 
 __all__ = [
     "NOWHERE",
+    "VARIES",
     "Attribute",
     "Graph",
     "Location",
+    "MapType",
     "Node",
+    "NothingType",
     "OptionalType",
     "SequenceType",
     "TensorType",
     "Type",
+    "UnrankedType",
     "Value",
     "captured",
     "consumers",
+    "cover",
     "parse",
     "print_graph",
     "producers",
     "reads",
+    "replace_sizes",
     "type_symbols",
     "used_symbols",
     "walk",

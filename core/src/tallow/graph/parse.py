@@ -169,14 +169,22 @@ class _Parser:
         scanner = self.scanner
         token = scanner.kind("name", "a type such as f32[2, n]")
         if token.text in CONTAINERS:
-            scanner.want("(")
-            element = self.type()
+            made, are_dtypes = CONTAINERS[token.text]
+            parts = []
+            for position, is_dtype in enumerate(are_dtypes):
+                scanner.want("," if position else "(")
+                part = scanner.kind("name", "a dtype") if is_dtype else None
+                parts.append(self.type() if part is None else self.dtype(part))
             scanner.want(")")
-            return CONTAINERS[token.text](element)
-        if token.text not in DTYPES:
-            raise scanner.fault(f"there is no dtype {token.text!r}: expected {', '.join(DTYPES)}", token)
+            return made(*parts)
+        found = self.dtype(token)
         scanner.want("[")
-        return TensorType(DTYPES[token.text], tuple(scanner.listed(self.dim, "]")))
+        return TensorType(found, tuple(scanner.listed(self.dim, "]")))
+
+    def dtype(self, token: Token) -> DType:
+        if token.text not in DTYPES:
+            raise self.scanner.fault(f"there is no dtype {token.text!r}: expected {', '.join(DTYPES)}", token)
+        return DTYPES[token.text]
 
     def dim(self) -> Dim:
         token = self.scanner.peek()

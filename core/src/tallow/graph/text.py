@@ -24,11 +24,25 @@ from tallow.dim import Expr, symbols
 from tallow.dtype import DTYPES, DType, dtype
 from tallow.errors import GraphError
 from tallow.graph.graph import NOWHERE, Graph, Location, Node, Value, walk
-from tallow.graph.types import OptionalType, SequenceType, Type, type_symbols
+from tallow.graph.types import (
+    MapType,
+    NothingType,
+    OptionalType,
+    SequenceType,
+    Type,
+    UnrankedType,
+    type_symbols,
+)
 from tallow.scan import PLAIN_VALUE, quoted
 
 INLINE = 8  # elements of an array that are written out
-CONTAINERS = {"seq": SequenceType, "optional": OptionalType}  # types as they are written
+CONTAINERS = {  # types as they are written, and whether their parts are dtypes (else types)
+    "seq": (SequenceType, (False,)),
+    "optional": (OptionalType, (False,)),
+    "map": (MapType, (True, False)),
+    "unranked": (UnrankedType, (True,)),
+    "nothing": (NothingType, (True,)),
+}
 RESERVED = {*DTYPES, *CONTAINERS, "True", "False", "None", "inf", "nan", "dim"}
 
 Large = str | MutableMapping[str, np.ndarray]

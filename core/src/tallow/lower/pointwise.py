@@ -129,8 +129,8 @@ def collapse(group: Group) -> tuple[Group, dict[Value, Value]]:
         return group, {}
     runs: list[list[int]] = [[0]]
     for axis in range(1, rank):
-        same = all(pattern[axis] == pattern[runs[-1][-1]] or shape[axis] == 1 for pattern in patterns)
-        if same:
+        wide = [a for a in runs[-1] if shape[a] != 1]  # an axis of one element is in full and broadcast
+        if shape[axis] == 1 or not wide or all(p[axis] == p[wide[-1]] for p in patterns):
             runs[-1].append(axis)
         else:
             runs.append([axis])

@@ -7,6 +7,7 @@ from tallow.ops import (
     contraction,
     control,
     gather,
+    images,
     linear_algebra,
     movement,
     pointwise,
@@ -15,7 +16,9 @@ from tallow.ops import (
     recurrent,
     reduction,
     scatter,
+    sequences,
     sorting,
+    strings,
     window,
 )
 from tallow.ops.table import OPS, Op, Read, op, register
@@ -30,6 +33,7 @@ __all__ = [
     "contraction",
     "control",
     "gather",
+    "images",
     "linear_algebra",
     "movement",
     "op",
@@ -40,6 +44,8 @@ __all__ = [
     "reduction",
     "register",
     "scatter",
+    "sequences",
     "sorting",
+    "strings",
     "window",
 ]

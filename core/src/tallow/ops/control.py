@@ -6,16 +6,17 @@ from collections.abc import Callable
 
 from tallow.dim import symbol
 from tallow.errors import GraphError, InputError
-from tallow.graph import Graph, TensorType, Type
+from tallow.graph import Graph, TensorType, Type, cover
 from tallow.ops.table import Op, register
 
 
 def join_types(a: Type, b: Type, fresh: Callable[[], str]) -> tuple[Type, tuple[str, ...]]:
     """The type that covers both, and the new symbols for dims in which they differ."""
     if not isinstance(a, TensorType) or not isinstance(b, TensorType):
-        if a != b:
-            raise GraphError(f"branches give {a} and {b}: expected one type")
-        return a, ()
+        try:
+            return cover(a, b), ()
+        except GraphError:
+            raise GraphError(f"branches give {a} and {b}: expected one type") from None
     if a.dtype != b.dtype or a.rank != b.rank:
         raise GraphError(f"branches give {a} and {b}: expected one dtype and one rank")
     names: list[str] = []

@@ -1,4 +1,4 @@
-"""Determinants, inverses and Fourier transforms."""
+"""Determinants, inverses, Fourier transforms, and probabilities of classes from those of pairs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from tallow.errors import GraphError
 from tallow.graph import TensorType
-from tallow.ops.rules import axis_in, of_kind, tensors
+from tallow.ops.rules import axis_in, of_kind, rank_is, tensors
 from tallow.ops.table import Op, register
 
 
@@ -49,6 +49,41 @@ def _wide(array):
     return array.astype(np.float32) if array.dtype == np.float16 else array
 
 
+def _infer_couple(types, attributes):
+    (x,) = tensors("couple_pairs", types)
+    rank_is("couple_pairs", x, 2, "probabilities of pairs")
+    classes = attributes["classes"]
+    if isinstance(x.shape[1], int) and x.shape[1] != classes * (classes - 1) // 2:
+        raise GraphError(f"couple_pairs: {x} does not hold the pairs of {classes} classes")
+    return (TensorType(x.dtype, (x.shape[0], classes)),)
+
+
+def _evaluate_couple(arrays, attributes):
+    """Probabilities of classes that fit those of pairs best (Wu, Lin and Weng, 2004, method 2), every row
+    iterated until it has settled as LIBSVM does."""
+    (pairs,) = arrays
+    k, rows = attributes["classes"], len(pairs)
+    r = np.zeros((rows, k, k), np.float64)
+    first, second = np.triu_indices(k, 1)
+    r[:, first, second], r[:, second, first] = pairs, 1 - pairs.astype(np.float64)
+    q = -r.transpose(0, 2, 1) * r
+    q[:, range(k), range(k)] = (r**2).sum(1)
+    p = np.full((rows, k), 1 / k)
+    for _ in range(max(100, k)):
+        qp = np.einsum("nij,nj->ni", q, p)
+        pqp = (p * qp).sum(1)
+        moving = np.abs(qp - pqp[:, None]).max(1, initial=0.0) >= 0.005 / k
+        if not moving.any():
+            break
+        for t in range(k):
+            diff = np.where(moving, (pqp - qp[:, t]) / q[:, t, t], 0.0)
+            p[:, t] += diff
+            pqp = (pqp + diff * (diff * q[:, t, t] + 2 * qp[:, t])) / (1 + diff) ** 2
+            qp = (qp + diff[:, None] * q[:, t]) / (1 + diff)[:, None]
+            p /= (1 + diff)[:, None]
+    return (p.astype(pairs.dtype),)
+
+
 register(
     Op(
         "det",
@@ -66,3 +101,4 @@ register(
     )
 )
 register(Op("dft", "host", _infer_dft, _evaluate_dft))
+register(Op("couple_pairs", "host", _infer_couple, _evaluate_couple))

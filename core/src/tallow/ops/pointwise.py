@@ -94,8 +94,9 @@ for _row in SCALAR.values():
     )
 
 
-def convert(array: np.ndarray, to: DType, saturate: bool = True) -> np.ndarray:
-    """The meaning of cast: floats to integers truncate, to 8-bit floats saturate when asked."""
+def convert(array: np.ndarray, to: DType, saturate: bool = True, rounding: str = "up") -> np.ndarray:
+    """The meaning of cast: floats to integers truncate, to 8-bit floats saturate when asked. `rounding` is
+    that to powers of two (f8e8m0): up, down or nearest."""
     if to.kind == "string":
         return _to_string(array)
     if array.dtype == object:
@@ -113,6 +114,8 @@ def convert(array: np.ndarray, to: DType, saturate: bool = True) -> np.ndarray:
             return wrapped.astype(np.int8 if to.kind == "int" else np.uint8).astype(to.numpy)
         if to.is_integer and wide.dtype.kind == "f":
             return _truncate(wide, to)
+        if to.name == "f8e8m0" and array.dtype != to.numpy:
+            return _to_power(wide, to, saturate, rounding)
         if to.is_float and to.bits == 8 and to.name != "f8e8m0":
             return _to_float8(wide, to, saturate)
         return wide.astype(to.numpy)
@@ -138,6 +141,17 @@ def _to_float8(wide: np.ndarray, to: DType, saturate: bool) -> np.ndarray:
     if saturate:
         return np.where(over, np.copysign(limit, value), result.astype(np.float32)).astype(to.numpy)
     return result
+
+
+def _to_power(wide: np.ndarray, to: DType, saturate: bool, rounding: str) -> np.ndarray:
+    """Powers of two from 2**-127 to 2**127 (OCP microscaling formats 1.0); negative values give NaN."""
+    half, exponent = np.frexp(wide.astype(np.float64))
+    up = half > 0.5 if rounding == "up" else half >= 0.75 if rounding == "nearest" else half > 1
+    power = np.where(wide == 0, -128, np.where(np.isinf(wide), 128, exponent - 1 + up))
+    if saturate:
+        power = np.clip(power, -127, 127)
+    lost = np.isnan(wide) | (wide < 0) | (np.abs(power) > 127)
+    return np.where(lost, 255, power + 127).astype(np.uint8).view(to.numpy)
 
 
 def _to_string(array: np.ndarray) -> np.ndarray:
@@ -173,7 +187,7 @@ register(
         "cast",
         "pointwise",
         _infer_cast,
-        lambda arrays, a: (convert(arrays[0], a["dtype"], a.get("saturate", True)),),
+        lambda arrays, a: (convert(arrays[0], a["dtype"], a.get("saturate", True), a.get("rounding", "up")),),
         index=lambda node, index, read: cast(read(0, index), node["dtype"]),
     )
 )

@@ -1,4 +1,7 @@
-"""Random numbers, from numpy's Philox generator; a fresh seed for each run when none is given."""
+"""Random numbers; a fresh seed for each run when none is given.
+
+A seeded draw is that of numpy's RandomState (MT19937), which ONNX's reference implementation uses too.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,10 @@ from tallow.ops.rules import tensors
 from tallow.ops.table import Op, register
 
 
-def _generator(attributes) -> np.random.Generator:
+def _generator(attributes) -> np.random.RandomState:
     seed = attributes.get("seed")
-    key = None if seed is None else int(np.float32(seed).view(np.uint32))
-    return np.random.Generator(np.random.Philox(key))
+    unseeded = seed is None or np.isnan(seed)
+    return np.random.RandomState(None if unseeded else int(seed) % (1 << 32))
 
 
 def _infer(types, attributes):
@@ -34,7 +37,7 @@ def _infer_bernoulli(types, attributes):
 
 def _evaluate_bernoulli(arrays, a):
     (x,) = arrays
-    return ((_generator(a).random(x.shape) < x.astype(np.float64)).astype(a["dtype"].numpy),)
+    return (_generator(a).binomial(1, x.astype(np.float64), x.shape).astype(a["dtype"].numpy),)
 
 
 def _infer_multinomial(types, attributes):

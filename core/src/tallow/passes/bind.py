@@ -9,7 +9,7 @@ import numpy as np
 
 from tallow.dim import Expr, substitute, symbol
 from tallow.errors import GraphError
-from tallow.graph import Graph, Node, TensorType, Type, Value, type_symbols
+from tallow.graph import Graph, Node, Type, Value, replace_sizes, type_symbols
 
 
 def bind_dims(graph: Graph, dims: Mapping[str, int | tuple[int, int]]) -> Graph:
@@ -69,9 +69,7 @@ def _bind(graph: Graph, bindings: Mapping, values: dict[Value, Value]) -> Graph:
 
 
 def _type(type_: Type, bindings: Mapping) -> Type:
-    if not isinstance(type_, TensorType):
-        return type(type_)(_type(type_.element, bindings))
-    return TensorType(type_.dtype, tuple(substitute(d, bindings) for d in type_.shape))
+    return replace_sizes(type_, lambda dim: substitute(dim, bindings))
 
 
 def _attribute(attribute, bindings: Mapping, values: dict[Value, Value]):
@@ -80,7 +78,7 @@ def _attribute(attribute, bindings: Mapping, values: dict[Value, Value]):
             return substitute(attribute, bindings)
         case tuple():
             return tuple(_attribute(part, bindings, values) for part in attribute)
-        case TensorType():
+        case _ if isinstance(attribute, Type):
             return _type(attribute, bindings)
         case Graph():
             return _bind(attribute, bindings, dict(values))

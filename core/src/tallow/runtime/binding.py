@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from tallow.dim import Dim, Expr, Symbol, evaluate
 from tallow.dtype import DType, dtype
 from tallow.errors import InputError, TallowError
-from tallow.graph import TensorType
+from tallow.graph import VARIES, MapType, OptionalType, SequenceType, TensorType, Type
 from tallow.runtime import dlpack
 from tallow.schedule.program import Program
 
@@ -80,17 +80,50 @@ def bind_inputs(program: Program, values: Sequence[object]) -> Bound:
     return Bound(tuple(arrays), sizes)
 
 
-def _check(name: str, expected, value: object, sizes: dict[str, int]):
-    if not isinstance(expected, TensorType):
-        return value
+def _check(name: str, expected: Type, value: object, sizes: dict[str, int]):
+    """The value as the program takes it; sizes that it shows are learnt."""
+    match expected:
+        case SequenceType():
+            if not isinstance(value, (list, tuple)):
+                raise InputError(f'input "{name}": expected {expected} as a list, got {type(value).__name__}')
+            return [_check(f"{name}[{i}]", expected.element, v, {}) for i, v in enumerate(value)]
+        case OptionalType():
+            return None if value is None else _check(name, expected.element, value, {})
+        case MapType():
+            if not isinstance(value, Mapping):
+                raise InputError(
+                    f'input "{name}": expected {expected} as a dictionary, got {type(value).__name__}'
+                )
+            return dict(value)
     array = as_array(value, name)
-    if array.dtype != expected.dtype.numpy and not (
-        expected.dtype.kind == "string" and array.dtype.kind in "OUS"
-    ):
+    _check_dtype(name, expected, value, array)
+    if expected.dtype.kind == "string":
+        array = as_strings(array)
+    if isinstance(expected, TensorType):
+        _check_shape(name, expected, array, sizes)
+    return array if array.flags.c_contiguous and array.flags.aligned else np.ascontiguousarray(array)
+
+
+def as_strings(array: np.ndarray) -> np.ndarray:
+    """An array of any kind of text as Python strings; bytes are UTF-8."""
+    if array.dtype == object and all(type(v) is str for v in array.reshape(-1)):
+        return array
+    decoded = [v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v) for v in array.reshape(-1)]
+    strings = np.empty(len(decoded), object)
+    strings[:] = decoded
+    return strings.reshape(array.shape)
+
+
+def _check_dtype(name: str, expected: Type, value: object, array: np.ndarray) -> None:
+    fits = array.dtype == expected.dtype.numpy
+    if not fits and not (expected.dtype.kind == "string" and array.dtype.kind in "OUS"):
         raise InputError(
             f'input "{name}": expected {expected}, got {_described(value, array)}: '
             f"convert it with {_conversion(value, expected.dtype)}"
         )
+
+
+def _check_shape(name: str, expected: TensorType, array: np.ndarray, sizes: dict[str, int]) -> None:
     if array.ndim != expected.rank:
         raise InputError(
             f'input "{name}": expected {expected} (rank {expected.rank}), got shape {array.shape}'
@@ -101,13 +134,12 @@ def _check(name: str, expected, value: object, sizes: dict[str, int]):
                 raise InputError(
                     f'input "{name}": expected {expected}, got shape {array.shape} (axis {axis} must be {dim})'
                 )
-        elif (symbol := _plain(dim)) is not None:
+        elif dim != VARIES and (symbol := _plain(dim)) is not None:
             known = sizes.setdefault(symbol, size)
             if known != size:
                 raise InputError(
                     f'input "{name}": axis {axis} is {symbol}, which is {known} in another input, got {size}'
                 )
-    return array if array.flags.c_contiguous and array.flags.aligned else np.ascontiguousarray(array)
 
 
 def _described(value: object, array: np.ndarray) -> str:

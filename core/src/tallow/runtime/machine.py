@@ -307,23 +307,46 @@ class Machine:
         types = [self.program.slots[slot].type for slot in step.outputs[len(carried) :]]
         return (*carried, *(stack_scan(s, t, frame.sizes) for s, t in zip(scans, types, strict=True)))
 
+    def _borrowed(self, frame: Frame) -> list[np.ndarray]:
+        """Arrays that are not this run's to give away: inputs, and elements of sequences."""
+        inputs = set(self.program.inputs)
+        held = (v for s, v in frame.arrays.items() if s in inputs or not isinstance(v, np.ndarray))
+        return [array for value in held for array in arrays_in(value)]
+
     def _result(self, frame: Frame, slot: int, position: int):
         root = root_of(self.program, slot)
         value = self._view(frame, slot)
         given = frame.out.get(position)
+        if not isinstance(value, np.ndarray):
+            if given is not None:
+                name, type_ = self.program.output_names[position], self.program.slots[root].type
+                raise InputError(f'out "{name}": expected no array for a result of type {type_}')
+            return fresh(value)
         if given is not None and value is not given:
             check_out(self.program.output_names[position], given, value.shape, value.dtype)
             np.copyto(given, value)
             return given
         first = self.program.outputs.index(slot) == position
-        if not isinstance(value, np.ndarray) or (self.program.slots[root].kind == "output" and first):
+        if self.program.slots[root].kind == "output" and first:
             return value
         mine = self.program.slots[root].kind == "host" and not any(
-            np.may_share_memory(value, frame.arrays[s])
-            for s in self.program.inputs
-            if isinstance(frame.arrays[s], np.ndarray)
+            np.may_share_memory(value, other) for other in self._borrowed(frame)
         )
         return value if mine and root in self.program.outputs else value.copy()
+
+
+def arrays_in(value) -> list[np.ndarray]:
+    """An array, or those in a sequence."""
+    if isinstance(value, list):
+        return [array for element in value for array in arrays_in(element)]
+    return [value] if isinstance(value, np.ndarray) else []
+
+
+def fresh(value):
+    """A sequence, map or absent value whose arrays belong to the caller alone."""
+    if isinstance(value, list):
+        return [fresh(v) for v in value]
+    return value.copy() if isinstance(value, (np.ndarray, dict)) else value
 
 
 def check_out(name: str, array: np.ndarray, shape: tuple[int, ...], dtype: np.dtype) -> None:

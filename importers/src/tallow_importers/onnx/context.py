@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -122,9 +122,9 @@ class Context:
         """A subgraph as a region Graph with inputs of these types."""
         return self.importer.region(self, graph, inputs)
 
-    def inline(self, graph: onnx.GraphProto) -> tuple[Value, ...]:
-        """A subgraph's nodes written here; its results."""
-        return self.importer.inline(self, graph)
+    def inline(self, graph: onnx.GraphProto, given: Mapping[str, Value] | None = None) -> tuple[Value, ...]:
+        """A subgraph's nodes written here, with values for its inputs; its results."""
+        return self.importer.inline(self, graph, given or {})
 
     def fresh_name(self) -> str:
         return str(self.builder.fresh_symbol("u"))

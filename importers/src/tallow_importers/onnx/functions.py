@@ -5,7 +5,15 @@ from __future__ import annotations
 import onnx
 
 from tallow.dtype import DType
-from tallow.graph import SequenceType, TensorType, Type
+from tallow.graph import (
+    VARIES,
+    NothingType,
+    OptionalType,
+    SequenceType,
+    TensorType,
+    Type,
+    UnrankedType,
+)
 from tallow_importers.onnx.tensors import ONNX_DTYPES
 
 _NUMBERS: dict[DType, int] = {dtype: number for number, dtype in ONNX_DTYPES.items()}
@@ -13,16 +21,17 @@ _NUMBERS: dict[DType, int] = {dtype: number for number, dtype in ONNX_DTYPES.ite
 
 def type_proto(type_: Type) -> onnx.TypeProto:
     """A type in ONNX's own form, symbolic sizes by name."""
-    if isinstance(type_, TensorType):
-        shape = [d if isinstance(d, int) else str(d) for d in type_.shape]
-        return onnx.helper.make_tensor_type_proto(_NUMBERS[type_.dtype], shape)
-    inner = type_proto(type_.element)
-    make = (
-        onnx.helper.make_sequence_type_proto
-        if isinstance(type_, SequenceType)
-        else onnx.helper.make_optional_type_proto
-    )
-    return make(inner)
+    match type_:
+        case TensorType():
+            shape = [None if d == VARIES else d if isinstance(d, int) else str(d) for d in type_.shape]
+            return onnx.helper.make_tensor_type_proto(_NUMBERS[type_.dtype], shape)
+        case UnrankedType() | NothingType():
+            return onnx.helper.make_tensor_type_proto(_NUMBERS[type_.dtype], None)
+        case SequenceType():
+            return onnx.helper.make_sequence_type_proto(type_proto(type_.element))
+        case OptionalType():
+            return onnx.helper.make_optional_type_proto(type_proto(type_.element))
+    return onnx.helper.make_map_type_proto(_NUMBERS[type_.key], type_proto(type_.element))
 
 
 def body_of(importer, node: onnx.NodeProto, domain: str, opset: int, types) -> tuple | None:

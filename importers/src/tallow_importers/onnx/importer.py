@@ -13,7 +13,18 @@ from google.protobuf.message import DecodeError
 
 from tallow.dim import Dim, symbol
 from tallow.errors import GraphError, ImportFailed
-from tallow.graph import Graph, Location, OptionalType, SequenceType, TensorType, Type, Value
+from tallow.graph import (
+    VARIES,
+    Graph,
+    Location,
+    MapType,
+    OptionalType,
+    SequenceType,
+    TensorType,
+    Type,
+    UnrankedType,
+    Value,
+)
 from tallow.passes.bind import check_names
 from tallow_importers.onnx import families
 from tallow_importers.onnx.context import Context, NodeView, Unsupported, attributes_of
@@ -65,7 +76,7 @@ class _Importer:
     def __init__(self, model: onnx.ModelProto, folder: Path | None, source: str, dims: Mapping[str, int]):
         self.model, self.folder, self.source, self.dims = model, folder, source, dims
         self.opsets = self._opsets(model.opset_import)
-        self.functions = {(f.domain, f.name): f for f in model.functions}
+        self.functions = {(f.domain, f.name, f.overload): f for f in model.functions}
         self.problems: dict[str, None] = {}
         self.depth = 0
         self.read, self.most = 0, max(LEAST, GROWTH * _count(model))
@@ -140,19 +151,32 @@ class _Importer:
             self._define(context, info.name, value)
 
     def type_of(self, proto: onnx.TypeProto, where: str, context: Context) -> Type:
+        """The type of an input; a tensor needs a rank."""
+        if proto.WhichOneof("value") == "tensor_type":
+            tensor = proto.tensor_type
+            if not tensor.HasField("shape"):
+                raise ImportFailed(f"{self.source}: {where} has no shape: give it at least a rank")
+            shape = tuple(self._dim(d, where, context) for d in tensor.shape.dim)
+            return TensorType(dtype_of(tensor.elem_type, where), shape)
+        return self.element_of(proto, where)
+
+    def element_of(self, proto: onnx.TypeProto, where: str) -> Type:
+        """A type inside a sequence, an optional or a map: sizes that are no numbers may vary."""
         match proto.WhichOneof("value"):
             case "tensor_type":
                 tensor = proto.tensor_type
+                dtype = dtype_of(tensor.elem_type, where)
                 if not tensor.HasField("shape"):
-                    raise ImportFailed(f"{self.source}: {where} has no shape: give it at least a rank")
-                return TensorType(
-                    dtype_of(tensor.elem_type, where),
-                    tuple(self._dim(d, where, context) for d in tensor.shape.dim),
-                )
+                    return UnrankedType(dtype)
+                sizes = (d.dim_value if d.HasField("dim_value") else VARIES for d in tensor.shape.dim)
+                return TensorType(dtype, tuple(sizes))
             case "sequence_type":
-                return SequenceType(self.type_of(proto.sequence_type.elem_type, where, context))
+                return SequenceType(self.element_of(proto.sequence_type.elem_type, where))
             case "optional_type":
-                return OptionalType(self.type_of(proto.optional_type.elem_type, where, context))
+                return OptionalType(self.element_of(proto.optional_type.elem_type, where))
+            case "map_type":
+                key = dtype_of(proto.map_type.key_type, where)
+                return MapType(key, self.element_of(proto.map_type.value_type, where))
         raise ImportFailed(f"{self.source}: {where} has no type that Tallow knows")
 
     def _dim(self, dim, where: str, context: Context) -> Dim:
@@ -232,7 +256,7 @@ class _Importer:
         self, context: Context, node: onnx.NodeProto, domain: str, opset: int
     ) -> Sequence[Value | None]:
         inputs = [context.scope[n] for n in node.input]
-        function = self.functions.get((domain, node.op_type))
+        function = self.functions.get((domain, node.op_type, node.overload))
         handler = None if function is not None else REGISTRY.find(domain, node.op_type, opset)
         refused = None
         if handler is not None:
@@ -297,8 +321,11 @@ class _Importer:
             raise Unsupported("a subgraph with unsupported nodes")
         return builder.finish(values)
 
-    def inline(self, context: Context, proto: onnx.GraphProto) -> tuple[Value, ...]:
-        inside = Context(context.builder, self, dict(context.scope), self.folder)
+    def inline(
+        self, context: Context, proto: onnx.GraphProto, given: Mapping[str, Value]
+    ) -> tuple[Value, ...]:
+        """A subgraph written in place; values for its inputs by name. Its names are its own."""
+        inside = Context(context.builder, self, {**context.scope, **given}, self.folder)
         location = context.builder.location
         self._initializers(inside, proto)
         self._nodes(inside, proto.node, self.opsets)

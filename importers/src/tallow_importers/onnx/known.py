@@ -66,6 +66,7 @@ _SYMBOLIC: dict[str, Callable] = {
     "abs": lambda a: a if (bounds(a)[0] or 0) >= 0 else None,
     "sign": lambda a: 1 if (bounds(a)[0] or 0) > 0 else None,
 }
+_FILLED = {"sequence", "optional", "sequence_insert", "sequence_erase"}
 _MOVES = {"reshape", "transpose", "broadcast", "slice", "concat", "gather"}
 
 
@@ -80,12 +81,14 @@ def _lift(function: Callable) -> Callable:
 
 class KnownBuilder(Builder):
     """`contents[value]`: an object array of Dims (None: unknown) of a small integer or bool tensor;
-    `arrays[value]`: the array of a constant, or of what follows from small constants."""
+    `arrays[value]`: the array of a constant, or of what follows from small constants;
+    `elements[value]`: the elements of a sequence or optional that the importer saw filled."""
 
     def __init__(self, name: str = "main", parent: KnownBuilder | None = None):
         super().__init__(name, parent)
         self.contents: dict[Value, np.ndarray] = dict(parent.contents) if parent else {}
         self.arrays: dict[Value, np.ndarray] = dict(parent.arrays) if parent else {}
+        self.elements: dict[Value, tuple[Value, ...]] = dict(parent.elements) if parent else {}
 
     def emit(self, name_of_op: str, *operands, **attributes):
         result = super().emit(name_of_op, *operands, **attributes)
@@ -104,6 +107,8 @@ class KnownBuilder(Builder):
             if all(isinstance(v, int) for v in node["values"]):
                 self.arrays[node.output] = np.array(node["values"], np.int64).reshape(node["shape"])
             return
+        if node.op in _FILLED:
+            self._learn_elements(node)
         if len(node.outputs) != 1 or not isinstance(node.output.type, TensorType) or node.op in _SIZES:
             return
         size = node.output.type.size
@@ -116,6 +121,23 @@ class KnownBuilder(Builder):
                 self.contents[node.output] = np.array(array.tolist(), object).reshape(array.shape)
         else:
             self._learn_contents(node)
+
+    def _learn_elements(self, node: Node) -> None:
+        """Follow a sequence whose length and order the importer knows."""
+        if node.op in ("sequence", "optional"):
+            self.elements[node.output] = node.inputs
+            return
+        have = self.elements.get(node.inputs[0])
+        insert = node.op == "sequence_insert"
+        place = self.arrays.get(node.inputs[-1]) if len(node.inputs) == 2 + insert else None
+        if have is None or (place is None and len(node.inputs) == 2 + insert):
+            return
+        length = len(have)
+        at = (length if insert else length - 1) if place is None else int(place.reshape(()))
+        at = at + length if at < 0 else at
+        if 0 <= at < length + insert:
+            middle = node.inputs[1:2] if insert else ()
+            self.elements[node.output] = (*have[:at], *middle, *have[at + (not insert) :])
 
     def _learn_array(self, node: Node) -> None:
         """Evaluate a node whose operands are all small constants."""

@@ -37,34 +37,91 @@ def bias_of_mask(context: Context, mask: Value, like: Value) -> Value:
 
 @onnx_op("Attention")
 def attention(context: Context, node: NodeView):
-    q, k, v, mask, past_k, past_v = (node.input(i) for i in range(6))
+    q, k, v, mask, past_k, past_v, filled = (node.input(i) for i in range(7))
     b = context.builder
+    if node.wants(3):
+        context.unsupported("its score output")
     flat = q.rank == 3
     if flat:
         q = split_heads(context, q, node.attribute("q_num_heads"))
         k, v = (split_heads(context, x, node.attribute("kv_num_heads")) for x in (k, v))
     if past_k is not None:
         k, v = b.concat(past_k, k, axis=2), b.concat(past_v, v, axis=2)
-    if node.wants(3) or node.input(6) is not None:
-        context.unsupported("its score output or padded key lengths")
-    scale = node.attribute("scale") or 1 / math.sqrt(q.shape[3])
-    operands = [q, k, v]
-    if mask is not None:
-        total = k.shape[2]
-        if isinstance(mask.shape[-1], int) and isinstance(total, int) and mask.shape[-1] < total:
-            fill = b.scalar(False if mask.dtype.kind == "bool" else -math.inf, mask.dtype)
-            after = (*(0,) * (mask.rank - 1), total - mask.shape[-1])
-            mask = b.pad(mask, fill, before=(0,) * mask.rank, after=after, mode="constant")
-        operands.append(bias_of_mask(context, mask, q))
     offset = past_k.shape[2] if past_k is not None else 0
+    causal = bool(node.attribute("is_causal", 0))
+    bias = _bias(context, node, q, k, mask, filled, offset)
     y = b.attention(
-        *operands,
-        scale=float(scale),
-        causal=bool(node.attribute("is_causal", 0)),
+        *((q, k, v) if bias is None else (q, k, v, bias)),
+        scale=float(node.attribute("scale") or 1 / math.sqrt(q.shape[3])),
+        causal=causal and filled is None,
         softcap=float(node.attribute("softcap", 0.0)),
         causal_offset=offset,
     )
+    if bias is not None:
+        y = _without_blind_rows(context, y, bias, offset if causal and filled is None else None)
     return join_heads(context, y) if flat else y, k, v
+
+
+def _bias(
+    context: Context, node: NodeView, q: Value, k: Value, mask: Value | None, filled: Value | None, offset
+) -> Value | None:
+    """What is added to scores: the mask padded to all keys, -inf for keys outside the window, beyond what is
+    filled, or, when fills differ by batch, later than the query."""
+    b, total = context.builder, k.shape[2]
+    allowed = _windows(context, node, q, k, filled, offset)
+    if mask is not None:
+        bias = bias_of_mask(context, _padded(context, mask, total), q)
+    elif allowed:
+        bias = b.scalar(0, q.dtype)
+    else:
+        return None
+    for each in allowed:
+        bias = b.select(each, bias, b.scalar(-math.inf, q.dtype))
+    return bias
+
+
+def _padded(context: Context, mask: Value, total) -> Value:
+    """A mask over fewer keys than there are keeps none of the rest."""
+    b = context.builder
+    if not isinstance(mask.shape[-1], int) or not isinstance(total, int) or mask.shape[-1] >= total:
+        return mask
+    fill = b.scalar(False if mask.dtype.kind == "bool" else -math.inf, mask.dtype)
+    after = (*(0,) * (mask.rank - 1), total - mask.shape[-1])
+    return b.pad(mask, fill, before=(0,) * mask.rank, after=after, mode="constant")
+
+
+def _windows(
+    context: Context, node: NodeView, q: Value, k: Value, filled: Value | None, offset
+) -> list[Value]:
+    """Bool tensors that broadcast to the scores: which keys a query may look at."""
+    b, rows, total = context.builder, q.shape[2], k.shape[2]
+    row, column = b.iota(shape=(rows, 1), axis=0, dtype=i64), b.iota(shape=(1, total), axis=1, dtype=i64)
+    allowed = []
+    if filled is None:
+        place = b.add(row, context.size(offset))
+    else:
+        count = b.reshape(b.cast(filled, dtype=i64), shape=(filled.type.size, 1, 1, 1))
+        allowed.append(b.lt(column, count))
+        place = b.add(row, b.sub(count, context.size(rows)))
+    left, right = node.attribute("left_window_size", -1), node.attribute("right_window_size", -1)
+    if node.attribute("is_causal", 0) and filled is not None:
+        right = 0
+    if left >= 0:
+        allowed.append(b.ge(column, b.sub(place, left)))
+    if right >= 0:
+        allowed.append(b.le(column, b.add(place, right)))
+    return allowed
+
+
+def _without_blind_rows(context: Context, y: Value, bias: Value, offset) -> Value:
+    """Zeros for queries that may look at no key; `offset` is that of the causal bound, if there is one."""
+    b, rows = context.builder, y.shape[2]
+    if offset is not None:
+        row = b.add(b.iota(shape=(rows, 1), axis=0, dtype=i64), context.size(offset))
+        column = b.iota(shape=(1, bias.shape[-1] if bias.rank else 1), axis=1, dtype=i64)
+        bias = b.select(b.le(column, row), bias, b.scalar(-math.inf, y.dtype))
+    best = b.reduce(bias, function="max", axes=(bias.rank - 1,), keepdims=True)
+    return b.select(b.eq(best, -math.inf), b.scalar(0, y.dtype), y)
 
 
 @onnx_op("RotaryEmbedding")

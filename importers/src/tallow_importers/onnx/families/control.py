@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import onnx
 
-from tallow.dim import symbol
+from tallow.dim import symbol, symbols
 from tallow.dtype import bool_, i64
 from tallow.errors import GraphError, ImportFailed
-from tallow.graph import TensorType, Value, type_symbols
+from tallow.graph import VARIES, TensorType, Value, replace_sizes, type_symbols
 from tallow.ops.control import join_types
 from tallow_importers.onnx.context import Context, NodeView
 from tallow_importers.onnx.registry import onnx_op
+
+UNROLLED = 64  # entries of a batch whose scans are written one after the other
 
 
 @onnx_op("If")
@@ -67,15 +69,26 @@ def _local(graph) -> set[str]:
 
 
 def _rename(context: Context, type_, local: set[str]):
+    """The type outside a region: sizes bound inside it get fresh names, or vary in a sequence."""
+
+    def is_local(dim) -> bool:
+        return not isinstance(dim, int) and bool(set(symbols(dim)) & local)
+
     if not isinstance(type_, TensorType):
-        return type_, ()
-    dims, names = [], []
-    for dim in type_.shape:
-        if not isinstance(dim, int) and set(type_symbols(TensorType(type_.dtype, (dim,)))) & local:
-            names.append(context.fresh_name())
-            dim = symbol(names[-1])
-        dims.append(dim)
-    return TensorType(type_.dtype, tuple(dims)), tuple(names)
+        return replace_sizes(type_, lambda dim: VARIES if is_local(dim) else dim), ()
+    names = [context.fresh_name() for dim in type_.shape if is_local(dim)]
+    fresh = map(symbol, names)
+    return replace_sizes(type_, lambda dim: next(fresh) if is_local(dim) else dim), tuple(names)
+
+
+def _widen(context: Context, have, got, changing: list[str]):
+    """The type that covers what goes into an iteration and what comes out; a size known to change stays."""
+    joined, names = join_types(have, got, context.fresh_name)
+    if not isinstance(have, TensorType):
+        return joined, names
+    kept = [old if str(old) in changing else new for old, new in zip(have.shape, joined.shape, strict=True)]
+    fresh = {str(d) for d in kept}
+    return TensorType(have.dtype, tuple(kept)), tuple(n for n in names if n in fresh)
 
 
 def emit_loop(
@@ -90,9 +103,9 @@ def emit_loop(
         results = [v.type for v in body.outputs[1 : 1 + len(types)]]
         new, moved = [], False
         for have, got in zip(types, results, strict=True):
-            joined, names = join_types(have, got, context.fresh_name)
+            joined, names = _widen(context, have, _rename(context, got, _local(body))[0], changing)
             changing += names
-            moved |= bool(names)
+            moved |= joined != have
             new.append(joined)
         if not moved:
             break
@@ -186,5 +199,24 @@ def _scan_body(context, proto, names, states, sequences, axes, backwards, types)
         if back:
             at = builder.sub(builder.sub(inside.size(sequence.shape[axis]), 1), iteration)
         inside.scope[name] = builder.gather(sequence, at, axis=axis)
-    results = context.importer.inline(inside, proto)
+    results = inside.inline(proto)
     return builder.finish([builder.scalar(True, bool_), *results])
+
+
+@onnx_op("Scan", since=8)
+def scan_8(context: Context, node: NodeView):
+    """The first Scan had a batch in front of everything: each of its entries is scanned by itself."""
+    lengths, *operands = node.inputs
+    batch = operands[0].shape[0]
+    if lengths is not None or not isinstance(batch, int) or not 0 < batch <= UNROLLED:
+        context.unsupported(f"sequence lengths, or a batch that is not known to be 1 to {UNROLLED}")
+    attributes = {"body": node.attribute("body"), "num_scan_inputs": node.attribute("num_scan_inputs")}
+    attributes["scan_input_directions"] = node.attribute("directions")
+    b = context.builder
+    columns = []
+    for entry in range(batch):
+        at = b.scalar(entry, i64)
+        given = [b.gather(v, at, axis=0) for v in operands]
+        columns.append(scan(context, NodeView(node.proto, given, attributes, node.opset)))
+    opened = [[b.reshape(v, shape=(1, *v.shape)) for v in parts] for parts in zip(*columns, strict=True)]
+    return [b.concat(*parts, axis=0) for parts in opened]

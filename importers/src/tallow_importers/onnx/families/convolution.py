@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tallow.dim import Dim, bounds, ceildiv, floordiv, maximum, product
+from tallow.dim import Dim, bounds, ceildiv, floordiv, maximum, minimum, product
 from tallow.dtype import f32, i32
 from tallow.graph import Value
 from tallow_importers.onnx.context import Context, NodeView
@@ -75,14 +75,16 @@ def conv_transpose(context: Context, node: NodeView) -> Value:
     spatial = x.rank - 2
     strides = tuple(node.attribute("strides") or [1] * spatial)
     dilations = tuple(node.attribute("dilations") or [1] * spatial)
-    extra = tuple(node.attribute("output_padding") or [0] * spatial)
+    extra: list[Dim] = list(node.attribute("output_padding") or [0] * spatial)
     spans = [(k - 1) * d + 1 for k, d in zip(w.shape[2:], dilations, strict=True)]
     shape, mode = node.attribute("output_shape"), node.attribute("auto_pad", "NOTSET")
     if shape or mode.startswith("SAME"):
         wanted = shape[-spatial:] if shape else [x.shape[2 + i] * strides[i] for i in range(spatial)]
         pads = []
         for i in range(spatial):
-            total = maximum(strides[i] * (x.shape[2 + i] - 1) + extra[i] + spans[i] - wanted[i], 0)
+            excess = strides[i] * (x.shape[2 + i] - 1) + extra[i] + spans[i] - wanted[i]
+            extra[i] = extra[i] + maximum(-excess, 0)
+            total = maximum(excess, 0)
             half = floordiv(total, 2)
             pads.append((half, total - half) if mode != "SAME_LOWER" else (total - half, half))
     elif mode == "VALID":
@@ -97,7 +99,7 @@ def conv_transpose(context: Context, node: NodeView) -> Value:
         pads=tuple(pads),
         dilations=dilations,
         groups=node.attribute("group", 1),
-        output_padding=extra,
+        output_padding=tuple(extra),
     )
     return result if bias is None else context.builder.add(result, per_channel(context, bias, result.rank))
 
@@ -146,10 +148,11 @@ def average_pool(context: Context, node: NodeView) -> Value:
     ones = b.broadcast(b.scalar(1, wide.dtype), shape=(1, 1, *x.shape[2:]))
     rest = pads
     if node.attribute("count_include_pad", 0):
+        # Padding counts, but what ceil mode adds beyond it does not, and what it leaves out is not seen.
         before = (0, 0, *(low for low, _ in stated))
-        after = (0, 0, *(high for _, high in stated))
-        ones = b.pad(ones, b.scalar(1, wide.dtype), before=before, after=after, mode="constant")
-        rest = tuple((0, high - was) for (_, high), (_, was) in zip(pads, stated, strict=True))
+        ends = [minimum(high, was) for (_, high), (_, was) in zip(pads, stated, strict=True)]
+        ones = b.pad(ones, b.scalar(1, wide.dtype), before=before, after=(0, 0, *ends), mode="constant")
+        rest = tuple((0, high - end) for (_, high), end in zip(pads, ends, strict=True))
     count = b.pool(ones, pads=rest, **spec)
     return b.cast(b.div(total, count), dtype=x.dtype)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from tallow.dim import product
 from tallow.dtype import i64
 from tallow.graph import Value
 from tallow_importers.onnx.context import Context, NodeView
@@ -75,124 +76,144 @@ def _corner(context: Context, x: Value, y_at: Value, x_at: Value, inside: Value 
     return b.select(b.reshape(inside, shape=(n, 1, points)), picked, b.scalar(0, x.dtype))
 
 
-@onnx_op("GridSample")
-def grid_sample(context: Context, node: NodeView) -> Value:
-    x, grid = node.inputs
-    b = context.builder
-    mode = {"bilinear": "linear", "bicubic": "cubic"}.get(
-        node.attribute("mode", "linear"), node.attribute("mode", "linear")
-    )
-    if x.rank != 4 or mode == "cubic":
-        context.unsupported("sampling that is cubic or not in two dimensions")
-    n, c, h, w = x.shape
-    rows, columns = grid.shape[1:3]
-    points = rows * columns
-    padding, aligned = node.attribute("padding_mode", "zeros"), bool(node.attribute("align_corners", 0))
-
-    def coordinate(number: int, size) -> Value:
-        part = b.slice(grid, starts=(0, 0, 0, number), steps=(1,) * 4, shape=(n, rows, columns, 1))
-        at = b.reshape(part, shape=(n, points))
-        length = context.size(size, x.dtype)
-        if aligned:
-            return b.mul(b.mul(b.add(at, 1), 0.5), b.sub(length, 1))
-        return b.mul(b.sub(b.mul(b.add(at, 1), length), 1), 0.5)
-
-    def brought_inside(at: Value, size) -> Value:
-        length = context.size(size, x.dtype)
-        if padding == "border":
-            return b.max(b.min(at, b.sub(length, 1)), 0)
-        if padding == "reflection":
-            low = b.scalar(0 if aligned else -0.5, x.dtype)
-            span = b.sub(length, 1) if aligned else length
-            span = b.max(span, 1e-6)
-            turned = b.mod(b.sub(at, low), b.mul(span, 2))
-            folded = b.select(b.gt(turned, span), b.sub(b.mul(span, 2), turned), turned)
-            return b.max(b.min(b.add(folded, low), b.sub(length, 1)), 0)
-        return at
-
-    xs, ys = brought_inside(coordinate(0, w), w), brought_inside(coordinate(1, h), h)
-
-    def pick(y_at: Value, x_at: Value) -> Value:
-        yi, xi = b.cast(y_at, dtype=i64), b.cast(x_at, dtype=i64)
-        inside = None
-        if padding == "zeros":
-            tests = [b.ge(yi, 0), b.lt(yi, context.size(h)), b.ge(xi, 0), b.lt(xi, context.size(w))]
-            inside = b.and_(b.and_(tests[0], tests[1]), b.and_(tests[2], tests[3]))
-        return _corner(context, x, yi, xi, inside)
-
-    if mode == "nearest":
-        result = pick(b.round(ys), b.round(xs))
-    else:
-        y0, x0 = b.floor(ys), b.floor(xs)
-        fy, fx = (b.reshape(b.sub(at, base), shape=(n, 1, points)) for at, base in ((ys, y0), (xs, x0)))
-        top = _mix(b, pick(y0, x0), pick(y0, b.add(x0, 1)), fx)
-        bottom = _mix(b, pick(b.add(y0, 1), x0), pick(b.add(y0, 1), b.add(x0, 1)), fx)
-        result = _mix(b, top, bottom, fy)
-    return b.reshape(result, shape=(n, c, rows, columns))
-
-
 def _mix(b, low: Value, high: Value, share: Value) -> Value:
     return b.add(b.mul(low, b.add(b.neg(share), 1.0)), b.mul(high, share))
 
 
 @onnx_op("RoiAlign")
 def roi_align(context: Context, node: NodeView) -> Value:
+    """Each bin of each region: the mean or maximum of samples between elements (He et al., 2017)."""
     x, rois, batch = node.inputs
     b = context.builder
-    rows, columns = node.attribute("output_height", 1), node.attribute("output_width", 1)
-    ratio, scale = node.attribute("sampling_ratio", 0), node.attribute("spatial_scale", 1.0)
-    if ratio <= 0:
-        context.unsupported("a sampling ratio that depends on each region's size")
+    bins = (node.attribute("output_height", 1), node.attribute("output_width", 1))
     default = "half_pixel" if node.opset >= 16 else "output_half_pixel"
-    half = 0.5 if node.attribute("coordinate_transformation_mode", default) == "half_pixel" else 0.0
-    count, (_, c, h, w) = rois.shape[0], x.shape
+    half = node.attribute("coordinate_transformation_mode", default) == "half_pixel"
+    scale, ratio = node.attribute("spatial_scale", 1.0), node.attribute("sampling_ratio", 0)
+    x1, y1, x2, y2 = (b.mul(_roi_column(context, rois, i), scale) for i in range(4))
+    axes = []
+    for low, high, parts in ((y1, y2, bins[0]), (x1, x2, bins[1])):
+        if half:
+            low, high = b.sub(low, 0.5), b.sub(high, 0.5)
+        length = b.sub(high, low) if half else b.max(b.sub(high, low), 1.0)
+        axes.append(_samples(context, low, length, parts, ratio))
+    (ys, per_y, used_y), (xs, per_x, used_x) = axes
+    count, c = rois.shape[0], x.shape[1]
+    shape = (count, bins[0] * per_y, bins[1] * per_x)
+    points = product(shape[1:])
 
-    def edge(number: int) -> Value:
-        return b.sub(b.mul(b.slice(rois, starts=(0, number), steps=(1, 1), shape=(count, 1)), scale), half)
+    def spread(line: Value, axis: int) -> Value:
+        """One coordinate of every point, [count, points]."""
+        opened = b.reshape(line, shape=tuple(d if a in (0, axis) else 1 for a, d in enumerate(shape)))
+        return b.reshape(b.broadcast(opened, shape=shape), shape=(count, points))
 
-    x1, y1, x2, y2 = (edge(i) for i in range(4))
-
-    def samples(low: Value, high: Value, bins: int) -> Value:
-        length = b.sub(high, low)
-        if not half:
-            length = b.max(length, 1.0)
-        steps = b.constant(((np.arange(bins * ratio) + 0.5) / (bins * ratio)).astype(np.float32)[None])
-        return b.add(low, b.mul(length, b.cast(steps, dtype=x.dtype)))
-
-    ys, xs = samples(y1, y2, rows), samples(x1, x2, columns)
-    shape = (count, rows * ratio, columns * ratio)
-    points = rows * ratio * columns * ratio
-    ys = b.reshape(
-        b.broadcast(b.reshape(ys, shape=(count, rows * ratio, 1)), shape=shape), shape=(count, points)
-    )
-    xs = b.reshape(
-        b.broadcast(b.reshape(xs, shape=(count, 1, columns * ratio)), shape=shape), shape=(count, points)
-    )
     data = b.gather(x, b.cast(batch, dtype=i64), axis=0)
-    outside = b.or_(
-        b.or_(b.lt(ys, -1.0), b.gt(ys, context.size(h, x.dtype))),
-        b.or_(b.lt(xs, -1.0), b.gt(xs, context.size(w, x.dtype))),
+    largest = node.attribute("mode", "avg") == "max"
+    value = _bilinear(context, data, spread(ys, 1), spread(xs, 2), largest)
+    grid = b.reshape(value, shape=(count, c, bins[0], per_y, bins[1], per_x))
+    if used_y is None:
+        function = "max" if largest else "add"
+        total = b.reduce(grid, function=function, axes=(3, 5), keepdims=False)
+        return total if largest else b.div(total, float(per_y * per_x))
+    return _over_used(context, grid, used_y, used_x, largest)
+
+
+def _samples(context: Context, low: Value, length: Value, bins: int, ratio: int):
+    """Coordinates [regions, bins * per bin], how many are in a bin, and, when that differs by region
+    (ratio 0), the number used of them [regions, 1]."""
+    b, dtype = context.builder, low.dtype
+    if ratio > 0:
+        steps = (np.arange(bins * ratio) + 0.5) / (bins * ratio)
+        return b.add(low, b.mul(length, b.constant(steps[None].astype(dtype.numpy)))), ratio, None
+    used = b.max(b.ceil(b.div(length, float(bins))), 0.0)
+    most = b.reduce(
+        b.concat(used, b.constant(np.ones((1, 1), dtype.numpy)), axis=0),
+        function="max",
+        axes=(0, 1),
+        keepdims=False,
     )
-    ys, xs = b.max(ys, 0.0), b.max(xs, 0.0)
+    (per,) = context.require_dims(b.cast(b.reshape(most, shape=(1,)), dtype=i64), "a number of samples")
+    bin_ = b.iota(shape=(1, bins, 1), axis=1, dtype=dtype)
+    sample = b.add(b.iota(shape=(1, 1, per), axis=2, dtype=dtype), 0.5)
+    count = low.shape[0]
+    low, length, each = (b.reshape(v, shape=(count, 1, 1)) for v in (low, length, b.max(used, 1.0)))
+    at = b.add(low, b.mul(b.div(length, float(bins)), b.add(bin_, b.div(sample, each))))
+    return b.reshape(at, shape=(count, bins * per)), per, used
+
+
+def _over_used(context: Context, grid: Value, used_y: Value, used_x: Value, largest: bool) -> Value:
+    """The mean or maximum of the samples that a region uses, of none 0."""
+    b, count, dtype = context.builder, grid.shape[0], grid.dtype
+    y, x = (b.reshape(v, shape=(count, 1, 1, 1, 1, 1)) for v in (used_y, used_x))
+    inside = b.and_(
+        b.lt(b.iota(shape=(1, 1, 1, grid.shape[3], 1, 1), axis=3, dtype=dtype), y),
+        b.lt(b.iota(shape=(1, 1, 1, 1, 1, grid.shape[5]), axis=5, dtype=dtype), x),
+    )
+    if largest:
+        kept = b.select(inside, grid, b.constant(np.array(-np.inf, dtype.numpy)))
+        top = b.reduce(kept, function="max", axes=(3, 5), keepdims=False)
+        return b.select(b.eq(top, -np.inf), b.scalar(0, dtype), top)
+    total = b.reduce(b.select(inside, grid, b.scalar(0, dtype)), function="add", axes=(3, 5), keepdims=False)
+    return b.div(total, b.reshape(b.max(b.mul(used_y, used_x), 1.0), shape=(count, 1, 1, 1)))
+
+
+def _bilinear(context: Context, data: Value, ys: Value, xs: Value, largest: bool) -> Value:
+    """Elements between four others, their mix or the largest weighted one: [count, C, points]; 0 beyond one
+    element outside the picture."""
+    b = context.builder
+    count, _, h, w = data.shape
+    outside = b.or_(
+        b.or_(b.lt(ys, -1.0), b.gt(ys, context.size(h, data.dtype))),
+        b.or_(b.lt(xs, -1.0), b.gt(xs, context.size(w, data.dtype))),
+    )
+    points = ys.shape[1]
 
     def anchor(at: Value, size) -> tuple[Value, Value, Value]:
-        last = b.sub(context.size(size), 1)
+        at, last = b.max(at, 0.0), b.sub(context.size(size), 1)
         low = b.min(b.cast(b.floor(at), dtype=i64), last)
         high = b.min(b.add(low, 1), last)
-        share = b.select(b.eq(low, last), b.scalar(0, x.dtype), b.sub(at, b.cast(low, dtype=x.dtype)))
+        share = b.select(b.eq(low, last), b.scalar(0, data.dtype), b.sub(at, b.cast(low, dtype=data.dtype)))
         return low, high, b.reshape(share, shape=(count, 1, points))
 
     (y_low, y_high, fy), (x_low, x_high, fx) = anchor(ys, h), anchor(xs, w)
-    corners = [_corner(context, data, y, xx, None) for y in (y_low, y_high) for xx in (x_low, x_high)]
-    if node.attribute("mode", "avg") == "max":
+    corners = [_corner(context, data, y, x, None) for y in (y_low, y_high) for x in (x_low, x_high)]
+    if largest:
         keep = [(b.add(b.neg(f), 1.0), f) for f in (fy, fx)]
         weights = [b.mul(wy, wx) for wy in keep[0] for wx in keep[1]]
         parts = [b.mul(v, weight) for v, weight in zip(corners, weights, strict=True)]
         value = b.max(b.max(parts[0], parts[1]), b.max(parts[2], parts[3]))
     else:
         value = _mix(b, _mix(b, corners[0], corners[1], fx), _mix(b, corners[2], corners[3], fx), fy)
-    value = b.select(b.reshape(outside, shape=(count, 1, points)), b.scalar(0, x.dtype), value)
-    grid = b.reshape(value, shape=(count, c, rows, ratio, columns, ratio))
-    if node.attribute("mode", "avg") == "max":
-        return b.reduce(grid, function="max", axes=(3, 5), keepdims=False)
-    return b.div(b.reduce(grid, function="add", axes=(3, 5), keepdims=False), float(ratio * ratio))
+    return b.select(b.reshape(outside, shape=(count, 1, points)), b.scalar(0, data.dtype), value)
+
+
+@onnx_op("MaxRoiPool")
+def max_roi_pool(context: Context, node: NodeView) -> Value:
+    """The maximum of each bin of each region; of an empty bin, 0."""
+    x, rois = node.inputs
+    b, scale = context.builder, node.attribute("spatial_scale", 1.0)
+    count, batch = rois.shape[0], b.reshape(_roi_column(context, rois, 0), shape=(rois.shape[0],))
+    data = b.gather(x, b.cast(batch, dtype=i64), axis=0)
+    edges = [b.floor(b.add(b.mul(_roi_column(context, rois, i), scale), 0.5)) for i in range(1, 5)]
+    lowest = b.constant(np.array(-np.inf, x.dtype.numpy))
+    for axis, bins, low, high in zip(
+        (2, 3), node.attribute("pooled_shape"), edges[1::-1], edges[3:1:-1], strict=True
+    ):
+        size = data.shape[axis]
+        step = b.div(b.max(b.add(b.sub(high, low), 1.0), 1.0), float(bins))
+        line = b.iota(shape=(1, bins), axis=1, dtype=x.dtype)
+        start = b.add(b.floor(b.mul(line, step)), low)
+        stop = b.add(b.ceil(b.mul(b.add(line, 1.0), step)), low)
+        at = b.iota(shape=(1, 1, size), axis=2, dtype=x.dtype)
+        start, stop = (b.reshape(v, shape=(count, bins, 1)) for v in (start, stop))
+        inside = b.and_(b.ge(at, start), b.lt(at, stop))
+        # The axis [size] becomes [bins, size], of which the maximum over what is inside is taken.
+        shape = [count, *(1 for _ in range(axis - 1)), bins, size, *(1 for _ in data.shape[axis + 1 :])]
+        opened = b.reshape(data, shape=(*data.shape[:axis], 1, *data.shape[axis:]))
+        seen = b.select(b.reshape(inside, shape=tuple(shape)), opened, lowest)
+        data = b.reduce(seen, function="max", axes=(axis + 1,), keepdims=False)
+    return b.select(b.eq(data, -np.inf), b.scalar(0, x.dtype), data)
+
+
+def _roi_column(context: Context, rois: Value, number: int) -> Value:
+    """One number of each region, [regions, 1]."""
+    return context.builder.slice(rois, starts=(0, number), steps=(1, 1), shape=(rois.shape[0], 1))

@@ -8,7 +8,7 @@ from functools import reduce
 import numpy as np
 
 from tallow.dim import product
-from tallow.dtype import bool_, f32, i64
+from tallow.dtype import bool_, f8e8m0, f32, i64, u8
 from tallow.graph import Value
 from tallow_importers.onnx.context import Context, NodeView
 from tallow_importers.onnx.registry import onnx_op
@@ -112,23 +112,26 @@ def where(context: Context, node: NodeView) -> Value:
     return context.builder.select(*node.inputs)
 
 
-@onnx_op("Cast")
+@onnx_op("Cast", "CastLike")
 def cast(context: Context, node: NodeView) -> Value:
+    number = node.attribute("to")
+    dtype = node.input(1).dtype if number is None else context.dtype(number)
+    extra = {"rounding": node.attribute("round_mode", "up")} if dtype == f8e8m0 else {}
     return context.builder.cast(
-        node.input(0), dtype=context.dtype(node.attribute("to")), saturate=bool(node.attribute("saturate", 1))
-    )
-
-
-@onnx_op("CastLike")
-def cast_like(context: Context, node: NodeView) -> Value:
-    return context.builder.cast(
-        node.input(0), dtype=node.input(1).dtype, saturate=bool(node.attribute("saturate", 1))
+        node.input(0), dtype=dtype, saturate=bool(node.attribute("saturate", 1)), **extra
     )
 
 
 @onnx_op("BitCast")
 def bit_cast(context: Context, node: NodeView) -> Value:
-    return context.builder.bitcast(node.input(0), dtype=context.dtype(node.attribute("to")))
+    """A bool is one byte, 0 or 1."""
+    b, x, dtype = context.builder, node.input(0), context.dtype(node.attribute("to"))
+    if bool_ in (x.dtype, dtype) and x.dtype != dtype:
+        if x.dtype.bits != dtype.bits:
+            context.unsupported(f"a change from {x.dtype} to {dtype}, which is not as wide")
+        byte = b.cast(x, dtype=u8) if x.dtype == bool_ else b.bitcast(x, dtype=u8)
+        return b.cast(byte, dtype=bool_) if dtype == bool_ else b.bitcast(byte, dtype=dtype)
+    return b.bitcast(x, dtype=dtype)
 
 
 @onnx_op("IsInf")
@@ -267,18 +270,9 @@ def shrink(context: Context, node: NodeView) -> Value:
     return b.cast(result, dtype=x.dtype)
 
 
-@onnx_op("Identity", "Dropout")
-def identity(context: Context, node: NodeView):
-    x = node.input(0)
-    if node.op_type == "Dropout":
-        training = context.array(node.input(2))
-        if node.input(2) is not None and (training is None or bool(training)):
-            ratio = context.array(node.input(1))
-            if ratio is None or float(ratio) != 0:
-                context.unsupported("training mode, which drops elements at random")
-        mask = context.builder.broadcast(context.builder.scalar(True, bool_), shape=x.shape)
-        return (x, mask)
-    return x
+@onnx_op("Identity")
+def identity(context: Context, node: NodeView) -> Value:
+    return node.input(0)
 
 
 @onnx_op("Size")

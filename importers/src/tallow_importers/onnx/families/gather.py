@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tallow.dtype import i64
 from tallow.graph import Value
 from tallow_importers.onnx.context import Context, NodeView
 from tallow_importers.onnx.registry import onnx_op
@@ -36,3 +37,24 @@ def scatter_elements(context: Context, node: NodeView) -> Value:
 @onnx_op("ScatterND")
 def scatter_nd(context: Context, node: NodeView) -> Value:
     return context.builder.scatter_nd(*node.inputs, reduction=node.attribute("reduction", "none"))
+
+
+@onnx_op("TensorScatter")
+def tensor_scatter(context: Context, node: NodeView) -> Value:
+    """A cache with an update written from a position on, one for each batch."""
+    cache, update, start = (node.input(i) for i in range(3))
+    b, axis = context.builder, context.axis(node.attribute("axis", -2), cache.rank)
+
+    def lay(value: Value, where: int) -> Value:
+        return b.reshape(value, shape=tuple(value.type.size if a == where else 1 for a in range(cache.rank)))
+
+    at = lay(b.iota(shape=(cache.shape[axis],), axis=0, dtype=i64), axis)
+    if start is not None:
+        at = b.sub(at, lay(b.cast(start, dtype=i64), 0))
+    if node.attribute("mode", "linear") == "circular":
+        at = b.mod(at, context.size(cache.shape[axis]))
+    length = context.size(update.shape[axis])
+    fresh = b.and_(b.ge(at, 0), b.lt(at, length))
+    place = b.max(b.min(at, b.sub(length, 1)), 0)
+    picked = b.gather_elements(update, b.broadcast(place, shape=cache.shape), axis=axis)
+    return b.select(fresh, picked, cache)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tallow.dtype import f32
+from tallow.dtype import bool_, f32, f64
 from tallow.graph import Value
 from tallow_importers.onnx.context import Context, NodeView
 from tallow_importers.onnx.registry import onnx_op
@@ -36,3 +36,20 @@ def multinomial(context: Context, node: NodeView) -> Value:
     return context.builder.multinomial(
         node.input(0), dtype=dtype, samples=node.attribute("sample_size", 1), seed=node.attribute("seed")
     )
+
+
+@onnx_op("Dropout")
+def dropout(context: Context, node: NodeView):
+    """Elements kept where a uniform draw is no less than the ratio, and scaled up; all outside training."""
+    x, ratio, training = (node.input(i) for i in range(3))
+    b = context.builder
+    everything = b.broadcast(b.scalar(True, bool_), shape=x.shape)
+    known, share = context.array(training), context.array(ratio)
+    if training is None or (known is not None and not known.any()) or (share is not None and not share.any()):
+        return x, everything
+    share = b.scalar(0.5, f32) if ratio is None else b.cast(b.reshape(ratio, shape=()), dtype=f32)
+    draw = b.random_uniform(low=0.0, high=1.0, shape=x.shape, dtype=f64, seed=node.attribute("seed"))
+    share = b.select(b.reshape(training, shape=()), share, b.scalar(0, f32))
+    mask = b.ge(draw, b.cast(share, dtype=f64))
+    scale = b.cast(b.reciprocal(b.add(b.neg(share), 1.0)), dtype=x.dtype)
+    return b.select(mask, b.mul(x, scale), b.scalar(0, x.dtype)), mask

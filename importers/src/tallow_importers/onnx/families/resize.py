@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from tallow.dim import Dim
-from tallow.dtype import f32, i64
+from tallow.dtype import f64, i64
 from tallow.graph import Value
 from tallow_importers.onnx.context import Context, NodeView
+from tallow_importers.onnx.families.resize_by_run import resize_by_run
 from tallow_importers.onnx.registry import onnx_op
 
 
@@ -112,114 +113,117 @@ def _weighted(context: Context, x: Value, axis: int, places: np.ndarray, weights
 
 @onnx_op("Upsample")
 def upsample(context: Context, node: NodeView) -> Value:
-    scales = node.attribute("scales")
-    if scales is None:
-        scales = context.constant(node.input(1), "scales").reshape(-1).tolist()
+    x, given = node.input(0), node.attribute("scales")
+    scales = node.input(1) if given is None else context.builder.constant(np.array(given, np.float32))
     node.attributes["coordinate_transformation_mode"] = "asymmetric"
     node.attributes.setdefault("nearest_mode", "floor")
-    return _resize(context, node, node.input(0), list(range(node.input(0).rank)), scales, None, None)
+    return _by_scales(context, node, x, list(range(x.rank)), scales, None)
 
 
 @onnx_op("Resize")
 def resize_10(context: Context, node: NodeView) -> Value:
-    node.attributes["coordinate_transformation_mode"] = "asymmetric"
-    node.attributes.setdefault("nearest_mode", "floor")
-    scales = context.constant(node.input(1), "scales").reshape(-1).tolist()
-    return _resize(context, node, node.input(0), list(range(node.input(0).rank)), scales, None, None)
+    return upsample(context, node)
 
 
 @onnx_op("Resize", since=11)
 def resize(context: Context, node: NodeView) -> Value:
     x, roi, scales, sizes = (node.input(i) for i in range(4))
     axes = [context.axis(a, x.rank) for a in node.attribute("axes") or range(x.rank)]
-    region = None
-    if node.attribute("coordinate_transformation_mode") == "tf_crop_and_resize":
-        flat = context.constant(roi, "a region of interest").reshape(-1).tolist()
-        region = {a: (flat[i], flat[i + len(axes)]) for i, a in enumerate(axes)}
+    if node.attribute("coordinate_transformation_mode") != "tf_crop_and_resize":
+        roi = None
     if scales is not None and scales.type.size != 0:
-        factors = context.constant(scales, "scales").reshape(-1).tolist()
-        return _resize(context, node, x, axes, factors, None, region)
-    return _resize(context, node, x, axes, None, list(context.require_dims(sizes, "sizes")), region)
-
-
-def _resize(
-    context: Context, node: NodeView, x: Value, axes, scales, sizes: list[Dim] | None, region
-) -> Value:
-    policy = node.attribute("keep_aspect_ratio_policy", "stretch")
-    if sizes is not None and policy != "stretch":
-        ratios = [s / x.shape[a] for s, a in zip(sizes, axes, strict=True)]
-        factor = min(ratios) if policy == "not_larger" else max(ratios)
-        scales, sizes = [factor] * len(axes), [int(np.floor(factor * x.shape[a] + 0.5)) for a in axes]
+        return _by_scales(context, node, x, axes, scales, roi)
+    targets = context.dims(sizes)
+    if node.attribute("keep_aspect_ratio_policy", "stretch") != "stretch":
+        return _keeping_ratio(context, node, x, axes, sizes, targets)
+    outs = context.require_dims(sizes, "sizes")
     for position, axis in enumerate(axes):
-        size = x.shape[axis]
-        out = sizes[position] if sizes is not None else None
-        scale = scales[position] if scales is not None else None
-        if out is not None and out == size and region is None:
+        size, out = x.shape[axis], outs[position]
+        region = _region(context, roi, position, len(axes))
+        if out == size and region is None:
             continue
-        if scale == 1.0 and region is None:
-            continue
-        if not isinstance(size, int) or (out is not None and not isinstance(out, int)):
-            x = _symbolic(context, node, x, axis, out, scale)
-            continue
-        if out is None:
-            low, high = region[axis] if region else (0.0, 1.0)
-            out = int(np.floor(size * (high - low) * scale))
-        x = resize_axis(
-            context,
-            x,
-            axis,
-            out,
-            scale if scale is not None else out / size,
-            node,
-            region[axis] if region else None,
-        )
+        if isinstance(size, int) and isinstance(out, int) and (region is None or _is_known(region)):
+            scale = out / size if size else 1.0
+            x = resize_axis(context, x, axis, out, scale, node, region)
+        else:
+            scale = _ratio(context, out, size)
+            x = resize_by_run(context, x, axis, out, scale, node, region)
     return x
 
 
-def _symbolic(
-    context: Context, node: NodeView, x: Value, axis: int, out: Dim | None, scale: float | None
-) -> Value:
-    """An axis of unknown size: positions and weights are computed by the run."""
-    b, size = context.builder, x.shape[axis]
-    if out is None:
-        if scale != int(scale):
-            context.unsupported(f"scale {scale} of an axis whose size is not known while importing")
-        out = size * int(scale)
-    transform = node.attribute(
-        "coordinate_transformation_mode", "half_pixel" if node.opset >= 11 else "asymmetric"
-    )
-    at = b.iota(shape=(out,), axis=0, dtype=f32)
-    length, wide = context.size(size, f32), context.size(out, f32)
-    ratio = b.div(length, wide) if scale is None else b.scalar(1 / scale, f32)
-    match transform:
-        case "half_pixel" | "pytorch_half_pixel" | "half_pixel_symmetric":
-            at = b.sub(b.mul(b.add(at, 0.5), ratio), 0.5)
-        case "align_corners":
-            at = b.mul(at, b.div(b.sub(length, 1.0), b.max(b.sub(wide, 1.0), 1.0)))
-        case "asymmetric":
-            at = b.mul(at, ratio)
-        case _:
-            context.unsupported(f"{transform} of an axis whose size is not known while importing")
-    last = b.sub(context.size(size), 1)
+def _ratio(context: Context, out: Dim, size: Dim) -> Value:
+    """How much longer an axis gets, as an f64 scalar."""
+    return context.builder.div(context.size(out, f64), context.size(size, f64))
 
-    def pick(position: Value) -> Value:
-        return b.gather(x, b.max(b.min(b.cast(position, dtype=i64), last), 0), axis=axis)
 
-    mode = node.attribute("mode", "nearest")
-    if mode == "nearest":
-        default = "round_prefer_floor" if node.opset >= 11 else "floor"
-        rounding = node.attribute("nearest_mode", default)
-        if rounding == "floor":
-            return pick(b.floor(at))
-        if rounding == "ceil":
-            return pick(b.ceil(at))
-        return pick(b.floor(b.add(at, 0.5)) if rounding == "round_prefer_ceil" else b.ceil(b.sub(at, 0.5)))
-    if mode == "cubic" or node.attribute("antialias", 0):
-        context.unsupported(
-            "cubic or antialiased resizing of an axis whose size is not known while importing"
-        )
-    low = b.floor(at)
-    share = b.reshape(
-        b.cast(b.sub(at, low), dtype=x.dtype), shape=tuple(out if a == axis else 1 for a in range(x.rank))
-    )
-    return b.add(b.mul(pick(low), b.add(b.neg(share), 1.0)), b.mul(pick(b.add(low, 1.0)), share))
+def _is_known(region) -> bool:
+    return all(isinstance(edge, float) for edge in region)
+
+
+def _region(context: Context, roi: Value | None, position: int, count: int):
+    """Start and end of the region of interest on an axis, as numbers if they are known."""
+    if roi is None:
+        return None
+    known = context.array(roi)
+    if known is not None:
+        return tuple(float(known[position + part]) for part in (0, count))
+    return tuple(_entry(context, roi, position + part) for part in (0, count))
+
+
+def _entry(context: Context, vector: Value, position: int) -> Value:
+    """One element of a vector as an f64 scalar."""
+    b = context.builder
+    return b.cast(b.reshape(b.slice(vector, starts=(position,), steps=(1,), shape=(1,)), shape=()), dtype=f64)
+
+
+def _by_scales(context: Context, node: NodeView, x: Value, axes, scales: Value, roi: Value | None) -> Value:
+    known = context.array(scales)
+    for position, axis in enumerate(axes):
+        scale = None if known is None else float(known.reshape(-1)[position])
+        region = _region(context, roi, position, len(axes))
+        size = x.shape[axis]
+        if scale == 1.0 and region is None:
+            continue
+        if scale is not None and isinstance(size, int) and (region is None or _is_known(region)):
+            low, high = region or (0.0, 1.0)
+            out: Dim = int(np.floor(size * (high - low) * scale))
+            x = resize_axis(context, x, axis, out, scale, node, region)
+        else:
+            factor = _entry(context, scales, position)
+            x = resize_by_run(
+                context, x, axis, _scaled(context, size, factor, scale, region), factor, node, region
+            )
+    return x
+
+
+def _scaled(context: Context, size: Dim, factor: Value, scale: float | None, region) -> Dim:
+    """The size of a scaled axis: in terms of the axis's own when the scale is a known whole number."""
+    b = context.builder
+    if region is None and scale is not None and scale == int(scale):
+        return size * int(scale)
+    length = b.mul(context.size(size, f64), factor)
+    if region is not None:
+        low, high = (b.scalar(e, f64) if isinstance(e, float) else e for e in region)
+        length = b.mul(length, b.sub(high, low))
+    return context.require_dims(b.cast(b.floor(length), dtype=i64), "a scaled size")[0]
+
+
+def _keeping_ratio(context: Context, node: NodeView, x: Value, axes, sizes: Value, targets) -> Value:
+    """One factor for all axes: the least or greatest of what the sizes ask for."""
+    b, smaller = context.builder, node.attribute("keep_aspect_ratio_policy") == "not_larger"
+    known = targets is not None and all(isinstance(d, int) for d in (*targets, *(x.shape[a] for a in axes)))
+    if known:
+        ratios = [t / x.shape[a] for t, a in zip(targets, axes, strict=True)]
+        factor = min(ratios) if smaller else max(ratios)
+        for axis in axes:
+            out = int(np.floor(factor * x.shape[axis] + 0.5))
+            x = resize_axis(context, x, axis, out, factor, node, None)
+        return x
+    have = b.cast(context.shape_tensor([x.shape[a] for a in axes]), dtype=f64)
+    ratios = b.div(b.cast(sizes, dtype=f64), have)
+    function = "min" if smaller else "max"
+    factor = b.reduce(ratios, function=function, axes=(0,), keepdims=False)
+    rounded = b.cast(b.floor(b.add(b.mul(have, factor), 0.5)), dtype=i64)
+    for axis, out in zip(axes, context.require_dims(rounded, "sizes"), strict=True):
+        x = resize_by_run(context, x, axis, out, factor, node, None)
+    return x

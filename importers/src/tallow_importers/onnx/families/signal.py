@@ -4,19 +4,40 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 from tallow.dim import floordiv
-from tallow.dtype import f32, i64
+from tallow.dtype import f32, f64, i64
 from tallow.graph import Value
+from tallow_importers.onnx.axes import read_shape
 from tallow_importers.onnx.context import Context, NodeView
 from tallow_importers.onnx.registry import onnx_op
 
 
 @onnx_op("DFT", since=20)
 def dft_20(context: Context, node: NodeView) -> Value:
-    axis = -2 if node.input(2) is None else int(context.constant(node.input(2), "an axis").reshape(()))
-    return _dft(context, node, axis)
+    if node.input(2) is None:
+        return _dft(context, node, -2)
+    known = context.array(node.input(2))
+    return _dft_anywhere(context, node) if known is None else _dft(context, node, int(known.reshape(())))
+
+
+def _dft_anywhere(context: Context, node: NodeView) -> Value:
+    """An axis that is data: the tensor is seen as [before, axis, after, part] for sizes the run tells."""
+    x, length, axis = (node.input(i) for i in range(3))
+    b, rank = context.builder, x.rank
+    at = b.reshape(b.cast(axis, dtype=i64), shape=(1,))
+    at = b.select(b.lt(at, 0), b.add(at, rank), at)
+    place = b.iota(shape=(rank - 1,), axis=0, dtype=i64)
+    sizes = context.shape_tensor(x.shape[:-1])
+
+    def extent(here: Value) -> Value:
+        return b.reduce(b.select(here, sizes, 1), function="mul", axes=(0,), keepdims=True)
+
+    seen = b.concat(*(extent(b.emit(test, place, at)) for test in ("lt", "eq", "gt")), axis=0)
+    before, size, after = read_shape(context, seen)
+    view = b.reshape(x, shape=(before, size, after, x.shape[-1]))
+    y = _dft(context, NodeView(node.proto, [view, length], node.attributes, node.opset), 1)
+    dims = b.select(b.eq(place, at), context.size(y.shape[1]), sizes)
+    return b.reshape(y, shape=(*read_shape(context, dims), y.shape[-1]))
 
 
 @onnx_op("DFT")
@@ -80,26 +101,27 @@ def window(context: Context, node: NodeView) -> Value:
 
 @onnx_op("MelWeightMatrix")
 def mel_weight_matrix(context: Context, node: NodeView) -> Value:
-    """Triangular filters on the mel scale, from constants."""
-    bins, length, rate, low, high = (
-        context.constant(v, "a filter bank parameter").reshape(()).item() for v in node.inputs
-    )
-    dtype = context.dtype(node.attribute("output_datatype", 1))
-    spectrum = length // 2 + 1
+    """Triangular filters whose edges are evenly spaced on the mel scale."""
+    b = context.builder
+    count, length, rate, low, high = (b.cast(b.reshape(v, shape=()), dtype=f64) for v in node.inputs)
+    (bins,) = context.require_dims(b.reshape(node.input(0), shape=(1,)), "a number of filters")
+    half = b.add(b.floor(b.mul(length, 0.5)), 1.0)
+    (spectrum,) = context.require_dims(b.cast(b.reshape(half, shape=(1,)), dtype=i64), "a transform length")
+    first, last = (b.mul(b.log1p(b.div(edge, 700.0)), 2595 / math.log(10)) for edge in (low, high))
+    step = b.div(b.sub(last, first), b.add(count, 2.0))
+    line = b.iota(shape=(1, bins), axis=1, dtype=f64)
 
-    def mel(hertz):
-        return 2595 * np.log10(1 + hertz / 700)
+    def edge(number: float) -> Value:
+        """The spectrum line at which edge `number` of each filter lies."""
+        mel = b.add(b.mul(b.add(line, number), step), first)
+        hertz = b.mul(b.expm1(b.mul(mel, math.log(10) / 2595)), 700.0)
+        return b.floor(b.div(b.mul(b.add(length, 1.0), hertz), rate))
 
-    edges = np.linspace(mel(low), mel(high), bins + 2)
-    points = ((length + 1) * (700 * (10 ** (edges / 2595) - 1)) // rate).astype(int)
-    out = np.zeros((spectrum, bins))
-    for i in range(bins):
-        lower, centre, upper = points[i : i + 3]
-        if lower == centre:
-            out[centre, i] = 1
-        else:
-            for j in range(lower, centre + 1):
-                out[j, i] = (j - lower) / (centre - lower)
-        for j in range(centre, upper) if upper > centre else ():
-            out[j, i] = (upper - j) / (upper - centre)
-    return context.builder.constant(out.astype(dtype.numpy))
+    left, centre, right = (edge(float(n)) for n in range(3))
+    at = b.iota(shape=(spectrum, 1), axis=0, dtype=f64)
+    zero, one = b.scalar(0, f64), b.scalar(1, f64)
+    rising = b.select(b.gt(centre, left), b.div(b.sub(at, left), b.sub(centre, left)), one)
+    falling = b.div(b.sub(right, at), b.sub(right, centre))
+    value = b.select(b.and_(b.ge(at, left), b.le(at, centre)), rising, zero)
+    value = b.select(b.and_(b.ge(at, centre), b.lt(at, right)), falling, value)
+    return b.cast(value, dtype=context.dtype(node.attribute("output_datatype", 1)))
