@@ -131,13 +131,15 @@ def scan(attributes, projected: np.ndarray, lengths: np.ndarray, cell: Cell, sta
     return (y, *finals)
 
 
-def lstm_cell(attributes, r: np.ndarray, peepholes: np.ndarray | None) -> Cell:
-    """`r` is [directions, hidden, 4 * hidden], gates in the order i, o, f, c."""
+def lstm_cell(
+    attributes, r: Sequence[np.ndarray], peepholes: np.ndarray | None, product: Callable = np.matmul
+) -> Cell:
+    """`r` is [directions, hidden, 4 * hidden], gates in the order i, o, f, c; states meet it in `product`."""
 
     def cell(d, functions, t_x, state):
         f, g, h_fn = functions
         h, c = state
-        i, o, forget, inner = np.split(_clip(t_x + h @ r[d], attributes["clip"]), 4, -1)
+        i, o, forget, inner = np.split(_clip(t_x + product(h, r[d]), attributes["clip"]), 4, -1)
         if peepholes is not None:
             pi, po, pf = np.split(peepholes[d], 3)
             i, forget = i + pi * c, forget + pf * c

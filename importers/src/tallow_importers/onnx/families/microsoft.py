@@ -7,7 +7,7 @@ from tallow.graph import Value
 from tallow_importers.onnx.context import Context, NodeView
 from tallow_importers.onnx.families import quantization as quant
 from tallow_importers.onnx.families.matmul import matmul_any_rank
-from tallow_importers.onnx.families.recurrent import recurrent
+from tallow_importers.onnx.families.recurrent import layer_of
 from tallow_importers.onnx.registry import onnx_op
 
 MS = "com.microsoft"
@@ -178,27 +178,15 @@ def qgemm(context: Context, node: NodeView) -> Value:
 
 
 @onnx_op("DynamicQuantizeLSTM", domain=MS)
-def dynamic_quantize_lstm(context: Context, node: NodeView):
-    """Weights are dequantised and the layer runs in floats; inputs are not rounded to 8 bits."""
-    b = context.builder
-    x, w, r, bias, lengths, h0, c0, peepholes, w_scale, w_zero, r_scale, r_zero = (
-        node.input(i) for i in range(12)
-    )
-
-    def weights(value: Value, scale: Value, zero: Value) -> Value:
-        shape = (value.shape[0], 1, value.shape[2] if scale.rank == 2 else 1)
-        zero = b.reshape(zero, shape=shape)
-        real = b.mul(
-            b.cast(b.sub(b.cast(value, dtype=i32), b.cast(zero, dtype=i32)), dtype=f32),
-            b.reshape(scale, shape=shape),
-        )
-        return b.transpose(real, permutation=(0, 2, 1))
-
-    inputs = [x, weights(w, w_scale, w_zero), weights(r, r_scale, r_zero), bias, lengths, h0, c0, peepholes]
-    proto = type(node.proto)()
-    proto.CopyFrom(node.proto)
-    proto.op_type = "LSTM"
-    return recurrent(context, NodeView(proto, inputs, node.attributes, node.opset))
+def dynamic_quantize_lstm(context: Context, node: NodeView) -> list[Value]:
+    b, (w, r) = context.builder, node.inputs[1:3]
+    layer = layer_of(context, node, "LSTM", r.shape[0], r.shape[1])
+    quantisation = [
+        b.reshape(v, shape=(v.shape[0], 1, v.shape[1] if v.rank == 2 else 1)) for v in node.inputs[8:12]
+    ]
+    operands = [layer.x, w, r, layer.bias, layer.h0, layer.c0, layer.lengths, *quantisation]
+    extra = [] if layer.peepholes is None else [layer.peepholes]
+    return layer.results(context, b.dynamic_quantize_lstm(*operands, *extra, **layer.options))
 
 
 @onnx_op("Inverse", domain=MS)
