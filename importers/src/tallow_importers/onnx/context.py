@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import onnx
@@ -18,6 +19,28 @@ from tallow_importers.onnx.tensors import dtype_of, to_array
 
 class Unsupported(TallowError):
     """Raised by handlers; collected, so that a model's whole list is reported at once."""
+
+
+Arm = Callable[[KnownBuilder], Sequence["Value | None"]]
+
+
+class RanksDiffer(Unsupported):
+    """Raised when a graph's results differ in rank from one condition to the other."""
+
+
+@dataclass(eq=False)
+class Diverges(Exception):
+    """Raised by a handler whose results have another rank when its condition holds than when it does not:
+    what comes after the node must be written twice. `arms` write the results into the builder of a
+    region, for true and for false; on the way up each level adds the nodes that follow."""
+
+    condition: Value
+    arms: tuple[Arm, ...]
+    reason: str
+
+    def followed(self, by: Callable[[Arm, KnownBuilder], Sequence[Value | None]]) -> Diverges:
+        """The same split, its arms run by `by`, which adds what follows."""
+        return Diverges(self.condition, tuple(partial(by, arm) for arm in self.arms), self.reason)
 
 
 @dataclass(slots=True)
@@ -125,6 +148,10 @@ class Context:
     def inline(self, graph: onnx.GraphProto, given: Mapping[str, Value] | None = None) -> tuple[Value, ...]:
         """A subgraph's nodes written here, with values for its inputs; its results."""
         return self.importer.inline(self, graph, given or {})
+
+    def inside(self, builder: KnownBuilder) -> Context:
+        """This context with what it knows by name, writing into another builder."""
+        return Context(builder, self.importer, dict(self.scope), self.folder)
 
     def fresh_name(self) -> str:
         return str(self.builder.fresh_symbol("u"))

@@ -6,6 +6,7 @@ import difflib
 import re
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import onnx
@@ -27,7 +28,8 @@ from tallow.graph import (
 )
 from tallow.passes.bind import check_names
 from tallow_importers.onnx import families
-from tallow_importers.onnx.context import Context, NodeView, Unsupported, attributes_of
+from tallow_importers.onnx.context import Context, Diverges, NodeView, RanksDiffer, Unsupported, attributes_of
+from tallow_importers.onnx.families.control import fork
 from tallow_importers.onnx.functions import body_of, type_proto
 from tallow_importers.onnx.known import KnownBuilder
 from tallow_importers.onnx.registry import REGISTRY
@@ -78,7 +80,7 @@ class _Importer:
         self.opsets = self._opsets(model.opset_import)
         self.functions = {(f.domain, f.name, f.overload): f for f in model.functions}
         self.problems: dict[str, None] = {}
-        self.depth = 0
+        self.depth = self.forks = 0
         self.read, self.most = 0, max(LEAST, GROWTH * _count(model))
         self.renamed: dict[str, str] = {}
         self.inputs: tuple[Value, ...] = ()
@@ -106,8 +108,10 @@ class _Importer:
             self._inputs(context, proto)
             self.inputs = tuple(builder.inputs)
             check_names(self.dims, self.sizes)
-            self._nodes(context, proto.node, self.opsets)
+            self._body(context, proto)
             outputs = self._outputs(context, proto)
+        except RanksDiffer as error:
+            self.problems[str(error)] = None
         except GraphError as error:
             raise ImportFailed(f"{self.source}: {error}") from None
         except RecursionError:
@@ -209,15 +213,46 @@ class _Importer:
 
     # Nodes -------------------------------------------------------------------------------------
 
-    def _nodes(self, context: Context, nodes: Sequence[onnx.NodeProto], opsets: dict[str, int]) -> None:
+    def _body(self, context: Context, proto: onnx.GraphProto) -> None:
+        """The nodes of a graph of its own; where its ranks depend on a condition, those after it twice."""
+        wanted = [o.name for o in proto.output]
+        try:
+            self._nodes(context, proto.node, self.opsets, wanted)
+        except Diverges as split:
+            values = fork(context, split.followed(partial(_as_declared, proto)))
+            context.scope |= dict(zip(wanted, values, strict=True))
+
+    def _nodes(
+        self,
+        context: Context,
+        nodes: Sequence[onnx.NodeProto],
+        opsets: dict[str, int],
+        wanted: Sequence[str],
+    ) -> None:
+        """Writes nodes; `wanted` are the results that the caller takes out of the scope afterwards."""
         self.depth += 1
         if self.depth > DEEPEST:
             raise ImportFailed(f"{self.source}: more than {DEEPEST} levels of subgraphs and functions")
+        ordered = in_order(nodes, set(context.scope), self.source)
         try:
-            for node in in_order(nodes, set(context.scope), self.source):
-                self._node(context, node, opsets)
+            for position, node in enumerate(ordered):
+                try:
+                    self._node(context, node, opsets)
+                except Diverges as split:
+                    rest = (node, ordered[position + 1 :], opsets, wanted)
+                    raise split.followed(partial(self._continued, context, *rest)) from None
         finally:
             self.depth -= 1
+
+    def _continued(self, context: Context, node, rest, opsets, wanted, arm, builder) -> list[Value | None]:
+        """The wanted results when `arm` writes those of a node and then the rest follows."""
+        inside = context.inside(builder)
+        try:
+            inside.scope |= dict(zip(node.output, arm(builder), strict=False))
+        except Diverges as split:
+            raise split.followed(partial(self._continued, context, node, rest, opsets, wanted)) from None
+        self._nodes(inside, rest, opsets, wanted)
+        return [inside.scope.get(name) for name in wanted]
 
     def _node(self, context: Context, node: onnx.NodeProto, opsets: dict[str, int]) -> None:
         self.read += 1
@@ -300,7 +335,7 @@ class _Importer:
             nodes.append(copy)
         inside = Context(context.builder, self, scope, self.folder)
         location = context.builder.location
-        self._nodes(inside, nodes, self._opsets(function.opset_import))
+        self._nodes(inside, nodes, self._opsets(function.opset_import), function.output)
         context.builder.location = location
         return [scope.get(name) for name in function.output]
 
@@ -315,7 +350,7 @@ class _Importer:
             builder.inputs.append(value)
             inside.scope[name] = value
         self._initializers(inside, proto)
-        self._nodes(inside, proto.node, self.opsets)
+        self._body(inside, proto)
         values = [inside.scope.get(o.name) for o in proto.output]
         if any(v is None for v in values):
             raise Unsupported("a subgraph with unsupported nodes")
@@ -328,9 +363,26 @@ class _Importer:
         inside = Context(context.builder, self, {**context.scope, **given}, self.folder)
         location = context.builder.location
         self._initializers(inside, proto)
-        self._nodes(inside, proto.node, self.opsets)
+        self._nodes(inside, proto.node, self.opsets, [o.name for o in proto.output])
         context.builder.location = location
         return tuple(inside.scope.get(o.name) for o in proto.output)
+
+
+def _as_declared(proto: onnx.GraphProto, arm, builder: KnownBuilder) -> list[Value | None]:
+    """What `arm` writes; GraphError if a result has not the rank that the graph declares for it."""
+    try:
+        values = arm(builder)
+    except Diverges as split:
+        raise split.followed(partial(_as_declared, proto)) from None
+    for info, value in zip(proto.output, values, strict=True):
+        declared = info.type.tensor_type if info.type.HasField("tensor_type") else None
+        if value is None or declared is None or not declared.HasField("shape"):
+            continue
+        if isinstance(value.type, TensorType) and value.rank != len(declared.shape.dim):
+            raise GraphError(
+                f'output "{info.name}" would be {value.type}: the model declares rank {len(declared.shape.dim)}'
+            )
+    return values
 
 
 def _count(model: onnx.ModelProto) -> int:

@@ -121,6 +121,7 @@ class KnownBuilder(Builder):
                 self.contents[node.output] = np.array(array.tolist(), object).reshape(array.shape)
         else:
             self._learn_contents(node)
+            self._settle(node.output)
 
     def _learn_elements(self, node: Node) -> None:
         """Follow a sequence whose length and order the importer knows."""
@@ -180,6 +181,15 @@ class KnownBuilder(Builder):
                 if total is None:
                     return
             self.contents[node.output] = _as_object(total).reshape(node.output.shape)
+
+    def _settle(self, value: Value) -> None:
+        """Contents that turned out to be plain numbers are an array."""
+        contents = self.contents.get(value)
+        if contents is None or not all(isinstance(d, int) for d in contents.reshape(-1)):
+            return
+        array = np.array(contents.tolist(), object).astype(value.dtype.numpy, casting="unsafe")
+        if np.array_equal(array, contents):
+            self.arrays[value] = array.reshape(contents.shape)
 
     def region(self, name: str) -> KnownBuilder:
         """A builder for a region, which knows what this one knows."""

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
 import onnx
 
 from tallow.dim import symbol, symbols
 from tallow.dtype import bool_, i64
 from tallow.errors import GraphError, ImportFailed
-from tallow.graph import VARIES, TensorType, Value, replace_sizes, type_symbols
+from tallow.graph import VARIES, Graph, TensorType, Value, replace_sizes, type_symbols
 from tallow.ops.control import join_types
-from tallow_importers.onnx.context import Context, NodeView
+from tallow_importers.onnx.context import Context, Diverges, NodeView, RanksDiffer, Unsupported
 from tallow_importers.onnx.registry import onnx_op
 
 UNROLLED = 64  # entries of a batch whose scans are written one after the other
+MOST_FORKS = 16  # how often the rest of a graph may be written twice
 
 
 @onnx_op("If")
@@ -21,38 +26,72 @@ def if_(context: Context, node: NodeView):
     then, otherwise = node.attribute("then_branch"), node.attribute("else_branch")
     if condition is not None:
         return context.inline(then if bool(condition.reshape(-1)[0]) else otherwise)
-    yes, no = _branches(context, then, otherwise)
+    flag = context.builder.reshape(node.input(0), shape=()) if node.input(0).rank else node.input(0)
+    try:
+        yes, no = _regions([lambda: context.region(then), lambda: context.region(otherwise)], context)
+        return emit_if(context, flag, yes, no)
+    except (RanksDiffer, GraphError) as error:
+
+        def arm(proto):
+            return lambda builder: context.inside(builder).inline(proto)
+
+        raise Diverges(flag, (arm(then), arm(otherwise)), str(error)) from None
+
+
+def emit_if(context: Context, flag: Value, yes: Graph, no: Graph) -> tuple[Value, ...]:
+    """A branch with results of types that cover both regions'; GraphError if none do."""
     types, fresh = [], []
+    local = _local(yes) | _local(no)  # sizes bound inside one branch mean nothing outside it
     for a, b in zip(yes.outputs, no.outputs, strict=True):
-        try:
-            joined, names = join_types(a.type, b.type, context.fresh_name)
-        except GraphError as error:
-            sizes = sorted({s for v in context.importer.inputs for s in type_symbols(v.type)})
-            context.unsupported(
-                f"{error}; its condition may be known once sizes are fixed with dims: {', '.join(sizes)}"
-            )
-        # Sizes bound inside one branch mean nothing outside it.
-        local = _local(yes) | _local(no)
+        joined, names = join_types(a.type, b.type, context.fresh_name)
         joined, more = _rename(context, joined, local)
         types.append(joined)
         fresh += [*names, *more]
-    b = context.builder
-    flag = b.reshape(node.input(0), shape=()) if node.input(0).rank else node.input(0)
     extra = {"defines": tuple(fresh)} if fresh else {}
-    result = b.emit("if", flag, then=yes, otherwise=no, types=tuple(types), **extra)
+    result = context.builder.emit("if", flag, then=yes, otherwise=no, types=tuple(types), **extra)
     return result if isinstance(result, tuple) else (result,)
 
 
-def _branches(context: Context, then, otherwise):
+def fork(context: Context, split: Diverges) -> tuple[Value, ...]:
+    """The results of a graph whose nodes from `split` on are written twice, once for each condition."""
+    importer, where = context.importer, context.builder.location
+    importer.forks += 1
+    if importer.forks > MOST_FORKS:
+        raise RanksDiffer(f"{where}: {split.reason} in more than {MOST_FORKS} combinations{_hint(importer)}")
+
+    def written(arm: Callable, holds: bool) -> Graph:
+        builder = context.builder.region("continued")
+        builder.arrays[split.condition] = np.array(holds)
+        try:
+            values = arm(builder)
+        except Diverges as again:
+            values = fork(context.inside(builder), again)
+        if any(v is None for v in values):
+            raise Unsupported("a subgraph with unsupported nodes")
+        return builder.finish(values)
+
+    writers = [partial(written, arm, holds) for arm, holds in zip(split.arms, (True, False), strict=True)]
+    try:
+        return emit_if(context, split.condition, *_regions(writers, context))
+    except GraphError as error:
+        raise RanksDiffer(f"{where}: {error}{_hint(importer)}") from None
+
+
+def _hint(importer) -> str:
+    sizes = sorted({s for v in importer.inputs for s in type_symbols(v.type)})
+    return f"; the condition may be known once sizes are fixed with dims: {', '.join(sizes)}" if sizes else ""
+
+
+def _regions(writers: Sequence[Callable[[], Graph]], context: Context) -> list[Graph]:
     """Both branches as regions. One that cannot be typed for the sizes at hand fails when it is taken."""
     made, errors = [], []
-    for proto in (then, otherwise):
+    for write in writers:
         try:
-            made.append(context.region(proto))
+            made.append(write())
         except (ImportFailed, GraphError) as error:
             made.append(None)
             errors.append(error)
-    if len(errors) == 2:
+    if len(errors) == len(writers):
         raise errors[0]
     if errors:
         sound = next(region for region in made if region is not None)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
-
 from tallow.dim import Dim, bounds, exact_quotient, floordiv, maximum, product
 from tallow.dtype import i64
 from tallow.graph import Value
 from tallow_importers.onnx.axes import squeezed, unsqueezed
-from tallow_importers.onnx.context import Context, NodeView
+from tallow_importers.onnx.context import Context, Diverges, NodeView
 from tallow_importers.onnx.registry import onnx_op
 
 
@@ -82,15 +80,12 @@ def squeeze(context: Context, node: NodeView) -> Value:
     if axes is None and node.input(1) is not None:
         return context.builder.reshape(x, shape=squeezed(context, x.shape, _of_known_length(context, node)))
     if axes is None:
-        drop = {a for a, d in enumerate(x.shape) if d == 1}
-        unknown = [str(d) for d in x.shape if not isinstance(d, int) and (bounds(d)[0] or 0) <= 1]
-        if unknown:
-            where, sizes = context.builder.location, ", ".join(unknown)
-            warnings.warn(
-                f"{where} keeps axes whose size is not known ({sizes}): fix them with dims", stacklevel=2
-            )
-    else:
-        drop = {context.axis(a, x.rank) for a in axes}
+        unknown = [a for a, d in enumerate(x.shape) if not isinstance(d, int) and (bounds(d)[0] or 0) <= 1]
+        return _squeeze_singles(context, x, {a for a, d in enumerate(x.shape) if d == 1}, unknown)
+    return _without(context, x, {context.axis(a, x.rank) for a in axes})
+
+
+def _without(context: Context, x: Value, drop: set[int]) -> Value:
     return context.builder.reshape(x, shape=tuple(d for a, d in enumerate(x.shape) if a not in drop))
 
 
