@@ -144,13 +144,10 @@ class _Importer:
         context.scope[name] = value
 
     def _inputs(self, context: Context, proto: onnx.GraphProto) -> None:
-        defaults = set(context.names)
-        for info in proto.input:
-            if info.name in defaults:
-                continue  # an initializer: a default that Tallow keeps constant
-            value = Value(
-                context.builder.unique(info.name), self.type_of(info.type, f'input "{info.name}"', context)
-            )
+        given = [i for i in proto.input if i.name not in context.scope]  # others have a default, kept constant
+        names = [context.builder.unique(info.name) for info in given]
+        for info, name in zip(given, names, strict=True):
+            value = Value(name, self.type_of(info.type, f'input "{info.name}"', context))
             context.builder.inputs.append(value)
             self._define(context, info.name, value)
 
@@ -187,11 +184,15 @@ class _Importer:
         if dim.WhichOneof("value") == "dim_value":
             if dim.dim_value >= 0:
                 return dim.dim_value
-            return context.builder.fresh_symbol("d")
+            return self._size(str(context.builder.fresh_symbol("d")))
         name = _identifier(dim.dim_param)  # "?" and the like name nothing
         if name:
             if dim.dim_param not in self.renamed:
                 self.renamed[dim.dim_param] = context.builder.size_name(name)
+@@@MINE
+                spare = context.builder.unique(name)
+                self.renamed[dim.dim_param] = spare if name in self.sizes else name  # values may share it
+@@@END
             return self._size(self.renamed[dim.dim_param], dim.dim_param)
         return self._size(str(context.builder.fresh_symbol("d")))
 

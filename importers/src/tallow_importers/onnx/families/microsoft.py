@@ -1,16 +1,23 @@
-"""Operators of the com.microsoft domain that exported and quantised models contain."""
+"""Operators of the com.microsoft domain that exported and optimised models contain."""
 
 from __future__ import annotations
 
-from tallow.dtype import f32, i32
+from tallow.dim import product
 from tallow.graph import Value
 from tallow_importers.onnx.context import Context, NodeView
-from tallow_importers.onnx.families import quantization as quant
-from tallow_importers.onnx.families.matmul import matmul_any_rank
-from tallow_importers.onnx.families.recurrent import layer_of
-from tallow_importers.onnx.registry import onnx_op
+from tallow_importers.onnx.families import convolution, detection, gather, matmul, shape
+from tallow_importers.onnx.registry import REGISTRY, onnx_op
 
 MS = "com.microsoft"
+
+# Operators that are those of ONNX under another name or in the other domain.
+for _name, _handler in {
+    "Trilu": shape.trilu,
+    "Pad": shape.pad,
+    "GatherND": gather.gather_nd,
+    "GridSample": detection.grid_sample,
+}.items():
+    onnx_op(_name, domain=MS)(_handler)
 
 
 @onnx_op("Gelu", domain=MS)
@@ -36,157 +43,189 @@ def quick_gelu(context: Context, node: NodeView) -> Value:
     return b.mul(x, b.sigmoid(b.mul(x, float(node.attribute("alpha", 1.702)))))
 
 
-@onnx_op("FusedMatMul", domain=MS)
+@onnx_op("FusedMatMul", "TransposeMatMul", domain=MS)
 def fused_matmul(context: Context, node: NodeView) -> Value:
-    b, (x, y) = context.builder, node.inputs
+    b = context.builder
 
-    def turned(value: Value) -> Value:
-        order = [*range(value.rank - 2), value.rank - 1, value.rank - 2]
-        return b.transpose(value, permutation=tuple(order))
+    def turned(value: Value, side: str) -> Value:
+        order = list(range(value.rank))
+        if node.attribute(f"transBatch{side}", 0):  # rows stand before the batches
+            order = [*order[1:-1], 0, order[-1]]
+        if node.attribute(f"trans{side}", 0) and value.rank > 1:
+            order[-2:] = reversed(order[-2:])
+        return value if order == sorted(order) else b.transpose(value, permutation=tuple(order))
 
-    x = turned(x) if node.attribute("transA", 0) else x
-    y = turned(y) if node.attribute("transB", 0) else y
-    result, alpha = matmul_any_rank(context, x, y), node.attribute("alpha", 1.0)
+    operands = [turned(value, side) for value, side in zip(node.inputs, "AB", strict=True)]
+    result, alpha = matmul.matmul_any_rank(context, *operands), node.attribute("alpha", 1.0)
     return result if alpha == 1.0 else b.mul(result, alpha)
+
+
+# Fused activations: the names of their parameters, in order.
+_ACTIVATIONS = {
+    "Relu": (),
+    "Sigmoid": (),
+    "Tanh": (),
+    "LeakyRelu": ("alpha",),
+    "HardSigmoid": ("alpha", "beta"),
+    "Clip": ("min", "max"),
+}
+
+
+def activated(context: Context, node: NodeView, x: Value, parameters) -> Value:
+    """x through the activation that the node names, if any."""
+    name = node.attribute("activation", "")
+    if not name:
+        return x
+    if name not in _ACTIVATIONS:
+        context.unsupported(f"activation {name!r}")
+    attributes = dict(zip(_ACTIVATIONS[name], parameters, strict=False))
+    proto = type(node.proto)()
+    proto.CopyFrom(node.proto)
+    proto.op_type = name
+    return REGISTRY.find("", name, 6)(context, NodeView(proto, [x], attributes, 6))
+
+
+@onnx_op("FusedConv", domain=MS)
+def fused_conv(context: Context, node: NodeView) -> Value:
+    y, addend = convolution.conv(context, node), node.input(3)
+    y = y if addend is None else context.builder.add(y, addend)
+    return activated(context, node, y, node.attribute("activation_params") or ())
+
+
+@onnx_op("FusedGemm", domain=MS)
+def fused_gemm(context: Context, node: NodeView) -> Value:
+    names = ("alpha", "beta", "gamma")
+    parameters = [node.attributes[f"activation_{n}"] for n in names if f"activation_{n}" in node.attributes]
+    return activated(context, node, matmul.gemm(context, node), parameters)
+
+
+def channels_first(context: Context, x: Value) -> Value:
+    """[N, ..., C] as [N, C, ...]."""
+    return context.builder.transpose(x, permutation=(0, x.rank - 1, *range(1, x.rank - 1)))
+
+
+def channels_last(context: Context, x: Value) -> Value:
+    """[N, C, ...] as [N, ..., C]."""
+    return context.builder.transpose(x, permutation=(0, *range(2, x.rank), 1))
+
+
+@onnx_op("NhwcConv", "NhwcFusedConv", domain=MS)
+def nhwc_conv(context: Context, node: NodeView) -> Value:
+    x, w, bias, addend = (node.input(i) for i in range(4))
+    inputs = [channels_first(context, x), channels_first(context, w), bias, addend]
+    if addend is not None:
+        inputs[3] = channels_first(context, addend)
+    return channels_last(
+        context, fused_conv(context, NodeView(node.proto, inputs, node.attributes, node.opset))
+    )
+
+
+@onnx_op("NhwcMaxPool", domain=MS)
+def nhwc_max_pool(context: Context, node: NodeView) -> Value:
+    view = NodeView(node.proto, [channels_first(context, node.input(0))], node.attributes, node.opset)
+    return channels_last(context, convolution.max_pool(context, view))
+
+
+# Normalisation -------------------------------------------------------------------------------------
+
+
+def _summed(context: Context, node: NodeView, bias: Value | None) -> Value:
+    """Input, skip connection and bias together; the statistics that training wants are refused."""
+    if node.wants(1) or node.wants(2):
+        context.unsupported("the mean and the deviation as results")
+    total = context.builder.add(node.input(0), node.input(1))
+    return total if bias is None else context.builder.add(total, bias)
 
 
 @onnx_op("SkipLayerNormalization", domain=MS)
 def skip_layer_norm(context: Context, node: NodeView):
-    b = context.builder
-    x, skip, scale, bias, extra = (node.input(i) for i in range(5))
-    total = b.add(x, skip)
-    total = total if extra is None else b.add(total, extra)
-    operands = [total, scale] if bias is None else [total, scale, bias]
-    y = b.layer_norm(*operands, axis=total.rank - 1, epsilon=node.attribute("epsilon", 1e-12))
+    scale, shift, bias = (node.input(i) for i in (2, 3, 4))
+    total = _summed(context, node, bias)
+    operands = [total, scale] if shift is None else [total, scale, shift]
+    epsilon = node.attribute("epsilon", 1e-12)
+    y = context.builder.layer_norm(*operands, axis=total.rank - 1, epsilon=epsilon)
+    return y, None, None, total
+
+
+@onnx_op("SkipSimplifiedLayerNormalization", domain=MS)
+def skip_simplified_layer_norm(context: Context, node: NodeView):
+    total = _summed(context, node, node.input(3))
+    epsilon = node.attribute("epsilon", 1e-5)
+    y = context.builder.rms_norm(total, node.input(2), axis=total.rank - 1, epsilon=epsilon)
     return y, None, None, total
 
 
 @onnx_op("SimplifiedLayerNormalization", domain=MS)
 @onnx_op("SimplifiedLayerNormalization")
 def simplified_layer_norm(context: Context, node: NodeView) -> Value:
-    x = node.input(0)
-    return context.builder.rms_norm(
-        x,
-        node.input(1),
-        axis=context.axis(node.attribute("axis", -1), x.rank),
-        epsilon=node.attribute("epsilon", 1e-5),
+    x, axis = node.input(0), node.attribute("axis", -1)
+    epsilon = node.attribute("epsilon", 1e-5)
+    return context.builder.rms_norm(x, node.input(1), axis=context.axis(axis, x.rank), epsilon=epsilon)
+
+
+@onnx_op("BiasSoftmax", domain=MS)
+def bias_softmax(context: Context, node: NodeView) -> Value:
+    """Softmax over all axes from `axis` on together, of data plus a bias that lacks some of its axes."""
+    b, (x, bias) = context.builder, node.inputs
+    axis = context.axis(node.attribute("axis", 1), x.rank)
+    if not node.attribute("is_inner_broadcast", 1) and bias.rank < x.rank:
+        bias = b.reshape(bias, shape=(*bias.shape[:-1], *(1,) * (x.rank - bias.rank), bias.shape[-1]))
+    total = b.add(x, bias)
+    rows, columns = product(x.shape[:axis]), product(x.shape[axis:])
+    flat = b.reshape(total, shape=(rows, columns))
+    return b.reshape(b.softmax(flat, axis=1), shape=x.shape)
+
+
+# Shapes and the rest -------------------------------------------------------------------------------
+
+
+@onnx_op("Range", domain=MS)
+def range_(context: Context, node: NodeView) -> Value:
+    inputs = list(node.inputs[:2])
+    delta = node.input(2)
+    inputs.append(context.builder.scalar(1, inputs[0].dtype) if delta is None else delta)
+    return shape.range_(context, NodeView(node.proto, inputs, node.attributes, node.opset))
+
+
+@onnx_op("ExpandDims", domain=MS)
+def expand_dims(context: Context, node: NodeView) -> Value:
+    return shape.unsqueeze(context, node)
+
+
+@onnx_op("Unique", domain=MS)
+def unique(context: Context, node: NodeView):
+    """Values in the order of their first appearance, where each element's is, and how many there are."""
+    view = NodeView(node.proto, list(node.inputs), {"sorted": 0}, node.opset)
+    y, _, inverse, counts = detection.unique(context, view)
+    return y, inverse, counts
+
+
+@onnx_op("CDist", domain=MS)
+def cdist(context: Context, node: NodeView) -> Value:
+    """Distances between the rows of two matrices."""
+    b, (x, y) = context.builder, node.inputs
+    rows = b.reshape(x, shape=(x.shape[0], 1, x.shape[1]))
+    difference = b.sub(rows, b.reshape(y, shape=(1, *y.shape)))
+    total = b.reduce(b.mul(difference, difference), function="add", axes=(2,), keepdims=False)
+    return total if node.attribute("metric", "sqeuclidean") == "sqeuclidean" else b.sqrt(total)
+
+
+@onnx_op("ComplexMul", "ComplexMulConj", domain=MS)
+def complex_mul(context: Context, node: NodeView) -> Value:
+    """Products of complex numbers whose parts are the last axis."""
+    b = context.builder
+    (a_real, a_imaginary), (c_real, c_imaginary) = (
+        [
+            b.slice(x, starts=(*(0,) * (x.rank - 1), i), steps=(1,) * x.rank, shape=(*x.shape[:-1], 1))
+            for i in (0, 1)
+        ]
+        for x in node.inputs
     )
-
-
-@onnx_op("SkipSimplifiedLayerNormalization", domain=MS)
-def skip_simplified_layer_norm(context: Context, node: NodeView):
-    b = context.builder
-    total = b.add(node.input(0), node.input(1))
-    y = b.rms_norm(total, node.input(2), axis=total.rank - 1, epsilon=node.attribute("epsilon", 1e-5))
-    return y, None, None, total
-
-
-@onnx_op("MatMulIntegerToFloat", domain=MS)
-def matmul_integer_to_float(context: Context, node: NodeView) -> Value:
-    b = context.builder
-    a, w, a_scale, w_scale, a_zero, w_zero, bias = (node.input(i) for i in range(7))
-    total = matmul_any_rank(
-        context, quant.centred(context, a, a_zero, -2), quant.centred(context, w, w_zero, -1)
-    )
-    y = b.mul(b.cast(total, dtype=f32), b.mul(b.reshape(a_scale, shape=()), w_scale))
-    return y if bias is None else b.add(y, bias)
-
-
-@onnx_op("DynamicQuantizeMatMul", domain=MS)
-def dynamic_quantize_matmul(context: Context, node: NodeView) -> Value:
-    b = context.builder
-    x, w, w_scale, w_zero, bias = (node.input(i) for i in range(5))
-    quantised, scale, zero = quant.dynamic_quantize_linear(context, NodeView(node.proto, [x], {}, node.opset))
-    total = matmul_any_rank(
-        context, quant.centred(context, quantised, zero, -2), quant.centred(context, w, w_zero, -1)
-    )
-    y = b.mul(b.cast(total, dtype=f32), b.mul(scale, w_scale))
-    return y if bias is None else b.add(y, bias)
-
-
-def _real(context: Context, x: Value, scale: Value, zero: Value | None) -> Value:
-    b = context.builder
-    zero = None if zero is None else b.reshape(zero, shape=())
-    return quant.dequantize(context, x, b.reshape(scale, shape=()), zero)
-
-
-def _coded(context: Context, y: Value, scale: Value, zero: Value) -> Value:
-    b = context.builder
-    return quant.quantize(context, y, b.reshape(scale, shape=()), b.reshape(zero, shape=()), zero.dtype)
-
-
-@onnx_op("QLinearAdd", "QLinearMul", domain=MS)
-def qlinear_binary(context: Context, node: NodeView) -> Value:
-    b = context.builder
-    a = _real(context, *node.inputs[:3])
-    c = _real(context, *node.inputs[3:6])
-    y = (b.add if node.op_type == "QLinearAdd" else b.mul)(a, c)
-    return _coded(context, y, node.input(6), node.input(7))
-
-
-@onnx_op("QLinearSigmoid", domain=MS)
-def qlinear_sigmoid(context: Context, node: NodeView) -> Value:
-    y = context.builder.sigmoid(_real(context, *node.inputs[:3]))
-    return _coded(context, y, node.input(3), node.input(4))
-
-
-@onnx_op("QLinearLeakyRelu", domain=MS)
-def qlinear_leaky_relu(context: Context, node: NodeView) -> Value:
-    b, x = context.builder, _real(context, *node.inputs[:3])
-    y = b.select(b.lt(x, 0), b.mul(x, node.attribute("alpha", 0.01)), x)
-    return _coded(context, y, node.input(3), node.input(4))
-
-
-@onnx_op("QLinearGlobalAveragePool", domain=MS)
-def qlinear_global_average_pool(context: Context, node: NodeView) -> Value:
-    b, x = context.builder, node.input(0)
-    last = bool(node.attribute("channels_last", 0))
-    axes = tuple(range(1, x.rank - 1)) if last else tuple(range(2, x.rank))
-    real = _real(context, *node.inputs[:3])
-    total = b.reduce(real, function="add", axes=axes, keepdims=True)
-    count = 1
-    for a in axes:
-        count = count * x.shape[a]
-    return _coded(context, b.div(total, context.size(count, f32)), node.input(3), node.input(4))
-
-
-@onnx_op("QLinearConcat", domain=MS)
-def qlinear_concat(context: Context, node: NodeView) -> Value:
-    scale, zero, *rest = node.inputs
-    parts = [_real(context, *rest[i : i + 3]) for i in range(0, len(rest), 3)]
-    axis = context.axis(node.attribute("axis"), parts[0].rank)
-    return _coded(context, context.builder.concat(*parts, axis=axis), scale, zero)
-
-
-@onnx_op("QGemm", domain=MS)
-def qgemm(context: Context, node: NodeView) -> Value:
-    b = context.builder
-    a, a_scale, a_zero, w, w_scale, w_zero, c, y_scale, y_zero = (node.input(i) for i in range(9))
-    a, w = (
-        quant.centred(context, a, a_zero, None),
-        quant.centred(context, w, w_zero, 0 if node.attribute("transB", 0) else 1),
-    )
-    a = b.transpose(a, permutation=(1, 0)) if node.attribute("transA", 0) else a
-    w = b.transpose(w, permutation=(1, 0)) if node.attribute("transB", 0) else w
-    total = b.matmul(a, w)
-    total = total if c is None else b.add(total, b.cast(c, dtype=i32))
-    factor = b.mul(b.mul(b.reshape(a_scale, shape=()), w_scale), float(node.attribute("alpha", 1.0)))
-    factor = b.reshape(factor, shape=()) if factor.type.size == 1 else factor
-    if y_scale is None:
-        return b.mul(b.cast(total, dtype=f32), factor)
-    return quant.requantize(context, total, b.div(factor, b.reshape(y_scale, shape=())), y_zero, y_zero.dtype)
-
-
-@onnx_op("DynamicQuantizeLSTM", domain=MS)
-def dynamic_quantize_lstm(context: Context, node: NodeView) -> list[Value]:
-    b, (w, r) = context.builder, node.inputs[1:3]
-    layer = layer_of(context, node, "LSTM", r.shape[0], r.shape[1])
-    quantisation = [
-        b.reshape(v, shape=(v.shape[0], 1, v.shape[1] if v.rank == 2 else 1)) for v in node.inputs[8:12]
-    ]
-    operands = [layer.x, w, r, layer.bias, layer.h0, layer.c0, layer.lengths, *quantisation]
-    extra = [] if layer.peepholes is None else [layer.peepholes]
-    return layer.results(context, b.dynamic_quantize_lstm(*operands, *extra, **layer.options))
+    if node.op_type == "ComplexMulConj":
+        c_imaginary = b.neg(c_imaginary)
+    real = b.sub(b.mul(a_real, c_real), b.mul(a_imaginary, c_imaginary))
+    imaginary = b.add(b.mul(a_real, c_imaginary), b.mul(a_imaginary, c_real))
+    return b.concat(real, imaginary, axis=real.rank - 1)
 
 
 @onnx_op("Inverse", domain=MS)

@@ -120,10 +120,11 @@ def matmul_integer(context: Context, node: NodeView) -> Value:
     return matmul_any_rank(context, a, b)
 
 
-def requantize(context: Context, total: Value, factor: Value, zero: Value, target: DType) -> Value:
+def requantize(context: Context, total: Value, factor: Value, zero: Value | None, target: DType) -> Value:
     """An i32 result times a float factor, rounded and saturated into the target."""
     b = context.builder
-    y = b.add(b.round(b.mul(b.cast(total, dtype=f32), factor)), b.cast(b.reshape(zero, shape=()), dtype=f32))
+    y = b.round(b.mul(b.cast(total, dtype=f32), factor))
+    y = y if zero is None else b.add(y, b.cast(b.reshape(zero, shape=()), dtype=f32))
     low, high = integer_range(target)
     return b.cast(b.max(b.min(y, high), low), dtype=target)
 
