@@ -221,6 +221,20 @@ def test_small_operators(tmp_path, rng, op):
     agrees(tmp_path, op, inputs, outputs, attributes, constants=("axis", "p"), rtol=1e-4)
 
 
+@pytest.mark.parametrize("mode", ("bilinear", "nearest"))
+@pytest.mark.parametrize("rows", (4, 1))
+def test_crop_and_resize(tmp_path, rng, mode, rows):
+    inputs = {
+        "x": real(rng, 2, 3, 7, 9),
+        "regions": f4([[0.1, 0.2, 0.8, 0.9], [0, 0, 1, 1], [0.9, -0.3, 0.2, 1.4]]),
+        "numbers": np.array([1, 0, 1], "i4"),
+        "size": np.array([rows, 5], "i4"),
+    }
+    sizes = {"x": ["n", 3, "h", "w"], "regions": ["r", 4], "numbers": ["r"]}
+    attributes = {"mode": mode, "extrapolation_value": 7.0}
+    agrees(tmp_path, "CropAndResize", inputs, attributes=attributes, sizes=sizes, constants=("size",))
+
+
 @pytest.mark.parametrize("op", ("ComplexMul", "ComplexMulConj"))
 def test_complex_products(tmp_path, rng, op):
     """Not in onnxruntime's CPU provider: compared with numpy."""

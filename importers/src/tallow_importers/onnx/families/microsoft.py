@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from tallow.dim import product
+from tallow.dim import Dim, product
+from tallow.dtype import i64
 from tallow.graph import Value
 from tallow_importers.onnx.context import Context, NodeView
-from tallow_importers.onnx.families import convolution, detection, gather, matmul, shape
+from tallow_importers.onnx.families import convolution, matmul
 from tallow_importers.onnx.registry import REGISTRY, onnx_op
 
 MS = "com.microsoft"
 
-# Operators that are those of ONNX under another name or in the other domain.
-for _name, _handler in {
-    "Trilu": shape.trilu,
-    "Pad": shape.pad,
-    "GatherND": gather.gather_nd,
-    "GridSample": detection.grid_sample,
-}.items():
-    onnx_op(_name, domain=MS)(_handler)
+
+def standard(context: Context, node: NodeView, op: str, inputs, attributes, opset: int = 17):
+    """What ONNX's own operator of that name makes of these operands and attributes."""
+    proto = type(node.proto)()
+    proto.CopyFrom(node.proto)
+    proto.op_type = op
+    return REGISTRY.find("", op, opset)(context, NodeView(proto, list(inputs), attributes, opset))
+
+
+@onnx_op("Trilu", "Pad", "GatherND", "GridSample", "QuantizeLinear", "DequantizeLinear", domain=MS)
+def same(context: Context, node: NodeView):
+    """Operators that ONNX took over as they were."""
+    return standard(context, node, node.op_type, node.inputs, node.attributes)
 
 
 @onnx_op("Gelu", domain=MS)
@@ -79,10 +85,7 @@ def activated(context: Context, node: NodeView, x: Value, parameters) -> Value:
     if name not in _ACTIVATIONS:
         context.unsupported(f"activation {name!r}")
     attributes = dict(zip(_ACTIVATIONS[name], parameters, strict=False))
-    proto = type(node.proto)()
-    proto.CopyFrom(node.proto)
-    proto.op_type = name
-    return REGISTRY.find("", name, 6)(context, NodeView(proto, [x], attributes, 6))
+    return standard(context, node, name, [x], attributes, opset=6)  # when limits were attributes
 
 
 @onnx_op("FusedConv", domain=MS)
@@ -122,8 +125,8 @@ def nhwc_conv(context: Context, node: NodeView) -> Value:
 
 @onnx_op("NhwcMaxPool", domain=MS)
 def nhwc_max_pool(context: Context, node: NodeView) -> Value:
-    view = NodeView(node.proto, [channels_first(context, node.input(0))], node.attributes, node.opset)
-    return channels_last(context, convolution.max_pool(context, view))
+    x = channels_first(context, node.input(0))
+    return channels_last(context, standard(context, node, "MaxPool", [x], node.attributes))
 
 
 # Normalisation -------------------------------------------------------------------------------------
@@ -181,22 +184,20 @@ def bias_softmax(context: Context, node: NodeView) -> Value:
 
 @onnx_op("Range", domain=MS)
 def range_(context: Context, node: NodeView) -> Value:
-    inputs = list(node.inputs[:2])
-    delta = node.input(2)
-    inputs.append(context.builder.scalar(1, inputs[0].dtype) if delta is None else delta)
-    return shape.range_(context, NodeView(node.proto, inputs, node.attributes, node.opset))
+    start, limit, delta = (node.input(i) for i in range(3))
+    delta = context.builder.scalar(1, start.dtype) if delta is None else delta
+    return standard(context, node, "Range", [start, limit, delta], {})
 
 
 @onnx_op("ExpandDims", domain=MS)
 def expand_dims(context: Context, node: NodeView) -> Value:
-    return shape.unsqueeze(context, node)
+    return standard(context, node, "Unsqueeze", node.inputs, {})
 
 
 @onnx_op("Unique", domain=MS)
 def unique(context: Context, node: NodeView):
     """Values in the order of their first appearance, where each element's is, and how many there are."""
-    view = NodeView(node.proto, list(node.inputs), {"sorted": 0}, node.opset)
-    y, _, inverse, counts = detection.unique(context, view)
+    y, _, inverse, counts = standard(context, node, "Unique", node.inputs, {"sorted": 0})
     return y, inverse, counts
 
 
@@ -231,3 +232,56 @@ def complex_mul(context: Context, node: NodeView) -> Value:
 @onnx_op("Inverse", domain=MS)
 def inverse(context: Context, node: NodeView) -> Value:
     return context.builder.inverse(node.input(0))
+
+
+@onnx_op("CropAndResize", domain=MS)
+def crop_and_resize(context: Context, node: NodeView) -> Value:
+    """Regions of pictures, corners given as shares of the height and the width, on grids of one size."""
+    x, regions, numbers, size = node.inputs
+    b, (rows, columns) = context.builder, context.constant(size, "a size of crops").tolist()
+    count, (_, channels, height, width) = regions.shape[0], x.shape
+    flat = b.reshape(b.gather(x, b.cast(numbers, dtype=i64), axis=0), shape=(count, channels, height * width))
+
+    def places(low: int, steps: int, extent: Dim) -> Value:
+        """Where the grid's lines are, [count, steps], counted in pixels."""
+        start, stop = (
+            b.slice(regions, starts=(0, at), steps=(1, 1), shape=(count, 1)) for at in (low, low + 2)
+        )
+        last = context.size(extent - 1, x.dtype)
+        if steps == 1:
+            return b.mul(b.mul(b.add(start, stop), 0.5), last)
+        line = b.cast(b.iota(shape=(1, steps), axis=1, dtype=i64), dtype=x.dtype)
+        return b.mul(b.add(start, b.mul(b.div(b.sub(stop, start), float(steps - 1)), line)), last)
+
+    y = b.reshape(places(0, rows, height), shape=(count, rows, 1))
+    at_x = b.reshape(places(1, columns, width), shape=(count, 1, columns))
+
+    def inside(at: Value, extent: Dim) -> Value:
+        return b.and_(b.ge(at, 0), b.le(at, context.size(extent - 1, x.dtype)))
+
+    def pixels(row: Value, column: Value) -> Value:
+        limits = ((row, height), (column, width))
+        row, column = (b.max(b.min(b.cast(v, dtype=i64), context.size(e - 1)), 0) for v, e in limits)
+        index = b.add(b.mul(row, context.size(width)), column)
+        index = b.broadcast(
+            b.reshape(index, shape=(count, 1, rows * columns)), shape=(count, channels, rows * columns)
+        )
+        return b.reshape(b.gather_elements(flat, index, axis=2), shape=(count, channels, rows, columns))
+
+    if node.attribute("mode", "bilinear") == "nearest":
+        half = 0.5
+        result = pixels(b.floor(b.add(y, half)), b.floor(b.add(at_x, half)))
+    else:
+        top, left = b.floor(y), b.floor(at_x)
+        bottom, right = b.ceil(y), b.ceil(at_x)
+
+        def mix(low: Value, high: Value, share: Value) -> Value:
+            share = b.reshape(share, shape=(count, 1, *share.shape[1:]))
+            return b.add(low, b.mul(b.sub(high, low), share))
+
+        upper = mix(pixels(top, left), pixels(top, right), b.sub(at_x, left))
+        lower = mix(pixels(bottom, left), pixels(bottom, right), b.sub(at_x, left))
+        result = mix(upper, lower, b.sub(y, top))
+    seen = b.and_(inside(y, height), inside(at_x, width))
+    beyond = b.scalar(node.attribute("extrapolation_value", 0.0), x.dtype)
+    return b.select(b.reshape(seen, shape=(count, 1, rows, columns)), result, beyond)

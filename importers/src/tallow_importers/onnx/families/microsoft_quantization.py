@@ -6,20 +6,14 @@ from tallow.dtype import f32, i32, i64, u8
 from tallow.graph import Value
 from tallow_importers.onnx.context import Context, NodeView
 from tallow_importers.onnx.families import quantization as quant
-from tallow_importers.onnx.families.convolution import average_pool
 from tallow_importers.onnx.families.matmul import matmul_any_rank
-from tallow_importers.onnx.families.microsoft import MS, channels_first, channels_last
+from tallow_importers.onnx.families.microsoft import MS, channels_first, channels_last, standard
 from tallow_importers.onnx.families.microsoft_attention import embed, parts, refuse, self_attention
-from tallow_importers.onnx.families.normalization import mean, softmax, softmax_1
+from tallow_importers.onnx.families.normalization import mean
 from tallow_importers.onnx.families.recurrent import layer_of
 from tallow_importers.onnx.registry import onnx_op
 
-for _name, _handler in {
-    "QuantizeLinear": quant.quantize_linear,
-    "DequantizeLinear": quant.dequantize_linear,
-    "MatMulInteger16": quant.matmul_integer,
-}.items():
-    onnx_op(_name, domain=MS)(_handler)
+onnx_op("MatMulInteger16", domain=MS)(quant.matmul_integer)
 
 
 def _real(context: Context, x: Value, scale: Value, zero: Value | None) -> Value:
@@ -210,12 +204,8 @@ def qlinear_leaky_relu(context: Context, node: NodeView) -> Value:
 @onnx_op("QLinearSoftmax", domain=MS)
 def qlinear_softmax(context: Context, node: NodeView) -> Value:
     x, scale, zero, y_scale, y_zero = (node.input(i) for i in range(5))
-    proto = type(node.proto)()
-    proto.CopyFrom(node.proto)
-    proto.op_type = "Softmax"
-    opset = node.attribute("opset", 13)
-    view = NodeView(proto, [_real(context, x, scale, zero)], node.attributes, opset)
-    y = (softmax if opset >= 13 else softmax_1)(context, view)
+    real, opset = _real(context, x, scale, zero), node.attribute("opset", 13)
+    y = standard(context, node, "Softmax", [real], node.attributes, opset)
     return _coded(context, y, y_scale, y_zero, x)
 
 
@@ -249,7 +239,7 @@ def qlinear_average_pool(context: Context, node: NodeView) -> Value:
     x, scale, zero, y_scale, y_zero = (node.input(i) for i in range(5))
     last, real = bool(node.attribute("channels_last", 0)), _real(context, x, scale, zero)
     real = channels_first(context, real) if last else real
-    y = average_pool(context, NodeView(node.proto, [real], node.attributes, node.opset))
+    y = standard(context, node, "AveragePool", [real], node.attributes)
     return _coded(context, channels_last(context, y) if last else y, y_scale, y_zero, x)
 
 
