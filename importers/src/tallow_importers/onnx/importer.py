@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -27,9 +26,9 @@ from tallow.graph import (
     Value,
 )
 from tallow.passes.bind import check_names
-from tallow_importers.onnx import families
+from tallow_importers.onnx import families, repairs
 from tallow_importers.onnx.context import Context, Diverges, NodeView, RanksDiffer, Unsupported, attributes_of
-from tallow_importers.onnx.families.control import fork
+from tallow_importers.onnx.families.control import as_declared, fork
 from tallow_importers.onnx.functions import body_of, type_proto
 from tallow_importers.onnx.known import KnownBuilder
 from tallow_importers.onnx.registry import REGISTRY
@@ -85,12 +84,14 @@ class _Importer:
         self.renamed: dict[str, str] = {}
         self.inputs: tuple[Value, ...] = ()
         self.sizes: set[str] = set()
+        self.told: set[str] = set()  # operators that a warning has named
 
     def _opsets(self, imports) -> dict[str, int]:
         opsets = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in imports}
-        if "" not in opsets and imports is self.model.opset_import and not opsets:
-            opsets[""] = onnx.defs.onnx_opset_version() if self.model.ir_version >= 3 else 1
-            warnings.warn(f"{self.source} names no opset: assuming {opsets['']}", stacklevel=4)
+        if "" not in opsets and imports is self.model.opset_import:
+            opsets[""] = repairs.missing_opset(self.model.ir_version)
+            if any(n.domain in ("", "ai.onnx") for n in self.model.graph.node):
+                repairs.warn(f"{self.source} names no opset of ONNX's own operators: assuming {opsets['']}")
         newest = onnx.defs.onnx_opset_version()
         if "" in opsets and opsets[""] > newest:
             raise ImportFailed(
@@ -128,9 +129,13 @@ class _Importer:
 
     def _initializers(self, context: Context, proto: onnx.GraphProto) -> None:
         for tensor in proto.initializer:
-            self._define(
-                context, tensor.name, context.builder.constant(to_array(tensor, self.folder), tensor.name)
-            )
+            array, have = to_array(tensor, self.folder), context.scope.get(tensor.name)
+            if tensor.name in context.names and repairs.same(context.array(have), array):
+                repairs.warn(
+                    f'{self.source}: the initializer "{tensor.name}" is there twice, the same: one is taken'
+                )
+                continue
+            self._define(context, tensor.name, context.builder.constant(array, tensor.name))
         for sparse in proto.sparse_initializer:
             dense = sparse_to_dense(sparse, self.folder)
             self._define(context, sparse.values.name, context.builder.constant(dense, sparse.values.name))
@@ -144,7 +149,10 @@ class _Importer:
         context.scope[name] = value
 
     def _inputs(self, context: Context, proto: onnx.GraphProto) -> None:
-        given = [i for i in proto.input if i.name not in context.scope]  # others have a default, kept constant
+        given = [
+            i for i in proto.input if i.name not in context.scope
+        ]  # others have a default, kept constant
+        given = [i for i in given if repairs.has_type(proto, i, self.source)]
         names = [context.builder.unique(info.name) for info in given]
         for info, name in zip(given, names, strict=True):
             value = Value(name, self.type_of(info.type, f'input "{info.name}"', context))
@@ -186,7 +194,7 @@ class _Importer:
                 return dim.dim_value
             return self._size(str(context.builder.fresh_symbol("d")))
         name = _identifier(dim.dim_param)  # "?" and the like name nothing
-        if name:
+        if name and dim.dim_param.lower() not in repairs.ANONYMOUS:
             if dim.dim_param not in self.renamed:
                 self.renamed[dim.dim_param] = context.builder.size_name(name)
 @@@MINE
@@ -209,6 +217,7 @@ class _Importer:
                 if not self.problems:
                     raise ImportFailed(f'{self.source}: output "{info.name}" is made by no node')
                 continue
+            repairs.check_declared(self.source, info, value)
             outputs[info.name] = value
         return outputs
 
@@ -220,7 +229,7 @@ class _Importer:
         try:
             self._nodes(context, proto.node, self.opsets, wanted)
         except Diverges as split:
-            values = fork(context, split.followed(partial(_as_declared, proto)))
+            values = fork(context, split.followed(partial(as_declared, proto)))
             context.scope |= dict(zip(wanted, values, strict=True))
 
     def _nodes(
@@ -266,6 +275,7 @@ class _Importer:
             raise ImportFailed(f"{self.source}: {where} reads {', '.join(missing)}, which nothing makes")
         domain = "" if node.domain == "ai.onnx" else node.domain
         opset = opsets.get(domain, self.opsets.get(domain, 1))
+        opset = opset if domain else repairs.opset_of(node, opset, where, self.told)
         poisoned = any(n and context.scope[n] is None for n in node.input)
         results: Sequence[Value | None] = [None] * len(node.output)
         try:
@@ -291,7 +301,18 @@ class _Importer:
     def _apply(
         self, context: Context, node: onnx.NodeProto, domain: str, opset: int
     ) -> Sequence[Value | None]:
-        inputs = [context.scope[n] for n in node.input]
+        inputs, written = [context.scope[n] for n in node.input], len(context.builder.nodes)
+        try:
+            return self._write(context, node, domain, opset, inputs)
+        except GraphError:
+            del context.builder.nodes[written:]
+            has_graphs = any(a.type == onnx.AttributeProto.GRAPH for a in node.attribute)
+            wide = None if has_graphs else repairs.one_integer_width(context, inputs)
+            if wide is None:
+                raise
+        return self._write(context, node, domain, opset, wide)
+
+    def _write(self, context: Context, node, domain: str, opset: int, inputs) -> Sequence[Value | None]:
         function = self.functions.get((domain, node.op_type, node.overload))
         handler = None if function is not None else REGISTRY.find(domain, node.op_type, opset)
         refused = None
@@ -367,23 +388,6 @@ class _Importer:
         self._nodes(inside, proto.node, self.opsets, [o.name for o in proto.output])
         context.builder.location = location
         return tuple(inside.scope.get(o.name) for o in proto.output)
-
-
-def _as_declared(proto: onnx.GraphProto, arm, builder: KnownBuilder) -> list[Value | None]:
-    """What `arm` writes; GraphError if a result has not the rank that the graph declares for it."""
-    try:
-        values = arm(builder)
-    except Diverges as split:
-        raise split.followed(partial(_as_declared, proto)) from None
-    for info, value in zip(proto.output, values, strict=True):
-        declared = info.type.tensor_type if info.type.HasField("tensor_type") else None
-        if value is None or declared is None or not declared.HasField("shape"):
-            continue
-        if isinstance(value.type, TensorType) and value.rank != len(declared.shape.dim):
-            raise GraphError(
-                f'output "{info.name}" would be {value.type}: the model declares rank {len(declared.shape.dim)}'
-            )
-    return values
 
 
 def _count(model: onnx.ModelProto) -> int:

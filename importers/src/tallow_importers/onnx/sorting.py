@@ -30,7 +30,7 @@ def in_order(nodes: Sequence[onnx.NodeProto], available: set[str], source: str) 
     done = set(available)
     pending = list(nodes)
     result: list[onnx.NodeProto] = []
-    moved = False
+    moved: onnx.NodeProto | None = None
     while pending:
         later = []
         for node in pending:
@@ -42,8 +42,12 @@ def in_order(nodes: Sequence[onnx.NodeProto], available: set[str], source: str) 
         if len(later) == len(pending):
             names = ", ".join(f'"{n.name or n.op_type}"' for n in later[:5])
             raise ImportFailed(f"{source}: nodes wait for each other in a cycle: {names}")
-        moved |= bool(later)
+        moved = moved or next(iter(later), None)
         pending = later
-    if moved:
-        warnings.warn(f"{source}: nodes are not in execution order; sorted", stacklevel=5)
+    if moved is not None:
+        first = f'{moved.op_type} node "{moved.name or next(iter(moved.output), "")}"'
+        warnings.warn(
+            f"{source}: nodes are not in execution order ({first} comes before what it reads); sorted",
+            stacklevel=5,
+        )
     return result

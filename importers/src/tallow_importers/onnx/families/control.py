@@ -13,7 +13,8 @@ from tallow.dtype import bool_, i64
 from tallow.errors import GraphError, ImportFailed
 from tallow.graph import VARIES, Graph, TensorType, Value, replace_sizes, type_symbols
 from tallow.ops.control import join_types
-from tallow_importers.onnx.context import Context, Diverges, NodeView, RanksDiffer, Unsupported
+from tallow_importers.onnx.context import Arm, Context, Diverges, NodeView, RanksDiffer, Unsupported
+from tallow_importers.onnx.known import KnownBuilder
 from tallow_importers.onnx.registry import onnx_op
 
 UNROLLED = 64  # entries of a batch whose scans are written one after the other
@@ -75,6 +76,23 @@ def fork(context: Context, split: Diverges) -> tuple[Value, ...]:
         return emit_if(context, split.condition, *_regions(writers, context))
     except GraphError as error:
         raise RanksDiffer(f"{where}: {error}{_hint(importer)}") from None
+
+
+def as_declared(proto: onnx.GraphProto, arm: Arm, builder: KnownBuilder) -> list[Value | None]:
+    """What `arm` writes; GraphError if a result has not the rank that the graph declares for it."""
+    try:
+        values = arm(builder)
+    except Diverges as split:
+        raise split.followed(partial(as_declared, proto)) from None
+    for info, value in zip(proto.output, values, strict=True):
+        declared = info.type.tensor_type if info.type.HasField("tensor_type") else None
+        if value is None or declared is None or not declared.HasField("shape"):
+            continue
+        if isinstance(value.type, TensorType) and value.rank != len(declared.shape.dim):
+            raise GraphError(
+                f'output "{info.name}" would be {value.type}: the model declares rank {len(declared.shape.dim)}'
+            )
+    return values
 
 
 def _hint(importer) -> str:
