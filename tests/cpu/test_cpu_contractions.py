@@ -154,6 +154,16 @@ def test_products(m, depth, n):
     close(got, x.astype("f8") @ w.astype("f8"), 2e-6)
 
 
+@pytest.mark.parametrize("depth", (8, 1100))
+def test_products_whose_inner_size_is_known_at_the_run(depth):
+    rng = np.random.default_rng(depth)
+    x, w = (rng.standard_normal(s).astype(np.float32) for s in ((5, depth), (depth, 7)))
+    b = Builder("g")
+    graph = b.finish({"y": b.matmul(b.input("x", "f32", ("m", "k")), b.constant(w))})
+    got, _ = run_guarded(graph, {"x": x})
+    close(got, x.astype("f8") @ w.astype("f8"), 2e-6)
+
+
 def test_the_same_bits_for_any_number_of_threads():
     rng = np.random.default_rng(5)
     x = rng.standard_normal((1, 30, 31, 64)).astype(np.float32)

@@ -197,10 +197,6 @@ class _Importer:
         if name and dim.dim_param.lower() not in repairs.ANONYMOUS:
             if dim.dim_param not in self.renamed:
                 self.renamed[dim.dim_param] = context.builder.size_name(name)
-@@@MINE
-                spare = context.builder.unique(name)
-                self.renamed[dim.dim_param] = spare if name in self.sizes else name  # values may share it
-@@@END
             return self._size(self.renamed[dim.dim_param], dim.dim_param)
         return self._size(str(context.builder.fresh_symbol("d")))
 

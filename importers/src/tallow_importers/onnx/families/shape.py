@@ -89,6 +89,20 @@ def _without(context: Context, x: Value, drop: set[int]) -> Value:
     return context.builder.reshape(x, shape=tuple(d for a, d in enumerate(x.shape) if a not in drop))
 
 
+def _squeeze_singles(context: Context, x: Value, drop: set[int], unknown: list[int]) -> Value:
+    """x without the axes `drop` and those of `unknown` that the run finds to have one element."""
+    if not unknown:
+        return _without(context, x, drop)
+    axis, *rest = unknown
+    single = context.builder.eq(context.size(x.shape[axis]), 1)
+
+    def arm(also: set[int]):
+        return lambda builder: [_squeeze_singles(context.inside(builder), x, drop | also, rest)]
+
+    reason = f"axis {axis} of {x.type} stays or goes with its size"
+    raise Diverges(single, (arm({axis}), arm(set())), reason)
+
+
 def _of_known_length(context: Context, node: NodeView) -> Value:
     if not isinstance(node.input(1).type.size, int):
         context.unsupported("axes whose number is not known while importing")
