@@ -15,15 +15,18 @@ from tallow import plugins
 from tallow.builder import Builder
 from tallow.compile import prepare
 from tallow.dim import broadcast, floordiv, maximum, minimum, mod, symbol
-from tallow.dtype import DTYPES, f32, i64
+from tallow.dtype import DTYPES, f32, i64, string
 from tallow.errors import GraphError
 from tallow.graph import (
     Graph,
     Location,
+    MapType,
     Node,
+    NothingType,
     OptionalType,
     SequenceType,
     TensorType,
+    UnrankedType,
     Value,
     parse,
     print_graph,
@@ -268,7 +271,13 @@ EXTENTS = dims().filter(lambda d: not isinstance(d, int) or d >= 0)
 TENSORS = st.builds(
     TensorType, st.sampled_from(list(DTYPES.values())), st.lists(EXTENTS, max_size=3).map(tuple)
 )
-TYPES = st.recursive(TENSORS, lambda t: st.one_of(st.builds(SequenceType, t), st.builds(OptionalType, t)))
+OTHERS = st.sampled_from([UnrankedType(f32), NothingType(i64)])
+TYPES = st.recursive(
+    TENSORS | OTHERS,
+    lambda t: st.one_of(
+        st.builds(SequenceType, t), st.builds(OptionalType, t), st.builds(MapType, st.just(string), t)
+    ),
+)
 SCALARS = st.one_of(
     st.none(),
     st.booleans(),
