@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,15 +71,22 @@ class Executable:
         if len(arrays) != len(self.inputs):
             names = ", ".join(map(str, self.inputs))
             raise InputError(f"expected {len(self.inputs)} inputs ({names}), got {len(arrays)}")
-        results = self._run(bind_inputs(self.compiled.program, arrays), out)
+        results = self._machine.run_direct(arrays) if out is None else None
+        if results is None:
+            results = self._run(bind_inputs(self.compiled.program, arrays), out)
         return results[0] if len(results) == 1 else tuple(results)
 
     def run(
         self, inputs: Mapping[str, object], out: Mapping[str, np.ndarray] | None = None
     ) -> dict[str, np.ndarray]:
         """Results by name for inputs by name; InputError says which names, dtypes or sizes do not fit."""
-        results = self._run(self._bind(inputs), out)
-        return dict(zip(self.compiled.program.output_names, results, strict=True))
+        program, results = self.compiled.program, None
+        if out is None and isinstance(inputs, Mapping) and len(inputs) == len(program.input_names):
+            with contextlib.suppress(KeyError):
+                results = self._machine.run_direct([inputs[name] for name in program.input_names])
+        if results is None:
+            results = self._run(self._bind(inputs), out)
+        return dict(zip(program.output_names, results, strict=True))
 
     def _run(self, bound: Bound, out) -> list:
         given = self._out(out)

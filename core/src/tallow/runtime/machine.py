@@ -16,8 +16,9 @@ from tallow.backend import BoundStep, Device, Module, Prepared
 from tallow.dim import evaluate
 from tallow.errors import InputError
 from tallow.evaluate import bind_sizes, evaluate_node, read_sizes, stack_scan
-from tallow.graph import TensorType
+from tallow.graph import TensorType, Type
 from tallow.runtime.binding import Bound
+from tallow.runtime.direct import Direct
 from tallow.runtime.layout import PhaseLayout, lay_out, lives_of, phases_of, root_of, shape_of
 from tallow.schedule.checks import verify_sizes
 from tallow.schedule.program import ControlStep, HostStep, KernelStep, Program
@@ -28,6 +29,15 @@ ABSOLUTE = 0  # the base whose address is 0: offsets from it are addresses of co
 Observer = Callable[[int, float], None]
 
 
+@dataclass(frozen=True, slots=True)
+class Arena:
+    """Memory of a phase's temporaries."""
+
+    size: int
+    memory: object
+    address: int
+
+
 @dataclass(slots=True)
 class Frame:
     """One run in progress: addresses by base number, and the arrays behind them."""
@@ -35,7 +45,7 @@ class Frame:
     bases: list[int]
     arrays: dict[int, np.ndarray]
     sizes: dict[str, int]
-    memory: list[object]
+    arenas: dict[int, Arena]
     out: Mapping[int, np.ndarray]
 
 
@@ -94,7 +104,9 @@ class Machine:
             for name, region in step.regions.items()
         }
         self._plans: OrderedDict[tuple, PhasePlan] = OrderedDict()
-        self._arenas: list[list[tuple[int, object]]] = [[] for _ in self.phases]
+        self._direct: OrderedDict[tuple, Direct] = OrderedDict()
+        self._dtypes = [_carrier(program.slots[slot].type) for slot in program.inputs]
+        self._arenas: list[list[Arena]] = [[] for _ in self.phases]
         self._lock = threading.Lock()
         _MACHINES.add(self)
 
@@ -107,14 +119,61 @@ class Machine:
         self, bound: Bound, out: Mapping[int, np.ndarray] | None = None, observe: Observer | None = None
     ) -> list:
         """The results in order; `out` gives arrays for some of them by output slot."""
-        frame = Frame([0] * (1 + len(self.phases) + len(self.base_of)), {}, dict(bound.sizes), [], out or {})
+        frame = Frame([0] * (1 + len(self.phases) + len(self.base_of)), {}, dict(bound.sizes), {}, out or {})
         for slot, array in zip(self.program.inputs, bound.arrays, strict=True):
             self._own(frame, slot, array)
         for number, phase in enumerate(self.phases):
             self._run_phase(frame, number, phase, observe)
         results = [self._result(frame, slot, position) for position, slot in enumerate(self.program.outputs)]
         self._give_back(frame)
+        if observe is None:
+            self._remember_direct(bound)
         return results
+
+    def run_direct(self, arrays: Sequence) -> list[np.ndarray] | None:
+        """The results, if inputs of these very shapes have run before and kernels are all there is to do;
+        None leaves every check to `run`."""
+        for array, dtype in zip(arrays, self._dtypes, strict=True):
+            if type(array) is not np.ndarray or array.dtype is not dtype:
+                return None
+            flags = array.flags
+            if not (flags.c_contiguous and flags.aligned):
+                return None
+        direct = self._direct.get(tuple([array.shape for array in arrays]))
+        if direct is None:
+            return None
+        if not direct.arena:
+            return direct.run(arrays, 0)
+        arena = self._take_arena(0, direct.arena)
+        results = direct.run(arrays, arena.address)
+        with self._lock:
+            self._arenas[0].append(arena)
+        return results
+
+    def _remember_direct(self, bound: Bound) -> None:
+        """Note what `run_direct` needs for these shapes, when the program is kernels alone."""
+        program = self.program
+        if not self.device.is_host or len(self.phases) != 1 or None in self._dtypes:
+            return
+        plan = self._plan(0, self.phases[0], Frame([], {}, dict(bound.sizes), {}, {}))
+        kernels = [segment.prepared for segment in plan.segments]
+        if len(kernels) > 1 or None in kernels or len(plan.results) != len(program.outputs):
+            return
+        outputs = sorted((position, slot, shape) for slot, position, shape in plan.results)
+        direct = Direct(
+            kernels[0] if kernels else None,
+            1 + len(self.phases) + len(self.base_of),
+            tuple(self.base_of[slot] for slot in program.inputs),
+            tuple(
+                (self.base_of[slot], shape, program.slots[slot].type.dtype.numpy)
+                for _, slot, shape in outputs
+            ),
+            plan.layout.arena,
+        )
+        with self._lock:
+            self._direct[tuple([array.shape for array in bound.arrays])] = direct
+            while len(self._direct) > REMEMBERED:
+                self._direct.popitem(last=False)
 
     def _own(self, frame: Frame, slot: int, array) -> None:
         frame.arrays[slot] = array
@@ -126,9 +185,8 @@ class Machine:
     def _run_phase(self, frame: Frame, number: int, phase: tuple[int, ...], observe: Observer | None) -> None:
         plan = self._plan(number, phase, frame)
         if plan.layout.arena:
-            size, memory = self._take_arena(number, plan.layout.arena)
-            frame.memory.append((number, size, memory))
-            frame.bases[1 + number] = self.device.address(memory)
+            frame.arenas[number] = arena = self._take_arena(number, plan.layout.arena)
+            frame.bases[1 + number] = arena.address
         for slot, position, shape in plan.results:
             given = frame.out.get(position)
             dtype = self.program.slots[slot].type.dtype.numpy
@@ -146,19 +204,20 @@ class Machine:
 
     # Memory ------------------------------------------------------------------------------------
 
-    def _take_arena(self, phase: int, size: int) -> tuple[int, object]:
+    def _take_arena(self, phase: int, size: int) -> Arena:
         with self._lock:
             free = self._arenas[phase]
-            for position, (have, _) in enumerate(free):
-                if have >= size:
+            for position, arena in enumerate(free):
+                if arena.size >= size:
                     return free.pop(position)
             free.clear()  # all too small: give them back rather than keep one for each size seen
-        return size, self.device.allocate(size)
+        memory = self.device.allocate(size)
+        return Arena(size, memory, self.device.address(memory))
 
     def _give_back(self, frame: Frame) -> None:
         with self._lock:
-            for phase, size, memory in frame.memory:
-                self._arenas[phase].append((size, memory))
+            for phase, arena in frame.arenas.items():
+                self._arenas[phase].append(arena)
 
     def _plan(self, number: int, phase: tuple[int, ...], frame: Frame) -> PhasePlan:
         key = (number, *frame.sizes.values())
@@ -247,11 +306,11 @@ class Machine:
         offset = self._layout_of(number, frame.sizes).offsets[root]
         shape = shape_of(self.program, root, frame.sizes)
         dtype = self.program.slots[root].type.dtype.numpy
-        memory = next((m for n, _, m in frame.memory if n == number), None)
-        if memory is None or 0 in shape:
+        arena = frame.arenas.get(number)
+        if arena is None or 0 in shape:
             return np.empty(shape, dtype)
         count = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-        host = self.device.download(memory, None)
+        host = self.device.download(arena.memory, None)
         return host[offset : offset + count].view(dtype).reshape(shape)
 
     def _run_other(self, frame: Frame, number: int, observe: Observer | None) -> None:
@@ -347,6 +406,13 @@ def fresh(value):
     if isinstance(value, list):
         return [fresh(v) for v in value]
     return value.copy() if isinstance(value, (np.ndarray, dict)) else value
+
+
+def _carrier(type_: Type) -> np.dtype | None:
+    """The numpy dtype of a tensor whose elements lie in memory."""
+    if not isinstance(type_, TensorType) or type_.dtype.kind == "string":
+        return None
+    return type_.dtype.numpy
 
 
 def check_out(name: str, array: np.ndarray, shape: tuple[int, ...], dtype: np.dtype) -> None:
