@@ -36,7 +36,7 @@ def fold_constants(graph: Graph) -> Graph:
             return None
         values = []
         for old, array in zip(node.outputs, results, strict=True):
-            array = np.ascontiguousarray(array).reshape(old.shape)
+            array = np.asarray(array).reshape(old.shape)  # a view stays one: only what is kept is copied
             value = builder.constant(array, old.name)
             known[value] = array
             values.append(value)
