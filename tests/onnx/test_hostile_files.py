@@ -223,8 +223,36 @@ def test_operators_and_opsets_that_do_not_exist(edited):
 
 def test_sizes_that_cannot_be(edited):
     huge = edited(lambda m: setattr(m.graph.input[0].type.tensor_type.shape.dim[0], "dim_value", 1 << 62))
-    with pytest.raises(TallowError, match='input "x": .*must be 4611686018427387904'):
-        tallow.compile(huge)(np.ones(3, "f4"))
+    with pytest.raises(tallow.CompileError, match='larger than any memory .input "x".'):
+        tallow.compile(huge)
+
+
+@pytest.mark.parametrize("size", [(1 << 63) - 1, 1 << 46])
+def test_pictures_larger_than_any_memory(save_onnx, size):
+    node = helper.make_node("MaxPool", ["x"], ["y"], name="pool", kernel_shape=[2, 2], strides=[2, 2])
+    path = save_onnx([node], [("x", "FLOAT", [1, 1, 4, size])], [("y", "FLOAT", [1, 1, 2, "w"])])
+    with pytest.raises(tallow.CompileError, match='larger than any memory .input "x".'):
+        tallow.compile(path)
+
+
+def test_lines_of_pictures_compile_soon_however_long(save_onnx):
+    node = helper.make_node("MaxPool", ["x"], ["y"], kernel_shape=[3], strides=[2], pads=[1, 1])
+    long, short = (1 << 40), (1 << 18) + 5
+    start = time.monotonic()
+    tallow.compile(save_onnx([node], [("x", "FLOAT", [1, 1, long])], [("y", "FLOAT", [1, 1, "w"])]))
+    assert time.monotonic() - start < 30
+    graph = tallow.load(
+        save_onnx([node], [("x", "FLOAT", [1, 1, short])], [("y", "FLOAT", [1, 1, "w"])])
+    ).graph
+    x = np.random.default_rng(0).standard_normal((1, 1, short)).astype("f4")
+    np.testing.assert_array_equal(tallow.compile(graph)(x), tallow.evaluate(graph, {"x": x})["y"])
+
+
+def test_axes_that_are_no_integers(edited):
+    nodes = [helper.make_node("ScatterElements", ["x", "i", "x"], ["y"], name="put", axis=0.5)]
+    path = edited(lambda m: None, nodes, i=np.arange(3))
+    with pytest.raises(TallowError, match="axis.*0.5"):
+        tallow.compile(path)
 
 
 @pytest.mark.parametrize("size", [10**9, 10**15])

@@ -14,7 +14,7 @@ from tallow.backend import Backend, Target
 from tallow.compiled import Compiled
 from tallow.errors import CompileError, InputError
 from tallow.executable import Executable, port
-from tallow.graph import Graph, Node
+from tallow.graph import Graph, Node, TensorType, walk
 from tallow.kernel.expand import unable
 from tallow.lower.common import COMMON
 from tallow.lower.group import Lowering
@@ -25,6 +25,8 @@ from tallow.passes.pipeline import clean, find_composites, run_common
 from tallow.schedule.program import Scheduled
 from tallow.schedule.schedule import Lowerer, schedule
 from tallow.verify import checked, verify_after
+
+LARGEST = 1 << 47  # bytes that a process can address
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +110,20 @@ def compile_graph(graph: Graph, device: str = "cpu") -> Compiled:
     name, arch = split_device(device)
     backend = plugins.backend(name)
     target = backend.target(arch)
+    refuse_impossible(graph)
     scheduled = lower(prepare(graph, backend, target), backend, target)
     code = backend.compile(list(scheduled.kernels.values()), target)
     constants = {key: aligned(np.asarray(a)) for key, a in scheduled.constants.items()}
     return Compiled(scheduled.program, target, code, constants, dict(graph.metadata))
+
+
+def refuse_impossible(graph: Graph) -> None:
+    """CompileError for a tensor larger than any address space: a damaged or hostile model."""
+    made = [(v, str(node.location)) for node in walk(graph) for v in node.outputs]
+    for value, where in (*((v, f'input "{v.name}"') for v in graph.inputs), *made):
+        type_ = value.type
+        if isinstance(type_, TensorType) and type_.is_static and type_.size * type_.dtype.itemsize > LARGEST:
+            raise CompileError(f"{type_} is larger than any memory ({where})")
 
 
 def aligned(array: np.ndarray) -> np.ndarray:

@@ -46,7 +46,9 @@ def broadcast_shapes(name: str, shapes: Sequence[tuple[Dim, ...]]) -> tuple[Dim,
 
 
 def axis_in(name: str, axis: int, rank: int) -> int:
-    """An axis that must be in 0..rank-1."""
+    """An axis that must be an integer in 0..rank-1."""
+    if isinstance(axis, bool) or not isinstance(axis, int):
+        raise GraphError(f"{name}: expected an integer for an axis, got {axis!r}")
     if not 0 <= axis < rank:
         raise GraphError(f"{name}: axis {axis} is outside 0..{rank - 1}")
     return axis

@@ -23,6 +23,7 @@ from tallow.lower.reduce import accumulator
 
 CHANNELS = 128  # of a grid iteration, where there are too few lines to share out
 LINES = 16
+LONGEST = 1 << 16  # results of a line whose strips are told apart one by one
 
 
 def lower_pool(group: Group, target: Target) -> Sequence[KernelCall] | Declined:
@@ -106,7 +107,10 @@ class _Window:
     # A line of results ------------------------------------------------------------------------------
 
     def line(self, lead, spans, start: Expr, stop: Expr) -> list[Stmt]:
-        if isinstance(self.width, int) and isinstance(self.x.shape[-2], int) and isinstance(self.low, int):
+        known = (
+            isinstance(self.width, int) and isinstance(self.x.shape[-2], int) and isinstance(self.low, int)
+        )
+        if known and self.width <= LONGEST:
             return self.known_line(lead, spans, start, stop)
         inliner = self.inliner
         body: list[Stmt] = []
