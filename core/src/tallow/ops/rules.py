@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import reduce
 
+import numpy as np
+
 from tallow.dim import Dim, bounds, broadcast
 from tallow.dtype import DType
 from tallow.errors import GraphError
@@ -47,7 +49,7 @@ def broadcast_shapes(name: str, shapes: Sequence[tuple[Dim, ...]]) -> tuple[Dim,
 
 def axis_in(name: str, axis: int, rank: int) -> int:
     """An axis that must be an integer in 0..rank-1."""
-    if isinstance(axis, bool) or not isinstance(axis, int):
+    if not isinstance(axis, (int, np.integer)):
         raise GraphError(f"{name}: expected an integer for an axis, got {axis!r}")
     if not 0 <= axis < rank:
         raise GraphError(f"{name}: axis {axis} is outside 0..{rank - 1}")
