@@ -17,6 +17,7 @@ import tallow
 from tallow import plugins
 from tallow.builder import Builder
 from tallow.compile import lower, prepare
+from tallow.dim import evaluate
 from tallow.dtype import DTYPES
 from tallow.errors import GraphError
 from tallow.ops.recurrence import ACTIVATIONS
@@ -229,9 +230,62 @@ def test_what_has_no_kernel_says_why():
     graph, feed = built("RNN", "f64", activations=("Elu",))
     executable = tallow.compile(graph)
     reasons = [s.reason for s in executable.plan.steps if s.place == "host"]
-    if reasons:
-        assert reasons == ["no expm1 of f64 in kernels"]
+    assert reasons == ["no expm1 of f64 in kernels"]
     close(executable.run(feed), tallow.evaluate(graph, feed), 1e-13)
+
+
+@pytest.mark.parametrize("kind", GATES)
+@pytest.mark.parametrize("hidden", [0, "hidden"])
+def test_states_of_no_width_and_of_unknown_width_run_on_the_host(kind, hidden):
+    b, size = Builder(), 0 if hidden == 0 else 4
+    width = b.input("h0", "f32", [1, "batch", hidden])
+    states, hidden = [width, *([width] if kind == "LSTM" else [])], width.shape[2]
+    rows = hidden * GATES[kind]
+    x, w = b.input("x", "f32", ["seq", "batch", 3]), b.input("w", "f32", [1, rows, 3])
+    r, bias = b.input("r", "f32", [1, rows, hidden]), b.input("b", "f32", [1, rows * 2])
+    lengths = b.input("lengths", "i64", ["batch"])
+    names = ("Sigmoid", "Tanh", "Tanh")[-PLENTY[kind] :]
+    spec = {"direction": "forward", "activations": names, "alphas": (), "betas": (), "clip": 0.0}
+    spec |= {"LSTM": {"input_forget": False}, "GRU": {"linear_before_reset": False}, "RNN": {}}[kind]
+    y, *_ = b.emit(kind.lower(), x, w, r, bias, *states, lengths, **spec)
+    graph = b.finish({"Y": y})
+    sizes = {"seq": 3, "batch": 2, "hidden": size}
+    rng = np.random.default_rng(0)
+    feed = {
+        v.name: rng.normal(size=[evaluate(d, sizes) for d in v.shape]).astype("f4")
+        for v in graph.inputs
+        if v.name != "lengths"
+    }
+    executable = tallow.compile(graph)
+    assert [s.place for s in executable.plan.steps].count("host") == 1
+    feed["lengths"] = np.array([3, 1])
+    close(executable.run(feed), tallow.evaluate(graph, feed))
+
+
+def test_initial_states_of_one_sequence_serve_all():
+    b = Builder()
+    x, h = b.input("x", "f32", ["seq", "batch", 3]), b.input("h", "f32", [1, 1, 5])
+    rng = np.random.default_rng(0)
+    w, r, bias = (b.constant(rng.normal(size=s).astype("f4")) for s in ((1, 5, 3), (1, 5, 5), (1, 10)))
+    spec = {"direction": "forward", "activations": ("Tanh",), "alphas": (), "betas": (), "clip": 0.0}
+    y, last = b.rnn(x, w, r, bias, h, b.input("lengths", "i64", ["batch"]), **spec)
+    graph = b.finish({"Y": y, "Y_h": last})
+    feed = {"x": rng.normal(size=(4, 1, 3)).astype("f4"), "h": rng.normal(size=(1, 1, 5)).astype("f4")}
+    feed["lengths"] = np.array([3])
+    native(executable := tallow.compile(graph))
+    close(executable.run(feed), tallow.evaluate(graph, feed))
+
+
+def test_steps_refuse_what_does_not_fit():
+    b = Builder()
+    h, lengths = b.input("h", "f32", [1, 2, 17]), b.input("lengths", "i64", [2])
+    projected, weights = b.input("p", "f32", [6, 17]), b.input("w", "f32", [1, 2, 17, 1, 16])
+    spec = {"direction": "forward", "activations": ("Tanh",), "alphas": (), "betas": (), "clip": 0.0}
+    with pytest.raises(GraphError, match=r"rnn_steps: expected projected inputs \[8, 17\]"):
+        b.rnn_steps(projected, lengths, h, weights, steps=4, **spec)
+    with pytest.raises(GraphError, match=r"expected packed weights \[1, 2, 17, 1, 16\], got f32\[6, 17\]"):
+        b.rnn_steps(projected, lengths, h, projected, steps=3, **spec)
+    assert b.rnn_steps(projected, lengths, h, weights, steps=3, **spec)[0].shape == (3, 1, 2, 17)
 
 
 @pytest.mark.parametrize("kind", GATES)

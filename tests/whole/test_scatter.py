@@ -79,6 +79,14 @@ def test_elements_of_bool():
     agree(elements(*case, "none", "bool"), feed_elements(*case, "bool"))
 
 
+def test_sums_of_bool_run_on_the_host_and_say_why():
+    case = ((5, 40), (4, 37), 0)
+    graph, feed = elements(*case, "max", "bool"), feed_elements(*case, "bool")
+    executable = tallow.compile(graph)
+    assert [s.reason for s in executable.plan.steps] == ["no sums and products of bool in kernels"]
+    np.testing.assert_array_equal(executable.run(feed)["y"], tallow.evaluate(graph, feed)["y"])
+
+
 def test_elements_of_open_sizes():
     graph = elements(("a", "b"), ("c", "b"), 0, "add")
     for a, b, c in ((4, 70, 9), (1, 1, 1), (3, 0, 2), (3, 5, 0)):

@@ -1,4 +1,4 @@
-"""Lowering of topk: a heap of the best so far when few are wanted, else a merge sort of places.
+"""Lowering of topk: the best so far in a list or a heap when few are wanted, else a merge sort of places.
 
 Equal elements keep their order; NaN counts as the largest.
 """
@@ -20,7 +20,8 @@ from tallow.lower.inline import Inliner
 from tallow.lower.pointwise import GRAIN, unravel
 from tallow.lower.reduce import identity
 
-FEW = 1024  # so many a heap may hold
+FEW = 12  # so many are kept in registers
+MANY = 1024  # so many a heap may hold
 PIECE = 64  # elements that are looked at together for one that enters the heap
 NOWHERE = (1 << 63) - 1
 LEVELS = 48  # of merging: more than any size has bits
@@ -63,6 +64,13 @@ class _Line:
         for output, element in zip(self.node.outputs, (value, place), strict=True):
             scope.store(output, output.shape, self.index(at), element)
 
+    def last_of_all(self) -> Expr:
+        """A value that comes before no other."""
+        dtype = self.node.outputs[0].dtype
+        if dtype.is_float and not self.node["largest"]:
+            return build.const(math.nan, dtype)
+        return build.const(identity("max" if self.node["largest"] else "min", dtype), dtype)
+
     def before(self, a: Expr, b: Expr) -> Expr:
         """Whether a comes before b however they stand."""
         first = build.call("gt" if self.node["largest"] else "lt", a, b)
@@ -84,8 +92,10 @@ def lower_topk(group: Group, target) -> Sequence[KernelCall]:
     lines, extent = product(kept), source.shape[axis]
     outer = list(unravel(inliner, item, kept, statements))
     line = _Line(inliner, node, item, outer, statements)
-    if isinstance(k, int) and k <= FEW and not (isinstance(extent, int) and 4 * k > extent):
-        _select(line, extent, k)
+    if isinstance(k, int) and 0 < k <= FEW:
+        _select(line, extent, _List.empty(line, k))
+    elif isinstance(k, int) and k <= MANY and not (isinstance(extent, int) and 4 * k > extent):
+        _select(line, extent, _Heap.filled(line, k))
     else:
         _merge(line, extent, k, lines)
     work = (bounds(extent)[1] or 1024) * 8
@@ -112,10 +122,7 @@ class _Heap:
         values = Buffer(line.inliner.fresh("values"), dtype, room, "local", True)
         places = Buffer(line.inliner.fresh("places"), i64, room, "local", True)
         clear = line.inliner.loop("z")
-        last = build.const(identity("max" if line.node["largest"] else "min", dtype), dtype)
-        if dtype.is_float and not line.node["largest"]:
-            last = build.const(math.nan, dtype)
-        none = (Store(values, clear, last), Store(places, clear, const(NOWHERE)))
+        none = (Store(values, clear, line.last_of_all()), Store(places, clear, const(NOWHERE)))
         line.statements += [Alloc(values), Alloc(places), For(clear, const(room), none)]
         return cls(line, size, values, places, line.variable("at", const(0)))
 
@@ -151,40 +158,85 @@ class _Heap:
         body += [Store(self.at, zero, zero), For(level, const(self.size.bit_length()), tuple(down))]
         body += [*final, Store(self.values, end, new[0]), Store(self.places, end, new[1])]
 
+    def worst(self) -> Expr:
+        return Load(self.values, const(0))
 
-def _select(line: _Line, extent: Dim, k: int) -> None:
-    """All elements that come before the last of the best k so far, found a piece at a time; then the
-    heap is taken down from its end."""
+    def offer(self, body: list[Stmt], element: Expr, step: Expr) -> None:
+        put: list[Stmt] = []
+        self.replace_root(put, (element, step), const(self.size))
+        root = self.pair(body, const(0))
+        body.append(If(self.after(body, root, (element, step)), tuple(put)))
+
+    def drain(self) -> None:
+        """The results, from the last on, each of them the root in its turn."""
+        out, body = self.line.inliner.loop("o"), []
+        slot = self.line.let(body, sub(const(self.size - 1), out), "slot")
+        self.line.write(body, slot, *self.pair(body, const(0)))
+        self.replace_root(body, self.pair(body, slot), slot)
+        self.line.statements.append(For(out, const(self.size), tuple(body)))
+
+
+@dataclass(slots=True)
+class _List:
+    """The best few so far in order, in registers; which of them move is told without a branch."""
+
+    line: _Line
+    size: int
+    values: Buffer
+    places: Buffer
+
+    @classmethod
+    def empty(cls, line: _Line, size: int) -> _List:
+        values = Buffer(line.inliner.fresh("values"), line.node.outputs[0].dtype, size, "register", True)
+        places = Buffer(line.inliner.fresh("places"), i64, size, "register", True)
+        line.statements += [Alloc(values), Alloc(places)]
+        for slot in map(const, range(size)):
+            line.statements += [Store(values, slot, line.last_of_all()), Store(places, slot, const(0))]
+        return cls(line, size, values, places)
+
+    def worst(self) -> Expr:
+        return Load(self.values, const(self.size - 1))
+
+    def moves(self, body: list[Stmt], slot: int, element: Expr, step: Expr) -> Expr:
+        """Whether a slot is free or what is in it comes after the new element."""
+        later = self.line.before(element, Load(self.values, const(slot)))
+        return self.line.let(body, build.call("or", later, build.call("le", step, const(slot))), "moves")
+
+    def offer(self, body: list[Stmt], element: Expr, step: Expr) -> None:
+        enters = self.moves(body, self.size - 1, element, step)
+        inner: list[Stmt] = []
+        moves = [*(self.moves(inner, s, element, step) for s in range(self.size - 1)), enters]
+        stores = []
+        for buffer, new in ((self.values, element), (self.places, step)):
+            old = [self.line.let(inner, Load(buffer, const(s)), "old") for s in range(self.size)]
+            for s in range(self.size):
+                come = build.select(moves[s - 1], old[s - 1], new) if s else new
+                stores.append(Store(buffer, const(s), build.select(moves[s], come, old[s])))
+        body.append(If(enters, (*inner, *stores)))
+
+    def drain(self) -> None:
+        for slot in map(const, range(self.size)):
+            self.line.write(self.line.statements, slot, Load(self.values, slot), Load(self.places, slot))
+
+
+def _select(line: _Line, extent: Dim, best: _Heap | _List) -> None:
+    """Pieces of the line in which an element may be among the best so far are gone through one by one."""
     inliner, zero = line.inliner, const(0)
-    heap = _Heap.filled(line, k)
     some = line.variable("some", build.const(0, i32))
     piece, size = inliner.loop("c"), inliner.size(extent)
     stop = minimum(add(piece, const(PIECE)), size)
     body: list[Stmt] = [Store(some, zero, build.const(0, i32))]
-    worst = line.let(body, Load(heap.values, zero), "worst")
+    worst = line.let(body, best.worst(), "worst")
     look, first = inliner.loop("r"), []
     enters = build.cast(build.call("not", line.before(worst, line.read(first, look))), i32)
     first.append(Update(some, zero, "max", enters))
     body.append(For(look, stop, tuple(first), "vector", piece))
     step, each = inliner.loop("r"), []
-    element = line.read(each, step)
-    put: list[Stmt] = []
-    heap.replace_root(put, (element, step), const(k))
-    root = heap.pair(each, zero)
-    each.append(If(heap.after(each, root, (element, step)), tuple(put)))
-    body.append(
-        If(
-            build.call("gt", Load(some, zero), build.const(0, i32)),
-            (For(step, stop, tuple(each), "serial", piece),),
-        )
-    )
+    best.offer(each, line.read(each, step), step)
+    found = build.call("gt", Load(some, zero), build.const(0, i32))
+    body.append(If(found, (For(step, stop, tuple(each), "serial", piece),)))
     line.statements.append(For(piece, size, tuple(body), "serial", zero, PIECE))
-    out, last = inliner.loop("o"), []
-    slot = line.let(last, sub(const(k - 1), out), "slot")
-    value, place = heap.pair(last, zero)
-    line.write(last, slot, value, place)
-    heap.replace_root(last, heap.pair(last, slot), slot)
-    line.statements.append(For(out, const(k), tuple(last)))
+    best.drain()
 
 
 def _merge(line: _Line, extent: Dim, k: Dim, lines: Dim) -> None:

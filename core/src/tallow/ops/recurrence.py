@@ -186,8 +186,8 @@ def rnn_cell(attributes, r: np.ndarray) -> Cell:
 
 def unpack(weights: np.ndarray, hidden: int) -> np.ndarray:
     """[directions, blocks, hidden, gates, BLOCK] as [directions, hidden, gates * hidden]."""
-    directions, _, k, gates, _ = weights.shape
-    flat = weights.transpose(0, 2, 3, 1, 4).reshape(directions, k, gates, -1)
+    directions, blocks, k, gates, _ = weights.shape
+    flat = weights.transpose(0, 2, 3, 1, 4).reshape(directions, k, gates, blocks * BLOCK)
     return flat[..., :hidden].reshape(directions, k, gates * hidden)
 
 
@@ -224,7 +224,8 @@ def _infer(name: str, states: int):
 
 
 def _split(projected: np.ndarray, attributes, h0: np.ndarray) -> np.ndarray:
-    return projected.reshape(attributes["steps"], h0.shape[1], h0.shape[0], -1)
+    directions, batch, _ = h0.shape
+    return projected.reshape(attributes["steps"], batch, directions, projected.shape[1] // directions)
 
 
 def _evaluate_lstm(arrays, attributes):

@@ -6,6 +6,7 @@ import numpy as np
 
 from tallow.dim import symbol
 from tallow.dtype import f32, i64
+from tallow.errors import GraphError
 from tallow.graph import TensorType
 from tallow.ops.rules import axis_in, rank_is, tensors
 from tallow.ops.table import Op, register
@@ -18,6 +19,9 @@ def _wide(array: np.ndarray) -> np.ndarray:
 def _infer_topk(types, attributes):
     (x,) = tensors("topk", types)
     axis = axis_in("topk", attributes["axis"], x.rank)
+    k, extent = attributes["k"], x.shape[axis]
+    if isinstance(k, int) and isinstance(extent, int) and not 0 <= k <= extent:
+        raise GraphError(f"topk: expected k in 0..{extent} for axis {axis} of {x}, got {k}")
     shape = (*x.shape[:axis], attributes["k"], *x.shape[axis + 1 :])
     return TensorType(x.dtype, shape), TensorType(i64, shape)
 
