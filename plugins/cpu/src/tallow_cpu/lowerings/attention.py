@@ -41,21 +41,24 @@ class Blocks:
     panel: int
 
 
-def choose_blocks(keys: Dim, width: int, kind: DType, target: Target) -> Blocks:
-    """Tiles that fit the registers and waste little."""
+def choose_blocks(queries: Dim, keys: Dim, width: int, kind: DType, target: Target) -> Blocks:
+    """Tiles that fit the registers and waste little: one vector of queries if there are no more."""
     registers, lanes = (
         (30 if target.vector_bytes == 64 else 14),
         max(target.vector_bytes, 16) // kind.itemsize,
     )
-    columns = 2 * lanes
-    tall = min((registers - 2) // 2, 14)
+    most = bounds(queries)[1]
+    across = 1 if most is not None and most <= lanes else 2
+    columns = across * lanes
+    tall = min(registers // across - 1, 14)
     rows = min(8, tall)
     if isinstance(keys, int) and keys:
         rows = min(range(max(tall // 2, 1), tall + 1), key=lambda r: (-(-keys // r) * r, -r))
     vectors = -(-width // lanes)
     wide = min(range(1, registers // 5 + 1), key=lambda v: (-(-vectors // v) * v, -v))
-    queries = max(q for q in (1, 2, 4, 8, 16) if q <= columns and q * wide + wide <= registers)
-    return Blocks(columns, rows, max(KEYS // rows, 1) * rows, queries, wide * lanes)
+    fits = [q for q in (1, 2, 4, 8, 16) if q <= columns and q * wide + wide <= registers]
+    several = min((q for q in fits if most is not None and q >= most), default=fits[-1])
+    return Blocks(columns, rows, max(KEYS // rows, 1) * rows, several, wide * lanes)
 
 
 def decline_plain(group: Group, target: Target) -> Declined:
@@ -78,7 +81,7 @@ class _Attention:
         ]
         self.inliner = Inliner(group)
         self.kind = accumulator(self.node.output.dtype)
-        self.blocks = blocks = choose_blocks(self.keys, self.width, self.kind, target)
+        self.blocks = blocks = choose_blocks(self.queries, self.keys, self.width, self.kind, target)
         self.sources = [self.inliner.buffer(v) for v in self.node.inputs[:3]]
         self.panels = -(-self.width // blocks.panel)
         self.turned = self.local("turned", self.depth * blocks.columns)
