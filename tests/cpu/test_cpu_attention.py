@@ -204,10 +204,11 @@ def test_a_head_too_wide_for_scratch_memory_is_written_out():
 
 @pytest.mark.parametrize("arch", ["x86-64", "x86-64-v3", "x86-64-v4"])
 @pytest.mark.parametrize("width", [1, 16, 31, 64, 80, 128, 512])
-def test_tiles_fit_the_registers(arch, width):
+@pytest.mark.parametrize("queries", [1, 3, 100])
+def test_tiles_fit_the_registers(arch, width, queries):
     target = BACKEND.target(arch)
     registers, lanes = (32 if target.vector_bytes == 64 else 16), max(target.vector_bytes, 16) // 4
-    blocks = choose_blocks(100, width, f32, target)
+    blocks = choose_blocks(queries, 100, width, f32, target)
     assert (blocks.rows + 1) * (blocks.columns // lanes) <= registers
     assert (blocks.queries + 1) * (blocks.panel // lanes) <= registers
     assert blocks.columns % blocks.queries == 0 and blocks.keys % blocks.rows == 0

@@ -222,6 +222,53 @@ def test_a_softmax_over_queries_is_left_alone():
     assert "attention" not in ops(recognised(graph))
 
 
+def rotated(b: Builder, x, cosine, sine, swapped=False):
+    """x * cosine + (its halves exchanged, one negated) * sine."""
+    half = x.shape[3] // 2
+
+    def part(start):
+        shape = (*x.shape[:3], half)
+        return b.slice(x, starts=(0, 0, 0, start), steps=(1, 1, 1, 1), shape=shape)
+
+    first, second = part(0), b.neg(part(half))
+    halves = (first, second) if swapped else (second, first)
+    return b.add(b.mul(x, cosine), b.mul(b.concat(*halves, axis=3), sine))
+
+
+def angles(b: Builder, tokens, size, other=None):
+    """Both tables, of angles that are the same in both halves of the features (or are not)."""
+    half = b.input("angles", "f32", (B, tokens, size // 2))
+    both = b.concat(half, half if other is None else other(half), axis=2)
+    shape = (B, 1, tokens, size)
+    return b.reshape(b.mul(b.cos(both), 1.5), shape=shape), b.reshape(b.sin(both), shape=shape)
+
+
+@pytest.mark.parametrize("constant", [True, False])
+def test_rotary_embedding_is_recognised(constant):
+    b = Builder()
+    x = b.input("x", "f32", (B, H, S, D))
+    if constant:
+        table = np.tile(np.random.default_rng(0).normal(size=(S, D // 2)), 2).astype("f4")
+        tables = b.constant(np.cos(table)), b.constant(np.sin(table))
+    else:
+        tables = angles(b, S, D)
+    graph = b.finish({"y": rotated(b, x, *tables)})
+    after = recognised(graph)
+    assert ops(after).count("rotary") == 1 and "neg" not in ops(after)
+    same(graph, after)
+
+
+def test_what_only_looks_like_rotary_is_left_alone():
+    b = Builder()
+    x = b.input("x", "f32", (B, H, S, D))
+    unequal = b.finish({"y": rotated(b, x, *angles(b, S, D, other=b.neg))})
+    b = Builder()
+    x = b.input("x", "f32", (B, H, S, D))
+    swapped = b.finish({"y": rotated(b, x, *angles(b, S, D), swapped=True)})
+    for graph in (unequal, swapped):
+        assert "rotary" not in ops(recognised(graph))
+
+
 def start():
     b = Builder()
     return b, b.input("x", "f32", (2, 4, 6))

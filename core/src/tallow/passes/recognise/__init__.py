@@ -13,12 +13,13 @@ from tallow.passes.clean import remove_dead
 from tallow.passes.recognise.attention import attention
 from tallow.passes.recognise.gelu import gelu
 from tallow.passes.recognise.norm import layer_norm, rms_norm, scale_of_norm, shift_of_norm
+from tallow.passes.recognise.rotary import rotary
 from tallow.passes.recognise.sigmoid import sigmoid
 from tallow.passes.rewrite import rewrite
 from tallow.passes.simplify import Facts, Law
 
 PATTERNS: dict[str, tuple[Law, ...]] = {
-    "add": (shift_of_norm,),
+    "add": (shift_of_norm, rotary),
     "div": (layer_norm, rms_norm, sigmoid),
     "matmul": (attention,),
     "mul": (gelu, layer_norm, rms_norm, scale_of_norm),

@@ -1,15 +1,16 @@
 """Lowerings that beat the common ones on a CPU: register tiles, windows of channels, row kernels."""
 
 from tallow_cpu.lowerings.attention import decline_plain, lower_attention
-from tallow_cpu.lowerings.contraction import lower_conv, lower_matmul, lower_packed
+from tallow_cpu.lowerings.contraction import lower_conv, lower_packed
 from tallow_cpu.lowerings.rows import lower_layer_norm, lower_softmax
+from tallow_cpu.lowerings.single_row import lower_product
 from tallow_cpu.lowerings.window import lower_depthwise, lower_pool
 from tallow_cpu.lowerings.winograd import lower_winograd
 
 LOWERINGS = {
     "attention": decline_plain,
     "cpu.attention": lower_attention,
-    "matmul": lower_matmul,
+    "matmul": lower_product,
     "cpu.matmul": lower_packed,
     "cpu.conv": lower_conv,
     "cpu.winograd": lower_winograd,

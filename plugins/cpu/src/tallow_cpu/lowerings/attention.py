@@ -24,10 +24,9 @@ from tallow.lower.pointwise import unravel
 from tallow.lower.reduce import accumulator
 from tallow.ops.pointwise import operand_index
 from tallow_cpu.lowerings.decay import decay
+from tallow_cpu.lowerings.tile import PARALLEL_FLOPS, Shape, multiply_rows
 
 KEYS = 128  # keys of a block, about: their scores stay in the nearest cache
-UNROLL = 4
-GRAIN_FLOPS = 60_000  # arithmetic that is worth a thread of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,21 +41,24 @@ class Blocks:
     panel: int
 
 
-def choose_blocks(keys: Dim, width: int, kind: DType, target: Target) -> Blocks:
-    """Tiles that fit the registers and waste little."""
+def choose_blocks(queries: Dim, keys: Dim, width: int, kind: DType, target: Target) -> Blocks:
+    """Tiles that fit the registers and waste little: one vector of queries if there are no more."""
     registers, lanes = (
         (30 if target.vector_bytes == 64 else 14),
         max(target.vector_bytes, 16) // kind.itemsize,
     )
-    columns = 2 * lanes
-    tall = min((registers - 2) // 2, 14)
+    most = bounds(queries)[1]
+    across = 1 if most is not None and most <= lanes else 2
+    columns = across * lanes
+    tall = min(registers // across - 1, 14)
     rows = min(8, tall)
     if isinstance(keys, int) and keys:
         rows = min(range(max(tall // 2, 1), tall + 1), key=lambda r: (-(-keys // r) * r, -r))
     vectors = -(-width // lanes)
     wide = min(range(1, registers // 5 + 1), key=lambda v: (-(-vectors // v) * v, -v))
-    queries = max(q for q in (1, 2, 4, 8, 16) if q <= columns and q * wide + wide <= registers)
-    return Blocks(columns, rows, max(KEYS // rows, 1) * rows, queries, wide * lanes)
+    fits = [q for q in (1, 2, 4, 8, 16) if q <= columns and q * wide + wide <= registers]
+    several = min((q for q in fits if most is not None and q >= most), default=fits[-1])
+    return Blocks(columns, rows, max(KEYS // rows, 1) * rows, several, wide * lanes)
 
 
 def decline_plain(group: Group, target: Target) -> Declined:
@@ -79,7 +81,7 @@ class _Attention:
         ]
         self.inliner = Inliner(group)
         self.kind = accumulator(self.node.output.dtype)
-        self.blocks = blocks = choose_blocks(self.keys, self.width, self.kind, target)
+        self.blocks = blocks = choose_blocks(self.queries, self.keys, self.width, self.kind, target)
         self.sources = [self.inliner.buffer(v) for v in self.node.inputs[:3]]
         self.panels = -(-self.width // blocks.panel)
         self.turned = self.local("turned", self.depth * blocks.columns)
@@ -156,7 +158,7 @@ class _Attention:
         flops = 2 * product((self.batch, self.heads, self.queries, self.keys, self.depth + self.width))
         each = 2 * blocks.columns * (bounds(self.keys)[1] or 256) * (self.depth + self.width)
         loop = For(item, size(grid), tuple(body), "grid")
-        return [self.inliner.call("attention", [loop], grid, max(1, GRAIN_FLOPS // max(each, 1)), flops)]
+        return [self.inliner.call("attention", [loop], grid, max(1, PARALLEL_FLOPS // max(each, 1)), flops)]
 
     def turn_queries(self, start: Expr) -> Stmt:
         """The queries of the item, scaled, features by queries; those beyond the last repeat it."""
@@ -166,25 +168,11 @@ class _Attention:
         at = minimum(add(self.first, m), self.inliner.size(self.queries - 1))
         row = self.let(body, add(start, mul(at, self.inliner.size(strides[2]))), "row")
 
-        def one(feature: Expr) -> Stmt:
-            value = self.element(0, add(row, mul(feature, self.inliner.size(strides[3]))))
-            scaled = call("mul", value, const(self.node["scale"], self.kind))
-            return Store(self.turned, add(mul(feature, const(self.blocks.columns)), m), scaled)
-
-        body += self.stepped(d, const(self.depth), lambda feature: [one(feature)])
+        value = self.element(0, add(row, mul(d, self.inliner.size(strides[3]))))
+        scaled = call("mul", value, const(self.node["scale"], self.kind))
+        store = Store(self.turned, add(mul(d, const(self.blocks.columns)), m), scaled)
+        body.append(For(d, const(self.depth), (store,)))
         return For(m, const(self.blocks.columns), tuple(body))
-
-    def stepped(self, var: Var, stop: Expr, write: Callable[[Expr], list[Stmt]]) -> list[Stmt]:
-        """A serial loop, UNROLL iterations at a time, and what is left of it."""
-        whole = mul(build.floordiv(stop, const(UNROLL)), const(UNROLL))
-        many = [s for u in range(UNROLL) for s in write(add(var, const(u)))]
-        loops: list[Stmt] = []
-        if whole != const(0):
-            loops.append(For(var, whole, tuple(many), "serial", const(0), UNROLL))
-        if whole != stop:
-            rest = self.inliner.loop(var.name)
-            loops.append(For(rest, stop, tuple(write(rest)), "serial", whole))
-        return loops
 
     def key_block(self, first: Var, k: Expr, v: Expr) -> list[Stmt]:
         """Scores of a block of keys, their exponentials, and the values weighed by them."""
@@ -226,20 +214,14 @@ class _Attention:
         total = self.register("acc", self.blocks.rows * columns)
         body += [Alloc(total), self.fill(total, 0.0)]
 
-        def step(feature: Expr) -> list[Stmt]:
-            found: list[Stmt] = []
-            for r, base in enumerate(bases):
-                value = Var(self.inliner.fresh("b"), self.kind)
-                found.append(Let(value, self.element(1, add(base, mul(feature, size(strides[3]))))))
-
-                def update(inner: list[Stmt], n: Var, r=r, value=value) -> None:
-                    query = Load(self.turned, add(mul(feature, const(columns)), n))
-                    inner.append(Update(total, add(n, const(r * columns)), "add", call("mul", value, query)))
-
-                found.append(self.lanes(update))
-            return found
-
-        body += self.stepped(self.inliner.loop("d"), const(self.depth), step)
+        body += multiply_rows(
+            self.inliner,
+            Shape(self.blocks.rows, columns),
+            total,
+            const(self.depth),
+            lambda r, d: self.element(1, add(bases[r], mul(d, size(strides[3])))),
+            lambda d, n: Load(self.turned, add(mul(d, const(columns)), n)),
+        )
         for r, key in enumerate(keys):
             body.append(self.finish_scores(total, peak, r, add(tile, const(r)), key))
         return body
@@ -332,24 +314,16 @@ class _Attention:
             body.append(self.lanes(take, wide))
         base = self.let(body, add(v, mul(first, size(strides[2]))), "base")
 
-        def step(key: Expr) -> list[Stmt]:
-            found: list[Stmt] = []
-            line = self.let(found, add(base, mul(key, size(strides[2]))), "line")
-            for r in range(rows):
-                at = add(mul(key, const(self.blocks.columns)), add(query, const(r)))
-                weight = self.let(found, Load(self.scores, at), "w")
+        def value(key: Expr, n: Expr) -> Expr:
+            column = add(n, const(origin))
+            mask = less(column, const(self.width)) if origin + wide > self.width else None
+            place = add(add(base, mul(key, size(strides[2]))), mul(column, size(strides[3])))
+            return build.cast(Load(self.sources[2], place, 1, mask), self.kind)
 
-                def update(inner: list[Stmt], n: Var, r=r, weight=weight, line=line) -> None:
-                    column = add(n, const(origin))
-                    mask = less(column, const(self.width)) if origin + wide > self.width else None
-                    value = Load(self.sources[2], add(line, mul(column, size(strides[3]))), 1, mask)
-                    value = build.cast(value, self.kind)
-                    inner.append(Update(total, add(n, const(r * wide)), "add", call("mul", weight, value)))
+        def weight(r: int, key: Expr) -> Expr:
+            return Load(self.scores, add(mul(key, const(self.blocks.columns)), add(query, const(r))))
 
-                found.append(self.lanes(update, wide))
-            return found
-
-        body += self.stepped(self.inliner.loop("k"), count, step)
+        body += multiply_rows(self.inliner, Shape(rows, wide), total, count, weight, value)
         for r in range(rows):
 
             def keep(inner: list[Stmt], n: Var, r=r) -> None:

@@ -196,7 +196,7 @@ def lower_conv(group: Group, target: Target) -> Sequence[KernelCall] | Declined:
 # Products of operands in memory ---------------------------------------------------------------------
 
 
-def _batched(shape: Sequence[Dim], result: Sequence[Dim], inliner: Inliner, outer: Sequence[Expr]) -> Expr:
+def batch_start(shape: Sequence[Dim], result: Sequence[Dim], inliner: Inliner, outer: Sequence[Expr]) -> Expr:
     """Element where item `outer` of an operand starts, before its last two axes."""
     at = operand_index(shape[:-2], result[:-2], tuple(outer))
     flat: Expr = const(0)
@@ -231,9 +231,9 @@ def lower_matmul(group: Group, target: Target) -> Sequence[KernelCall] | Decline
     first_row, first = mul(tile, const(shape.rows)), let(mul(panel, const(shape.columns)), "column")
     last = inliner.size(rows - 1)
     at = [let(minimum(add(first_row, const(r)), last), "row") for r in range(shape.rows)]
-    start = let(_batched(a.shape, result, inliner, outer), "start")
+    start = let(batch_start(a.shape, result, inliner, outer), "start")
     base = [let(add(start, mul(row, inliner.size(depth))), "base") for row in at]
-    deep = let(add(_batched(b.shape, result, inliner, outer), first), "deep")
+    deep = let(add(batch_start(b.shape, result, inliner, outer), first), "deep")
     edge, step = inliner.size(columns), inliner.size(columns)
     exact = isinstance(columns, int) and columns % shape.columns == 0
     total = Buffer(inliner.fresh("acc"), accumulator(a.dtype), shape.rows * shape.columns, "register", True)
