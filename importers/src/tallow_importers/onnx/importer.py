@@ -149,9 +149,8 @@ class _Importer:
         context.scope[name] = value
 
     def _inputs(self, context: Context, proto: onnx.GraphProto) -> None:
-        given = [
-            i for i in proto.input if i.name not in context.scope
-        ]  # others have a default, kept constant
+        """Inputs are made; one that is an initializer too has a default, which Tallow keeps constant."""
+        given = [i for i in proto.input if i.name not in context.scope]
         given = [i for i in given if repairs.has_type(proto, i, self.source)]
         names = [context.builder.unique(info.name) for info in given]
         for info, name in zip(given, names, strict=True):

@@ -13,7 +13,7 @@ from tallow.graph import Location, TensorType, Value
 from tallow_importers.onnx.context import Context
 from tallow_importers.onnx.tensors import ONNX_DTYPES
 
-ANONYMOUS = {"", "none", "unknown", "-1"}  # names of sizes that name nothing
+ANONYMOUS = {"", "unknown", "-1"}  # names of sizes that name nothing
 
 
 def warn(message: str) -> None:

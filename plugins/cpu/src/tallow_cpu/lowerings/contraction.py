@@ -10,7 +10,7 @@ from tallow.dim import Dim, bounds, ceildiv, product
 from tallow.dtype import bool_
 from tallow.graph import Node, Value
 from tallow.kernel import build
-from tallow.kernel.build import add, const, floordiv, less, logical_and, minimum, mod, mul
+from tallow.kernel.build import add, const, floordiv, from_dim, less, logical_and, minimum, mod, mul
 from tallow.kernel.grammar import Alloc, Buffer, Expr, For, If, Let, Load, Stmt, Store, Var
 from tallow.lower.group import Declined, Group, KernelCall
 from tallow.lower.inline import Inliner
@@ -39,7 +39,9 @@ class MatrixRows:
         return row_index(inliner, body, self.values, self.a.shape[:-1], row)
 
     def copy(self, inliner: Inliner, place, tap: Expr, first: Expr, count: Expr, write: Write) -> list[Stmt]:
-        return [_copying(inliner, self.a, place, first, count, write)]
+        size = self.a.shape[-1]
+        mask = None if size == self.each else lambda at: less(at, from_dim(size))
+        return [_copying(inliner, self.a, place, first, count, write, mask)]
 
 
 def _copying(inliner: Inliner, source: Value, lead, first: Expr, count: Expr, write: Write, mask=None) -> For:
