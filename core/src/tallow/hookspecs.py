@@ -31,4 +31,5 @@ def register_ops(register: Callable) -> None:
 
 @_spec
 def register_commands(register: Callable) -> None:
-    """Call `register(command)` with a click command for each subcommand of `tallow`."""
+    """Call `register(make)` with a function of no arguments that returns a click command, for each
+    subcommand of `tallow`; only the command calls it."""

@@ -64,7 +64,7 @@ class PluginHost:
         self.infos: list[PluginInfo] = []
         self.clashes: dict[tuple[str, str], tuple[str, str]] = {}
         self.tables: dict[str, dict[str, Registered]] = {"backend": {}, "importer": {}}
-        self.commands: list[object] = []
+        self.commands: list[Callable[[], object]] = []
         self._made: dict[tuple[str, str], object] = {}
         for point in _chosen(entry_points(group=hookspecs.GROUP)) if points is None else points:
             self._load(point)
@@ -96,7 +96,7 @@ class PluginHost:
         """All of a plugin's registrations, applied only when every hook has succeeded."""
         found: list[tuple[str, str, Callable]] = []
         ops: list[table.Op] = []
-        commands: list[object] = []
+        commands: list[Callable[[], object]] = []
         manager.hook.register_backends(
             register=lambda name, factory: found.append(("backend", name, factory))
         )

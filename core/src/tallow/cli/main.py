@@ -30,5 +30,5 @@ def main() -> None:
 for _module in (inspecting, compiling, running, bench, compare, devices):
     for _verb in _module.VERBS:
         main.add_command(_verb)
-for _verb in plugins.host().commands:
-    main.add_command(_verb)
+for _make in plugins.host().commands:
+    main.add_command(_make())

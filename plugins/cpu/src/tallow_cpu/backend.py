@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from tallow.backend import Code, DeviceInfo, Target
+from tallow.backend import Code, DeviceInfo, GraphPass, Target
 from tallow.dtype import DType
 from tallow.errors import ArtifactError, Unavailable
 from tallow.graph import Node, TensorType
 from tallow.kernel.grammar import Kernel
-from tallow_cpu.lowerings import LOWERINGS
-from tallow_cpu.passes import PASSES
+from tallow.lower.group import Lowering
 from tallow_cpu.runtime.module import Module, aligned
 from tallow_cpu.runtime.source import INTERFACE
 from tallow_cpu.runtime.threads import usable_cores
@@ -25,8 +24,19 @@ COMPUTED = ("f64", "f32", "f16", "bf16", "i64", "i32", "i16", "i8", "u64", "u32"
 
 class CpuBackend:
     name = "cpu"
-    lowerings = LOWERINGS
-    passes = PASSES
+
+    @property
+    def lowerings(self) -> Mapping[str, Lowering]:
+        # Deferred here and below: running a compiled model needs no compiler.
+        from tallow_cpu.lowerings import LOWERINGS
+
+        return LOWERINGS
+
+    @property
+    def passes(self) -> Sequence[GraphPass]:
+        from tallow_cpu.passes import PASSES
+
+        return PASSES
 
     def devices(self) -> Sequence[DeviceInfo]:
         """This machine."""
@@ -49,7 +59,6 @@ class CpuBackend:
         return f"no kernels for {unable[0]}" if unable else None
 
     def compile(self, kernels: Sequence[Kernel], target: Target) -> Code:
-        # Deferred here and below: running a compiled model needs no LLVM.
         from tallow_cpu import compile as compiler
 
         return compiler.compile_kernels(kernels, target)
