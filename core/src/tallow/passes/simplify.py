@@ -81,7 +81,7 @@ def reshape_of_bias(b: Builder, node: Node, facts: Facts):
     """reshape(matmul(x, w) + c) = reshape(matmul(x, w)) + c for a vector c, when only rows are arranged anew."""
     (y,) = node.inputs
     made = facts.made_by(y, "add")
-    if made is None or not facts.single(y) or not node.output.rank or node.output.shape[-1] != y.shape[-1]:
+    if made is None or not facts.single(y) or node.output.shape[-1:] != y.shape[-1:] or not y.rank:
         return None
     for x, c in (made.inputs, reversed(made.inputs)):
         if facts.made_by(x, "matmul") and c.rank == 1 and x.type == y.type:
