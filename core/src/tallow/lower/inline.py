@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from tallow.dim import Dim, product, symbol
+from tallow.dim import Dim, product
 from tallow.errors import CompileError
 from tallow.graph import Node, Value, type_symbols, used_symbols
 from tallow.kernel import build
 from tallow.kernel.grammar import Buffer, Const, Expr, For, If, Kernel, Let, Load, Stmt, Store, Update, Var
 from tallow.lower.group import Group, KernelCall, Temporary
+from tallow.lower.sizes import Sizes
 from tallow.ops import op
 
 Override = Callable[[tuple[Expr, ...]], Expr]
@@ -73,10 +74,13 @@ class Inliner:
 
     def call(self, name: str, body: Sequence[Stmt], grid: Dim, grain: int = 1, flops: Dim = 0) -> KernelCall:
         """The kernel of everything written, with its arguments in order."""
-        sizes = tuple(Var(n) for n in sorted(_free_names(body, frozenset())))
-        kernel = Kernel(name, tuple(self.parameters.values()), sizes, tuple(body))
-        dims = tuple(symbol(size.name) for size in sizes)
-        return KernelCall(kernel, tuple(self.parameters), dims, grid, grain, flops)
+        sizes = Sizes(frozenset(_free_names(body, frozenset())), self.fresh)
+        statements = sizes.statements(body)
+        names = tuple(Var(n) for n in sizes.parameters)
+        kernel = Kernel(name, tuple(self.parameters.values()), names, statements)
+        return KernelCall(
+            kernel, tuple(self.parameters), tuple(sizes.parameters.values()), grid, grain, flops
+        )
 
 
 def _free_names(statements: Iterable[Stmt], bound: frozenset[str]) -> set[str]:
