@@ -230,3 +230,11 @@ def test_layer_norm_is_recognised():
     after = remove_dead(recognise(graph))
     assert ops(after) == ["layer_norm"]
     same(graph, after)
+
+
+def test_a_sum_of_scalars_may_be_reshaped():
+    b = Builder()
+    x, y = b.input("x", "f32", []), b.input("y", "f32", [])
+    graph = b.finish({"z": b.reshape(b.add(x, y), shape=(1,))})
+    inputs = {"x": np.array(1.0, "f4"), "y": np.array(2.0, "f4")}
+    assert tallow.evaluate(simplify(graph), inputs)["z"].tolist() == [3.0]

@@ -11,7 +11,7 @@ import onnx
 
 from tallow.dim import Dim
 from tallow.dtype import DType, i64
-from tallow.errors import TallowError
+from tallow.errors import GraphError, TallowError
 from tallow.graph import TensorType, Value
 from tallow_importers.onnx.known import KnownBuilder
 from tallow_importers.onnx.tensors import dtype_of, to_array
@@ -136,9 +136,9 @@ class Context:
         raise Unsupported(what)
 
     def axis(self, axis: int, rank: int) -> int:
-        """A possibly negative axis in 0..rank-1."""
+        """A possibly negative axis in 0..rank-1; GraphError for one that the tensor has not."""
         if not -rank <= axis < max(rank, 1):
-            raise Unsupported(f"axis {axis} of a tensor of rank {rank}")
+            raise GraphError(f"axis {axis} of a tensor of rank {rank} ({self.builder.location})")
         return axis + rank if axis < 0 else axis
 
     def region(self, graph: onnx.GraphProto, inputs: Sequence[tuple[str, TensorType]] = ()):
