@@ -8,17 +8,17 @@ import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from tallow.backend import BoundStep, Device, Module, Prepared
+from tallow.backend import BoundStep, Device, Module
 from tallow.dim import evaluate
 from tallow.errors import InputError
 from tallow.evaluate import bind_sizes, evaluate_node, read_sizes, stack_scan
 from tallow.graph import TensorType, Type
 from tallow.runtime.binding import Bound
 from tallow.runtime.direct import Direct
+from tallow.runtime.frame import Arena, Frame, PhasePlan, Segment
 from tallow.runtime.layout import PhaseLayout, lay_out, lives_of, phases_of, root_of, shape_of
 from tallow.schedule.checks import verify_sizes
 from tallow.schedule.program import ControlStep, HostStep, KernelStep, Program
@@ -27,45 +27,6 @@ REMEMBERED = 32  # size bindings whose prepared steps are kept
 ABSOLUTE = 0  # the base whose address is 0: offsets from it are addresses of constants
 
 Observer = Callable[[int, float], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Arena:
-    """Memory of a phase's temporaries."""
-
-    size: int
-    memory: object
-    address: int
-
-
-@dataclass(slots=True)
-class Frame:
-    """One run in progress: addresses by base number, and the arrays behind them."""
-
-    bases: list[int]
-    arrays: dict[int, np.ndarray]
-    sizes: dict[str, int]
-    arenas: dict[int, Arena]
-    out: Mapping[int, np.ndarray]
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """Consecutive kernel steps, prepared; or the number of one host or control step."""
-
-    prepared: Prepared | None
-    steps: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class PhasePlan:
-    """A phase for known sizes."""
-
-    layout: PhaseLayout
-    segments: tuple[Segment, ...]
-    results: tuple[
-        tuple[int, int, tuple[int, ...]], ...
-    ]  # slot, output position and shape of results first written here
 
 
 _MACHINES: weakref.WeakSet[Machine] = weakref.WeakSet()

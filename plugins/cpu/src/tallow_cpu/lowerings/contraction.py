@@ -18,7 +18,7 @@ from tallow.lower.pointwise import count_flops, unravel
 from tallow.lower.reduce import accumulator
 from tallow.ops.pointwise import operand_index
 from tallow_cpu.lowerings.blocked import Contraction, Write, lower_blocked, row_index
-from tallow_cpu.lowerings.tile import PARALLEL_FLOPS, choose_shape, lanes, multiply_rows
+from tallow_cpu.lowerings.tile import PARALLEL_FLOPS, Shape, choose_shape, lanes, multiply_rows
 
 # Packed products ------------------------------------------------------------------------------------
 
@@ -255,19 +255,25 @@ def lower_matmul(group: Group, target: Target) -> Sequence[KernelCall] | Decline
         ),
     )
     for r, row in enumerate(at):
-        n = inliner.loop("n")
-        column = add(first, n)
-        index, inner = (*outer, row, column), []
-        place = add(n, const(r * shape.columns))
-        scope = inliner.scope(
-            inner, {group.root.output: lambda _, p=place: build.cast(Load(total, p), group.root.output.dtype)}
-        )
-        for value in group.outputs:
-            scope.store(value, value.shape, index, scope.read(value, index))
-        if not exact:
-            inner = [If(less(column, edge), tuple(inner))]
-        body.append(For(n, const(shape.columns), tuple(inner), "vector"))
+        body.append(_write_row(inliner, group, total, shape, r, (*outer, row), first))
     flops = product((*result, depth)) * 2 + count_flops(group)
     each = 2 * shape.rows * shape.columns * (bounds(depth)[1] or 256)
     loop = For(item, inliner.size(grid), tuple(body), "grid")
     return [inliner.call("matmul", [loop], grid, max(1, PARALLEL_FLOPS // max(1, each)), flops)]
+
+
+def _write_row(
+    inliner: Inliner, group: Group, total: Buffer, shape: Shape, r: int, lead: Sequence[Expr], first: Expr
+) -> For:
+    """Row r of the sums through the epilogue into a row of the results, from column `first` on."""
+    n, root = inliner.loop("n"), group.root.output
+    columns = root.shape[-1]
+    place, column = add(n, const(r * shape.columns)), add(first, n)
+    body: list[Stmt] = []
+    scope = inliner.scope(body, {root: lambda _: build.cast(Load(total, place), root.dtype)})
+    for value in group.outputs:
+        index = (*lead, column)
+        scope.store(value, value.shape, index, scope.read(value, index))
+    if not isinstance(columns, int) or columns % shape.columns:
+        body = [If(less(column, inliner.size(columns)), tuple(body))]
+    return For(n, const(shape.columns), tuple(body), "vector")
