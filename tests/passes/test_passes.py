@@ -15,6 +15,7 @@ from tallow.passes.decompose import decompose
 from tallow.passes.fold import fold_constants
 from tallow.passes.pipeline import COMMON
 from tallow.passes.recognise import recognise
+from tallow.passes.rewrite import rewrite
 from tallow.passes.simplify import simplify
 from tallow.verify import verify
 
@@ -238,3 +239,15 @@ def test_a_sum_of_scalars_may_be_reshaped():
     graph = b.finish({"z": b.reshape(b.add(x, y), shape=(1,))})
     inputs = {"x": np.array(1.0, "f4"), "y": np.array(2.0, "f4")}
     assert tallow.evaluate(simplify(graph), inputs)["z"].tolist() == [3.0]
+
+
+def test_a_rule_that_gives_up_leaves_nothing_behind():
+    b = Builder()
+    x = b.input("x", "f32", [2])
+    graph = b.finish({"y": b.exp(x)})
+
+    def rule(builder, node):
+        builder.add(node.inputs[0], 1.0)
+        return None
+
+    assert rewrite(graph, rule) is graph

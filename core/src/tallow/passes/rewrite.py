@@ -31,8 +31,10 @@ def _rewrite(graph: Graph, rule: Rule, builder: Builder, mapping: dict[Value, Va
     for node in graph.nodes:
         builder.location = node.location
         current = _renew(node, rule, builder, mapping)
+        before = len(builder.nodes)
         replacement = rule(builder, current)
         if replacement is None:
+            del builder.nodes[before:]  # what a rule began and gave up
             builder.append(current)
             continue
         values = (replacement,) if isinstance(replacement, Value) else tuple(replacement)
