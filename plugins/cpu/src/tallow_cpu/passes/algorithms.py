@@ -34,9 +34,8 @@ def estimate(node: Node, tile: int, target: Target) -> float:
     x, w = node.inputs
     n, channels = w.shape[:2]
     lanes = max(target.vector_bytes // 4, 4)
-    images, *spatial = (bounds(d)[1] or UNKNOWN for d in (x.shape[0], *node.output.shape[2:]))
-    if isinstance(x.shape[0], int) is False:
-        images = 1
+    images = x.shape[0] if isinstance(x.shape[0], int) else 1
+    spatial = [bounds(d)[1] or UNKNOWN for d in node.output.shape[2:]]
     if tile == DIRECT:
         rows = images * product(spatial)
         work = 9 * rows * channels * n / lanes
