@@ -7,6 +7,7 @@ known length the strips leave out the taps that fall outside; elsewhere the ends
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 from tallow.backend import Target
@@ -154,7 +155,7 @@ class _Window:
             if all(inside(begin, p, k) for p in range(length) for k in range(self.kernel[-1])):
                 shared.append(begin)
                 continue
-            valid = lambda p, k, begin=begin: inside(begin, p, k)  # noqa: E731
+            valid = functools.partial(inside, begin)
             body.append(self.strip(lead, spans, const(begin), length, start, stop, valid))
         if shared:
             at, begin = self.inliner.loop("w"), Var(self.inliner.fresh("begin"))
