@@ -124,6 +124,11 @@ def logical_and(a: Expr, b: Expr) -> Expr:
     return call("and", a, b)
 
 
+def within(at: Expr, size: Expr) -> Expr:
+    """Whether an index that may be negative lies in 0..size - 1."""
+    return logical_and(call("ge", at, const(0)), less(at, size))
+
+
 def select(condition: Expr, a: Expr, b: Expr) -> Expr:
     if isinstance(condition, Const):
         return a if condition.value else b

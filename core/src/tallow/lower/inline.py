@@ -60,6 +60,14 @@ class Inliner:
         """A loop variable of its own name."""
         return Var(self.fresh(hint))
 
+    def let(self, statements: list[Stmt], element: Expr, hint: str = "t") -> Expr:
+        """A name for an expression, so that it is computed once; leaves are their own name."""
+        if isinstance(element, (Var, Const)):
+            return element
+        var = Var(self.fresh(hint), element.dtype, element.lanes)
+        statements.append(Let(var, element))
+        return var
+
     def scope(self, statements: list[Stmt], overrides: Mapping[Value, Override] | None = None) -> Scope:
         """A place to write: reads append their `Let`s to `statements`."""
         return Scope(self, statements, overrides or {})
@@ -141,12 +149,8 @@ class Scope:
         self.statements.append(Store(buffer, self.inliner.linear(shape, index), element))
 
     def let(self, element: Expr, hint: str = "t") -> Expr:
-        """A name for an expression, so that it is computed once; leaves are their own name."""
-        if isinstance(element, (Var, Const)):
-            return element
-        var = Var(self.inliner.fresh(hint), element.dtype, element.lanes)
-        self.statements.append(Let(var, element))
-        return var
+        """A name for an expression among the scope's statements."""
+        return self.inliner.let(self.statements, element, hint)
 
     def _compute(self, value: Value, index: tuple[Expr, ...], guard: Expr | None) -> Expr:
         if value in self.overrides:

@@ -17,16 +17,13 @@ from tallow.kernel.expand import unable
 from tallow.kernel.grammar import (
     Alloc,
     Buffer,
-    Const,
     Expr,
     For,
     If,
-    Let,
     Load,
     Stmt,
     Store,
     Update,
-    Var,
 )
 from tallow.lower.group import Declined, Group, KernelCall, Temporary
 from tallow.lower.inline import Inliner
@@ -116,13 +113,6 @@ class _Writer:
 
     # Small parts -------------------------------------------------------------------------------
 
-    def let(self, body: list[Stmt], value: Expr, hint: str = "t") -> Expr:
-        if isinstance(value, (Var, Const)):
-            return value
-        var = Var(self.inliner.fresh(hint), value.dtype)
-        body.append(Let(var, value))
-        return var
-
     def do(self, body: list[Stmt]) -> Callable[..., Expr]:
         """Scalar functions by name, each result a name in `body`; numbers take the states' dtype."""
 
@@ -131,7 +121,7 @@ class _Writer:
             reason = unable(function, self.kind)
             if reason is not None:
                 self.missing.append(reason)
-            return self.let(body, build.call(function, *typed), function)
+            return self.inliner.let(body, build.call(function, *typed), function)
 
         return do
 
@@ -156,14 +146,14 @@ class _Writer:
         inliner, statements = self.inliner, []
         item = inliner.loop("g")
         direction, share = unravel(inliner, item, (len(self.directions), self.count), statements)
-        self.direction = self.let(statements, add(direction, const(self.directions[0])), "d")
+        self.direction = self.inliner.let(statements, add(direction, const(self.directions[0])), "d")
         first = add(mul(share, const(self.rows)), inliner.size(self.first))
         last = inliner.size(self.batch - 1)
         self.row = [
-            self.let(statements, minimum(add(first, const(r)), last), "row") for r in range(self.rows)
+            self.inliner.let(statements, minimum(add(first, const(r)), last), "row") for r in range(self.rows)
         ]
         size = self.rows * len(self.places) * self.padded
-        self.base = self.let(statements, mul(item, const(size)), "base")
+        self.base = self.inliner.let(statements, mul(item, const(size)), "base")
         self.length = [self.read(statements, 1, row) for row in self.row]
         statements += self.opening()
         statements.append(self.loop())
@@ -205,8 +195,8 @@ class _Writer:
     def loop(self) -> For:
         """All steps. One in which no sequence is left costs next to nothing."""
         step, body = self.inliner.loop("t"), []
-        self.time = self.let(body, self.time_of(step), "time")
-        self.alive = [self.let(body, less(self.time, length), "alive") for length in self.length]
+        self.time = self.inliner.let(body, self.time_of(step), "time")
+        self.alive = [self.inliner.let(body, less(self.time, length), "alive") for length in self.length]
         some = self.alive[0]
         for alive in self.alive[1:]:
             some = build.call("or", some, alive)
@@ -289,14 +279,16 @@ class _Writer:
         line = columns.gates * BLOCK  # from one summed index to the next
         at = add(mul(self.direction, const(self.blocks)), columns.block)
         starts = [
-            self.let(body, add(mul(add(at, const(p)), const(self.hidden * line)), columns.within), "w")
+            self.inliner.let(
+                body, add(mul(add(at, const(p)), const(self.hidden * line)), columns.within), "w"
+            )
             for p in range(columns.parts)
         ]
 
         def one(k: Expr) -> list[Stmt]:
             inner: list[Stmt] = []
             for r in range(self.rows):
-                h = self.let(inner, Load(self.state, self.place(source, r, k)), "h")
+                h = self.inliner.let(inner, Load(self.state, self.place(source, r, k)), "h")
                 for p in range(columns.parts):
                     for g in range(columns.gates):
                         n = self.inliner.loop("n")
@@ -325,7 +317,7 @@ class _Writer:
         for p in range(columns.parts):
             n = self.inliner.loop("n")
             inner: list[Stmt] = []
-            column = self.let(inner, add(columns.first(p), n), "column")
+            column = self.inliner.let(inner, add(columns.first(p), n), "column")
             body: list[Stmt] = []
             gates = [Load(columns.sums, add(n, const(columns.sum(r, p, g)))) for g in range(columns.gates)]
             write(number, body, gates, r, column)
@@ -353,7 +345,7 @@ class _Writer:
         i, o, forget, inner = (
             self.clip(do, do("add", s, self.projected(body, gate, r, column))) for gate, s in enumerate(sums)
         )
-        c = self.let(body, Load(self.state, self.place("c", r, column)), "c")
+        c = self.inliner.let(body, Load(self.state, self.place("c", r, column)), "c")
         peepholes = self.operand("rest")
         holes: list[Expr] = []
         if peepholes < len(self.node.inputs):
@@ -371,7 +363,7 @@ class _Writer:
 
     def gru(self, number: int, body: list[Stmt], sums: list[Expr], r: int, column: Expr) -> None:
         do, (f, g) = self.do(body), self.functions
-        h = self.let(body, Load(self.state, self.place("h", r, column)), "h")
+        h = self.inliner.let(body, Load(self.state, self.place("h", r, column)), "h")
 
         def gate(part: int) -> Expr:
             return f(do, self.clip(do, do("add", sums[part], self.projected(body, part, r, column))))
@@ -379,7 +371,7 @@ class _Writer:
         if number == 0:
             z, reset = gate(0), gate(1)
         else:
-            z = self.let(body, Load(self.state, self.place("keep", r, column)), "z")
+            z = self.inliner.let(body, Load(self.state, self.place("keep", r, column)), "z")
         if number == 0 and len(self.stages) == 2:
             body.append(Store(self.state, self.place("keep", r, column), z))
             body.append(Store(self.state, self.place("reset", r, column), do("mul", reset, h)))

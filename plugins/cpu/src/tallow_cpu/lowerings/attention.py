@@ -17,7 +17,7 @@ from tallow.dim import Dim, bounds, ceildiv, floordiv, product
 from tallow.dtype import DType, bool_
 from tallow.kernel import build
 from tallow.kernel.build import add, call, const, less, minimum, mul, select, sub
-from tallow.kernel.grammar import Alloc, Buffer, Call, Expr, For, If, Let, Load, Stmt, Store, Update, Var
+from tallow.kernel.grammar import Alloc, Buffer, Expr, For, If, Load, Stmt, Store, Update, Var
 from tallow.lower.group import Declined, Group, KernelCall
 from tallow.lower.inline import Inliner
 from tallow.lower.pointwise import unravel
@@ -99,13 +99,6 @@ class _Attention:
     def register(self, name: str, size: int) -> Buffer:
         return Buffer(self.inliner.fresh(name), self.kind, size, "register", True)
 
-    def let(self, body: list[Stmt], e: Expr, hint: str) -> Expr:
-        if not isinstance(e, (Call, Load)):
-            return e
-        var = Var(self.inliner.fresh(hint), e.dtype)
-        body.append(Let(var, e))
-        return var
-
     def lanes(self, write: Callable[[list[Stmt], Var], None], count: int | None = None) -> For:
         """A vector loop over the queries of the item, or over `count` places."""
         n = self.inliner.loop("n")
@@ -125,7 +118,7 @@ class _Attention:
         offset, strides = self.node[operand]
         size = self.inliner.size
         place = add(add(mul(image, size(strides[0])), mul(head, size(strides[1]))), size(offset))
-        return self.let(body, place, operand)
+        return self.inliner.let(body, place, operand)
 
     # The kernel ------------------------------------------------------------------------------------
 
@@ -136,12 +129,12 @@ class _Attention:
         body: list[Stmt] = []
         outer = (self.batch, self.heads, ceildiv(self.queries, blocks.columns))
         self.image, self.head, block = unravel(self.inliner, item, outer, body)
-        self.first = self.let(body, mul(block, const(blocks.columns)), "first")
+        self.first = self.inliner.let(body, mul(block, const(blocks.columns)), "first")
         rest = sub(size(self.queries), self.first)
-        self.count = self.let(body, minimum(rest, const(blocks.columns)), "count")
+        self.count = self.inliner.let(body, minimum(rest, const(blocks.columns)), "count")
         shared = self.head
         if self.heads != self.groups:
-            shared = self.let(
+            shared = self.inliner.let(
                 body, build.floordiv(self.head, size(floordiv(self.heads, self.groups))), "shared"
             )
         q = self.start("q", body, self.image, self.head)
@@ -166,7 +159,7 @@ class _Attention:
         strides = self.node["q"][1]
         body: list[Stmt] = []
         at = minimum(add(self.first, m), self.inliner.size(self.queries - 1))
-        row = self.let(body, add(start, mul(at, self.inliner.size(strides[2]))), "row")
+        row = self.inliner.let(body, add(start, mul(at, self.inliner.size(strides[2]))), "row")
 
         value = self.element(0, add(row, mul(d, self.inliner.size(strides[3]))))
         scaled = call("mul", value, const(self.node["scale"], self.kind))
@@ -178,7 +171,7 @@ class _Attention:
         """Scores of a block of keys, their exponentials, and the values weighed by them."""
         body: list[Stmt] = []
         rest = sub(self.inliner.size(self.keys), first)
-        count = self.let(body, minimum(rest, const(self.blocks.keys)), "keys")
+        count = self.inliner.let(body, minimum(rest, const(self.blocks.keys)), "keys")
         peak = self.register("peak", self.blocks.columns)
         body += [Alloc(peak), self.fill(peak, -math.inf)]
         tile = self.inliner.loop("t")
@@ -205,12 +198,12 @@ class _Attention:
         columns, size = self.blocks.columns, self.inliner.size
         strides = self.node["k"][1]
         body: list[Stmt] = []
-        start = self.let(body, add(first, tile), "key")
+        start = self.inliner.let(body, add(first, tile), "key")
         keys = [
-            self.let(body, minimum(add(start, const(r)), size(self.keys - 1)), "key") if r else start
+            self.inliner.let(body, minimum(add(start, const(r)), size(self.keys - 1)), "key") if r else start
             for r in range(self.blocks.rows)
         ]
-        bases = [self.let(body, add(k, mul(key, size(strides[2]))), "base") for key in keys]
+        bases = [self.inliner.let(body, add(k, mul(key, size(strides[2]))), "base") for key in keys]
         total = self.register("acc", self.blocks.rows * columns)
         body += [Alloc(total), self.fill(total, 0.0)]
 
@@ -232,7 +225,7 @@ class _Attention:
 
         def write(body: list[Stmt], n: Var) -> None:
             score = self.masked(body, Load(total, add(n, const(r * columns))), n, key)
-            score = self.let(body, score, "score")
+            score = self.inliner.let(body, score, "score")
             body.append(Store(self.scores, add(mul(place, const(columns)), n), score))
             # A score that is no number may lose here: its exponential spoils the sum all the same.
             higher = select(call("gt", score, Load(peak, n)), score, Load(peak, n))
@@ -271,11 +264,11 @@ class _Attention:
         total = self.register("sum", self.blocks.columns)
 
         def correct(body: list[Stmt], n: Var) -> None:
-            old, found = self.let(body, Load(self.top, n), "old"), Load(peak, n)
-            new = self.let(body, select(call("gt", found, old), found, old), "new")
+            old, found = self.inliner.let(body, Load(self.top, n), "old"), Load(peak, n)
+            new = self.inliner.let(body, select(call("gt", found, old), found, old), "new")
             # Where no key counts so far, weights are 0 rather than exp(-inf + inf).
-            ground = self.let(body, select(call("eq", new, low), zero, new), "ground")
-            fade = self.let(body, decay(body, self.inliner.fresh, call("sub", old, ground)), "fade")
+            ground = self.inliner.let(body, select(call("eq", new, low), zero, new), "ground")
+            fade = self.inliner.let(body, decay(body, self.inliner.fresh, call("sub", old, ground)), "fade")
             body.append(Store(self.top, n, new))
             body.append(Store(self.ground, n, ground))
             body.append(Store(self.fade, n, fade))
@@ -286,7 +279,7 @@ class _Attention:
         def weigh(body: list[Stmt], n: Var) -> None:
             place = add(mul(key, const(self.blocks.columns)), n)
             below = call("sub", Load(self.scores, place), Load(self.ground, n))
-            weight = self.let(body, decay(body, self.inliner.fresh, below), "weight")
+            weight = self.inliner.let(body, decay(body, self.inliner.fresh, below), "weight")
             body.append(Store(self.scores, place, weight))
             body.append(Update(total, n, "add", weight))
 
@@ -305,14 +298,14 @@ class _Attention:
         total = self.register("acc", rows * wide)
         body: list[Stmt] = [Alloc(total)]
         for r in range(rows):
-            fade = self.let(body, Load(self.fade, add(query, const(r))), "fade")
+            fade = self.inliner.let(body, Load(self.fade, add(query, const(r))), "fade")
 
             def take(inner: list[Stmt], n: Var, r=r, fade=fade) -> None:
                 old = Load(self.result, self.place(add(query, const(r)), add(n, const(origin))))
                 inner.append(Store(total, add(n, const(r * wide)), call("mul", old, fade)))
 
             body.append(self.lanes(take, wide))
-        base = self.let(body, add(v, mul(first, size(strides[2]))), "base")
+        base = self.inliner.let(body, add(v, mul(first, size(strides[2]))), "base")
 
         def value(key: Expr, n: Expr) -> Expr:
             column = add(n, const(origin))
@@ -337,20 +330,20 @@ class _Attention:
         """Each query's result divided by its sum of weights, through the epilogue."""
         m, column = self.inliner.loop("m"), self.inliner.loop("c")
         body: list[Stmt] = []
-        total = self.let(body, Load(self.total, m), "total")
+        total = self.inliner.let(body, Load(self.total, m), "total")
         one = const(1, self.kind)
         none = call("eq", self.inliner.size(self.keys), const(0))
         share = select(none, one, call("div", one, total))
         if self.node.attributes.get("safe", False):
             body += self.unweighed(m, total, v)
             share = select(call("gt", total, const(0, self.kind)), share, one)
-        share = self.let(body, share, "share")
+        share = self.inliner.let(body, share, "share")
         query = add(self.first, m)
         inner: list[Stmt] = []
         done = build.cast(
             call("mul", Load(self.result, self.place(m, column)), share), self.node.output.dtype
         )
-        done = self.let(inner, done, "y")
+        done = self.inliner.let(inner, done, "y")
         scope = self.inliner.scope(inner, {self.node.output: lambda _: done})
         index = (self.image, self.head, query, column)
         if self.node["tokens_first"]:

@@ -18,7 +18,7 @@ from tallow.dtype import DType
 from tallow.graph import Value
 from tallow.kernel import build
 from tallow.kernel.build import add, const, minimum, mul, sub
-from tallow.kernel.grammar import Alloc, Buffer, Expr, For, If, Let, Load, Stmt, Store, Var
+from tallow.kernel.grammar import Alloc, Buffer, Expr, For, If, Load, Stmt, Store
 from tallow.lower.group import Group, KernelCall
 from tallow.lower.inline import Inliner
 from tallow.lower.pointwise import count_flops, unravel
@@ -158,23 +158,19 @@ class _Blocked:
         body: list[Stmt] = []
         *outer, across, down = unravel(inliner, item, (*work.outer, column_blocks, row_blocks), body)
         body += [Alloc(self.rows), Alloc(self.sums)]
-        first_tile = self.let(body, mul(down, const(b.tiles)), "tile")
+        first_tile = self.inliner.let(body, mul(down, const(b.tiles)), "tile")
         tiles = inliner.size(ceildiv(work.rows, shape.rows))
-        tiles = self.let(body, minimum(sub(tiles, first_tile), const(b.tiles)), "tiles")
-        first_panel = self.let(body, mul(across, const(b.panels)), "panel")
-        panels = self.let(body, minimum(sub(const(self.panels), first_panel), const(b.panels)), "panels")
-        first_row = self.let(body, mul(first_tile, const(shape.rows)), "row")
+        tiles = self.inliner.let(body, minimum(sub(tiles, first_tile), const(b.tiles)), "tiles")
+        first_panel = self.inliner.let(body, mul(across, const(b.panels)), "panel")
+        panels = self.inliner.let(
+            body, minimum(sub(const(self.panels), first_panel), const(b.panels)), "panels"
+        )
+        first_row = self.inliner.let(body, mul(first_tile, const(shape.rows)), "row")
         body += self.over_pieces(outer, first_row, tiles, first_panel, panels)
         flops = product((*work.outer, work.rows, work.columns, self.depth)) * 2 + count_flops(self.group)
         each = 2 * b.tiles * shape.rows * b.panels * shape.columns * self.depth
         loop = For(item, inliner.size(grid), tuple(body), "grid")
         return [inliner.call(name, [loop], grid, max(1, PARALLEL_FLOPS // max(1, each)), flops)]
-
-    def let(self, body: list[Stmt], e: Expr, hint: str) -> Expr:
-        if not isinstance(e, (Var, build.Const)):
-            body.append(Let(Var(self.inliner.fresh(hint), e.dtype), e))
-            return body[-1].var
-        return e
 
     def over_pieces(self, outer, first_row: Expr, tiles: Expr, first_panel: Expr, panels: Expr) -> list[Stmt]:
         """Pack a piece of all rows of the block, then meet it with all panels; for each piece."""
@@ -183,16 +179,16 @@ class _Blocked:
         tap: Expr = mul(group_at, const(b.taps)) if self.tap_groups > 1 else const(0)
         first: Expr = mul(run_at, const(b.run)) if self.runs > 1 else const(0)
         body: list[Stmt] = []
-        tap, first = self.let(body, tap, "tap"), self.let(body, first, "first")
+        tap, first = self.inliner.let(body, tap, "tap"), self.inliner.let(body, first, "first")
         taps: Expr = const(b.taps)
         if source.taps % b.taps:
-            taps = self.let(body, minimum(taps, sub(const(source.taps), tap)), "taps")
+            taps = self.inliner.let(body, minimum(taps, sub(const(source.taps), tap)), "taps")
         run: Expr = const(b.run)
         if source.each % b.run:
-            run = self.let(body, minimum(run, sub(const(source.each), first)), "count")
+            run = self.inliner.let(body, minimum(run, sub(const(source.each), first)), "count")
         body.append(self.pack(outer, first_row, tiles, tap, taps, first, run))
-        start = self.let(body, add(mul(tap, const(source.each)), first), "start")
-        length = self.let(body, mul(taps, run), "length")
+        start = self.inliner.let(body, add(mul(tap, const(source.each)), first), "start")
+        length = self.inliner.let(body, mul(taps, run), "length")
         position = add(mul(group_at, const(self.runs)), run_at)
         position = {(False, False): const(0), (True, False): group_at, (False, True): run_at}.get(
             (self.tap_groups > 1, self.runs > 1), position
@@ -211,9 +207,9 @@ class _Blocked:
         at = inliner.loop("r")
         body: list[Stmt] = []
         last = inliner.size(self.work.rows - 1)
-        row = self.let(body, minimum(add(first_row, at), last), "row")
+        row = self.inliner.let(body, minimum(add(first_row, at), last), "row")
         place = self.source.locate(inliner, body, outer, row)
-        line = self.let(body, mul(at, const(self.pitch)), "line")
+        line = self.inliner.let(body, mul(at, const(self.pitch)), "line")
         if self.blocking.taps == 1:
             body += self.source.copy(
                 inliner, place, tap, first, run, lambda i, v: Store(self.rows, add(line, i), v)
@@ -221,7 +217,7 @@ class _Blocked:
         else:
             step = inliner.loop("t")
             inner: list[Stmt] = []
-            begin = self.let(inner, add(line, mul(step, const(self.blocking.run))), "begin")
+            begin = self.inliner.let(inner, add(line, mul(step, const(self.blocking.run))), "begin")
             inner += self.source.copy(
                 inliner, place, add(tap, step), first, run, lambda i, v: Store(self.rows, add(begin, i), v)
             )
@@ -243,15 +239,19 @@ class _Blocked:
         inliner, shape, b = self.inliner, self.shape, self.blocking
         p, t = inliner.loop("p"), inliner.loop("t")
         body: list[Stmt] = []
-        panel = self.let(body, add(first_panel, p), "panel")
-        column = self.let(body, mul(panel, const(shape.columns)), "column")
+        panel = self.inliner.let(body, add(first_panel, p), "panel")
+        column = self.inliner.let(body, mul(panel, const(shape.columns)), "column")
         whole = add(mul(self.work.group(outer), const(self.panels)), panel)
-        deep = self.let(body, mul(add(mul(whole, const(self.depth)), start), const(shape.columns)), "deep")
+        deep = self.inliner.let(
+            body, mul(add(mul(whole, const(self.depth)), start), const(shape.columns)), "deep"
+        )
         inner: list[Stmt] = []
-        base = self.let(inner, mul(t, const(shape.rows * self.pitch)), "base")
+        base = self.inliner.let(inner, mul(t, const(shape.rows * self.pitch)), "base")
         kept: Expr = const(0)
         if self.pieces > 1:
-            kept = self.let(inner, mul(add(mul(p, const(b.tiles)), t), const(self.total.size)), "kept")
+            kept = self.inliner.let(
+                inner, mul(add(mul(p, const(b.tiles)), t), const(self.total.size)), "kept"
+            )
         inner.append(Alloc(self.total))
         inner += self.begin(kept, piece)
         inner += multiply_rows(
@@ -262,7 +262,7 @@ class _Blocked:
             lambda r, k: Load(self.rows, add(add(base, k), const(r * self.pitch))),
             lambda k, n: Load(self.weights, add(add(deep, mul(k, const(shape.columns))), n)),
         )
-        row = self.let(inner, add(first_row, mul(t, const(shape.rows))), "row")
+        row = self.inliner.let(inner, add(first_row, mul(t, const(shape.rows))), "row")
         inner += self.end(outer, row, column, kept, piece)
         body.append(For(t, tiles, tuple(inner)))
         return For(p, panels, tuple(body))
@@ -284,8 +284,8 @@ class _Blocked:
         aside = For(n, size, (Store(self.sums, add(kept, n), Load(self.total, n)),), "vector")
         r = self.inliner.loop("r")
         body: list[Stmt] = []
-        at = self.let(body, minimum(add(row, r), self.inliner.size(self.work.rows - 1)), "row")
-        line = self.let(body, add(kept, mul(r, const(self.shape.columns))), "line")
+        at = self.inliner.let(body, minimum(add(row, r), self.inliner.size(self.work.rows - 1)), "row")
+        line = self.inliner.let(body, add(kept, mul(r, const(self.shape.columns))), "line")
         body += self.write(outer, at, line, column)
         write = For(r, const(self.shape.rows), tuple(body))
         if self.pieces == 1:

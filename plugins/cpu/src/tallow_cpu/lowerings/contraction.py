@@ -135,7 +135,7 @@ class Pixels:
             coordinates.insert(1, at)
             if self.node["pads"][axis] != (0, 0):
                 extent = inliner.size(x.shape[1 + axis])
-                inside = logical_and(inside, _within(at, extent))
+                inside = logical_and(inside, build.within(at, extent))
         if self.merged:
             lines = self.line(inliner, coordinates, origins[-1], first, count, write)
         else:
@@ -161,14 +161,10 @@ class Pixels:
             return [plain]
         width = inliner.size(x.shape[-2])
         end = mul(width, const(self.channels))
-        masked = _copying(inliner, x, at, start, count, write, lambda i: _within(i, end))
+        masked = _copying(inliner, x, at, start, count, write, lambda i: build.within(i, end))
         last = add(origin, const(self.node["kernel"][-1] - 1))
-        inside = logical_and(_within(origin, width), _within(last, width))
+        inside = logical_and(build.within(origin, width), build.within(last, width))
         return [If(inside, (plain,), (masked,))]
-
-
-def _within(at: Expr, size: Expr) -> Expr:
-    return logical_and(build.call("ge", at, const(0)), less(at, size))
 
 
 def lower_conv(group: Group, target: Target) -> Sequence[KernelCall] | Declined:

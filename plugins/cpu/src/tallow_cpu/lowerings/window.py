@@ -74,8 +74,8 @@ class _Window:
         body: list[Stmt] = []
         *lead, piece = unravel(inliner, item, (*self.lead, pieces), body)
         if pieces > 1:
-            start = self.let(body, mul(piece, const(CHANNELS)), "start")
-            stop = self.let(body, minimum(add(start, const(CHANNELS)), stop), "stop")
+            start = self.inliner.let(body, mul(piece, const(CHANNELS)), "start")
+            stop = self.inliner.let(body, minimum(add(start, const(CHANNELS)), stop), "stop")
         spans = [self.span(body, axis, at) for axis, at in enumerate(lead[1:])]
         body += self.line(lead, spans, start, stop)
         per_result = product(self.kernel) * (2 if self.taps else 1)
@@ -86,24 +86,18 @@ class _Window:
         loop = For(item, inliner.size(lines * pieces), tuple(body), "grid")
         return [inliner.call(name, [loop], lines * pieces, max(1, 4 * GRAIN // max(1, work)), flops)]
 
-    def let(self, body: list[Stmt], e: Expr, hint: str) -> Expr:
-        if isinstance(e, (Var, build.Const)):
-            return e
-        body.append(Let(Var(self.inliner.fresh(hint), e.dtype), e))
-        return body[-1].var
-
     def span(self, body: list[Stmt], axis: int, at: Expr) -> tuple[Expr, Expr, Expr]:
         """First tap, end of taps and origin of the window at `at` that lie inside an axis."""
         node, size = self.node, self.inliner.size(self.x.shape[1 + axis])
         (low, _), stride, dilation = (node[key][axis] for key in ("pads", "strides", "dilations"))
-        origin = self.let(body, sub(mul(at, const(stride)), self.inliner.size(low)), "origin")
+        origin = self.inliner.let(body, sub(mul(at, const(stride)), self.inliner.size(low)), "origin")
         first = maximum(sub(const(0), origin), const(0))
         room = maximum(sub(size, origin), const(0))
         if dilation != 1:
             first = build.floordiv(add(first, const(dilation - 1)), const(dilation))
             room = build.floordiv(add(room, const(dilation - 1)), const(dilation))
         stop = minimum(room, const(self.kernel[axis]))
-        return self.let(body, first, "first"), self.let(body, stop, "stop"), origin
+        return self.inliner.let(body, first, "first"), self.inliner.let(body, stop, "stop"), origin
 
     # A line of results ------------------------------------------------------------------------------
 
@@ -122,11 +116,11 @@ class _Window:
             else floordiv(self.low + self.stride - 1, self.stride)
         )
         width = inliner.size(self.width)
-        begin = self.let(body, minimum(inliner.size(low), width), "begin")
+        begin = self.inliner.let(body, minimum(inliner.size(low), width), "begin")
         end = inliner.size(floordiv(self.x.shape[-2] + self.low - 1 - reach + self.stride, self.stride))
-        end = self.let(body, maximum(minimum(end, width), begin), "end")
+        end = self.inliner.let(body, maximum(minimum(end, width), begin), "end")
         whole = build.floordiv(sub(end, begin), const(self.most))
-        after = self.let(body, add(begin, mul(whole, const(self.most))), "after")
+        after = self.inliner.let(body, add(begin, mul(whole, const(self.most))), "after")
         at = inliner.loop("w")
         strip = self.strip(lead, spans, at, self.most, start, stop, lambda p, k: True)
         body.append(For(at, after, (strip,), "serial", begin, self.most))
@@ -178,7 +172,7 @@ class _Window:
         loops, base, tap = self.outer_taps(inner, lead, spans)
         origin = sub(mul(begin, const(self.stride)), inliner.size(self.low))
         base = mul(add(mul(base, inliner.size(self.x.shape[-2])), origin), inliner.size(self.channels))
-        base = self.let(inner, add(base, channel), "base")
+        base = self.inliner.let(inner, add(base, channel), "base")
         taps = [
             self.tap(inner, add(mul(tap, const(self.kernel[-1])), const(k)), channel)
             for k in range(self.kernel[-1])
@@ -192,7 +186,7 @@ class _Window:
             ]
             if readers:
                 at = add(base, inliner.size(self.channels * place))
-                element = self.let(inner, build.cast(Load(self.data, at), self.kind), "x")
+                element = self.inliner.let(inner, build.cast(Load(self.data, at), self.kind), "x")
                 inner += [self.fold(total, p, element, taps[k]) for p, k in readers]
         body += self.nest(loops, inner)
         for p in range(count):
@@ -206,7 +200,7 @@ class _Window:
         inner: list[Stmt] = []
         loops, base, tap = self.outer_taps(inner, lead, spans)
         place = add(mul(base, self.inliner.size(self.channels)), channel)
-        element = self.let(inner, build.cast(Load(self.data, place), self.kind), "x")
+        element = self.inliner.let(inner, build.cast(Load(self.data, place), self.kind), "x")
         inner.append(self.fold(total, 0, element, self.tap(inner, tap, channel)))
         body = [*self.empty(total), *self.nest(loops, inner), *self.write(total, 0, (*lead, at, channel))]
         return For(channel, stop, tuple(body), "vector", start)
@@ -222,7 +216,7 @@ class _Window:
             base = add(mul(base, self.inliner.size(self.x.shape[1 + axis])), at)
             tap = add(mul(tap, const(self.kernel[axis])), k)
             loops.append((k, first, stop))
-        return loops, self.let(body, base, "place"), tap
+        return loops, self.inliner.let(body, base, "place"), tap
 
     def nest(self, loops, body: list[Stmt]) -> list[Stmt]:
         for var, first, stop in reversed(loops):
@@ -237,7 +231,7 @@ class _Window:
         if self.taps is None:
             return None
         place = add(mul(tap, self.inliner.size(self.channels)), channel)
-        return self.let(body, build.cast(Load(self.taps, place), self.kind), "tap")
+        return self.inliner.let(body, build.cast(Load(self.taps, place), self.kind), "tap")
 
     def fold(self, total: Buffer, p: int, element: Expr, tap: Expr | None) -> Update:
         value = element if tap is None else build.call("mul", element, tap)

@@ -13,7 +13,7 @@ from tallow.dim import bounds, ceildiv, product
 from tallow.dtype import bool_, f32
 from tallow.kernel import build
 from tallow.kernel.build import add, const, less, logical_and, minimum, mul, sub
-from tallow.kernel.grammar import Alloc, Buffer, Expr, For, If, Let, Load, Stmt, Store, Var
+from tallow.kernel.grammar import Alloc, Buffer, Expr, For, If, Load, Stmt, Store
 from tallow.kernel.straight import Maths
 from tallow.lower.group import Declined, Group, KernelCall
 from tallow.lower.inline import Inliner
@@ -77,28 +77,24 @@ class _Winograd:
         body: list[Stmt] = []
         beside, down = unravel(inliner, item, (column_blocks, row_blocks), body)
         body += [Alloc(self.data), Alloc(self.sums)]
-        first_tile = self.let(body, mul(down, const(self.tiles)), "tile")
+        first_tile = self.inliner.let(body, mul(down, const(self.tiles)), "tile")
         left = sub(inliner.size(ceildiv(self.rows, shape.rows)), first_tile)
-        tiles = self.let(body, minimum(left, const(self.tiles)), "tiles")
-        first_panel = self.let(body, mul(beside, const(self.across)), "panel")
-        panels = self.let(body, minimum(sub(const(self.panels), first_panel), const(self.across)), "panels")
+        tiles = self.inliner.let(body, minimum(left, const(self.tiles)), "tiles")
+        first_panel = self.inliner.let(body, mul(beside, const(self.across)), "panel")
+        panels = self.inliner.let(
+            body, minimum(sub(const(self.panels), first_panel), const(self.across)), "panels"
+        )
         body += [self.transform(first_tile, tiles), self.multiply(first_tile, tiles, first_panel, panels)]
         flops = self.rows * (2 * self.positions * self.depth * self.node["n"]) + count_flops(self.group)
         each = 2 * self.tiles * shape.rows * self.across * self.width * self.depth * self.positions
         loop = For(item, inliner.size(grid), tuple(body), "grid")
         return [inliner.call("winograd", [loop], grid, max(1, PARALLEL_FLOPS // each), flops)]
 
-    def let(self, body: list[Stmt], e: Expr, hint: str) -> Expr:
-        if isinstance(e, (Var, build.Const)):
-            return e
-        body.append(Let(Var(self.inliner.fresh(hint), e.dtype), e))
-        return body[-1].var
-
     def locate(self, body: list[Stmt], tile: Expr, r: Expr) -> tuple[Expr, list[Expr]]:
         """Image and first output coordinates of row r of a tile; rows beyond the last are the last."""
         row = minimum(add(mul(tile, const(self.shape.rows)), r), self.inliner.size(self.rows - 1))
-        image, *place = unravel(self.inliner, self.let(body, row, "row"), self.grid, body)
-        return image, [self.let(body, mul(at, const(self.m)), "at") for at in place]
+        image, *place = unravel(self.inliner, self.inliner.let(body, row, "row"), self.grid, body)
+        return image, [self.inliner.let(body, mul(at, const(self.m)), "at") for at in place]
 
     # Data into the transformed domain ---------------------------------------------------------------
 
@@ -107,15 +103,17 @@ class _Winograd:
         body: list[Stmt] = []
         image, place = self.locate(body, add(first_tile, t), r)
         pads = [low for low, _ in self.node["pads"]]
-        origin = [self.let(body, sub(at, const(p)), "origin") for at, p in zip(place, pads, strict=True)]
+        origin = [
+            self.inliner.let(body, sub(at, const(p)), "origin") for at, p in zip(place, pads, strict=True)
+        ]
         line = mul(mul(t, const(self.positions)), const(self.shape.rows))
-        line = self.let(body, mul(add(line, r), const(self.pitch)), "line")
+        line = self.inliner.let(body, mul(add(line, r), const(self.pitch)), "line")
         height, width = (self.inliner.size(d) for d in self.x.shape[1:3])
         inside: Expr = const(True, bool_)
         for at, extent in zip(origin, (height, width), strict=True):
             inside = logical_and(inside, build.call("ge", at, const(0)))
             inside = logical_and(inside, build.call("le", add(at, const(self.size)), extent))
-        inside = self.let(body, inside, "inside")
+        inside = self.inliner.let(body, inside, "inside")
         c = self.inliner.loop("c")
         half = Buffer(self.inliner.fresh("half"), f32, self.positions, "local", True)
         plain = self.gather(half, image, origin, c, None)
@@ -129,13 +127,13 @@ class _Winograd:
         i = self.inliner.loop("i")
         body: list[Stmt] = []
         maths = Maths(body, self.inliner.fresh)
-        down = self.let(body, add(origin[0], i), "down")
+        down = self.inliner.let(body, add(origin[0], i), "down")
         values = []
         for j in range(self.size):
             across = add(origin[1], const(j))
             mask = None
             if limits is not None:
-                mask = logical_and(_within(down, limits[0]), _within(across, limits[1]))
+                mask = logical_and(build.within(down, limits[0]), build.within(across, limits[1]))
             place = self.inliner.linear(self.x.shape, (image, down, across, c))
             values.append(maths.let(Load(self.picture, place, 1, mask), "d"))
         for j, value in enumerate(apply(maths, matrices(self.m).data, values)):
@@ -149,7 +147,7 @@ class _Winograd:
         maths = Maths(body, self.inliner.fresh)
         values = [maths.let(Load(half, add(j, const(i * self.size))), "h") for i in range(self.size)]
         step = self.shape.rows * self.pitch
-        base = self.let(body, add(add(line, c), mul(j, const(step))), "base")
+        base = self.inliner.let(body, add(add(line, c), mul(j, const(step))), "base")
         for i, value in enumerate(apply(maths, matrices(self.m).data, values)):
             body.append(Store(self.data, add(base, const(i * self.size * step)), value))
         return For(j, const(self.size), tuple(body))
@@ -160,12 +158,12 @@ class _Winograd:
         inliner, shape = self.inliner, self.shape
         p, t, at = inliner.loop("p"), inliner.loop("t"), inliner.loop("position")
         body: list[Stmt] = []
-        panel = self.let(body, add(first_panel, p), "panel")
+        panel = self.inliner.let(body, add(first_panel, p), "panel")
         inner: list[Stmt] = []
         base = add(mul(t, const(self.positions)), at)
-        base = self.let(inner, mul(base, const(shape.rows * self.pitch)), "base")
+        base = self.inliner.let(inner, mul(base, const(shape.rows * self.pitch)), "base")
         deep = add(mul(panel, const(self.positions)), at)
-        deep = self.let(inner, mul(deep, const(self.depth * self.width)), "deep")
+        deep = self.inliner.let(inner, mul(deep, const(self.depth * self.width)), "deep")
         n, m = inliner.loop("n"), inliner.loop("n")
         size = const(self.total.size)
         inner += [Alloc(self.total), For(n, size, (Store(self.total, n, const(0, f32)),), "vector")]
@@ -190,8 +188,8 @@ class _Winograd:
         r, n = self.inliner.loop("r"), self.inliner.loop("n")
         outer: list[Stmt] = []
         image, place = self.locate(outer, tile, r)
-        first = self.let(outer, mul(panel, const(self.width)), "column")
-        line = self.let(outer, mul(r, const(self.width)), "line")
+        first = self.inliner.let(outer, mul(panel, const(self.width)), "column")
+        line = self.inliner.let(outer, mul(r, const(self.width)), "line")
         half = Buffer(self.inliner.fresh("half"), f32, self.m * self.size, "local", True)
         body = (
             Alloc(half),
@@ -206,7 +204,7 @@ class _Winograd:
         j = self.inliner.loop("j")
         body: list[Stmt] = []
         maths = Maths(body, self.inliner.fresh)
-        base = self.let(body, add(at, mul(j, const(self.total.size))), "base")
+        base = self.inliner.let(body, add(at, mul(j, const(self.total.size))), "base")
         steps = [i * self.size * self.total.size for i in range(self.size)]
         values = [maths.let(Load(self.sums, add(base, const(s))), "s") for s in steps]
         for i, value in enumerate(apply(maths, matrices(self.m).output, values)):
@@ -220,7 +218,7 @@ class _Winograd:
         maths = Maths(body, self.inliner.fresh)
         start = mul(i, const(self.size))
         values = [maths.let(Load(half, add(start, const(j))), "h") for j in range(self.size)]
-        down = self.let(body, add(place[0], i), "down")
+        down = self.inliner.let(body, add(place[0], i), "down")
         edge = None if self.node["n"] % self.width == 0 else less(column, const(self.node["n"]))
         for j, value in enumerate(apply(maths, matrices(self.m).output, values)):
             at = (down, add(place[1], const(j)))
@@ -247,7 +245,3 @@ class _Winograd:
             if condition is not None and not isinstance(condition, build.Const):
                 body = [If(condition, tuple(body))]
         return body
-
-
-def _within(at: Expr, size: Expr) -> Expr:
-    return logical_and(build.call("ge", at, const(0)), less(at, size))
