@@ -9,6 +9,7 @@ import numpy as np
 from tallow.dtype import DType, bool_
 from tallow.errors import VerifyError
 from tallow.kernel.grammar import (
+    Alias,
     Alloc,
     Bitcast,
     Buffer,
@@ -67,6 +68,9 @@ class _Interpreter:
                 self.values[var.name] = self.value(value)
             case Alloc(buffer):
                 self.memory[buffer.name] = np.zeros(buffer.size, buffer.dtype.numpy)
+            case Alias(buffer, of):
+                whole = self.memory[of.name].view(np.uint8)[: buffer.size * buffer.dtype.itemsize]
+                self.memory[buffer.name] = whole.view(buffer.dtype.numpy)
             case Store(buffer, index, value, mask):
                 self.store(buffer, index, self.value(value), max(value.lanes, index.lanes), mask)
             case Update(buffer, index, op, value):

@@ -116,6 +116,15 @@ def _fma(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
     return (a.astype(wide) * b.astype(wide) + c.astype(wide)).astype(a.dtype)
 
 
+def _dot_bytes(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """c plus the products of the bytes of a, unsigned, with those of b, signed; lowest bits first."""
+    total = np.array(c)
+    for shift in range(0, 8 * total.dtype.itemsize, 8):
+        left, right = (np.right_shift(x, np.asarray(shift, x.dtype)) for x in (a, b))
+        total = total + left.astype(np.uint8).astype(c.dtype) * right.astype(np.int8).astype(c.dtype)
+    return total
+
+
 _ROWS = (
     ScalarFunction("add", 2, NUMBER | {"complex"}, np.add),
     ScalarFunction("sub", 2, NUMBER | {"complex"}, np.subtract),
@@ -176,6 +185,7 @@ _ROWS = (
     ScalarFunction("bit_not", 1, INTEGER, np.bitwise_not),
     ScalarFunction("shift_left", 2, INTEGER, _shift_left),
     ScalarFunction("shift_right", 2, INTEGER, _shift_right),  # arithmetic for signed
+    ScalarFunction("dot_bytes", 3, INTEGER, _dot_bytes, flops=8),
     ScalarFunction("select", 3, EVERYTHING, np.where),
 )
 SCALAR: dict[str, ScalarFunction] = {row.name: row for row in _ROWS}

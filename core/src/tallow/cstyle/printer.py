@@ -27,6 +27,7 @@ from tallow.errors import CompileError
 from tallow.kernel.build import walk_stmts
 from tallow.kernel.expand import expand
 from tallow.kernel.grammar import (
+    Alias,
     Alloc,
     Barrier,
     Bitcast,
@@ -161,6 +162,10 @@ class _Printer:
                     return [pad + line]
                 self.shared.append(f"  {self.dialect.shared} {line}")
                 return []
+            case Alias(buffer, of):
+                space = f"{self.dialect.shared} " if buffer.space == "shared" and len(self.dialect.memory) > 1 else ""
+                kind, other = f"{space}{self.element(buffer.dtype)} *", self.names[of.name]
+                return [f"{pad}{kind}{self.name(buffer.name)} = ({kind}){other};"]
             case Store() | Update():
                 return [pad + self.guarded(self.written(s))]
             case For():

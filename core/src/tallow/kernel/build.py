@@ -12,6 +12,7 @@ from tallow.dim import Apply, Dim, Symbol
 from tallow.dtype import DType, i64
 from tallow.errors import CompileError
 from tallow.kernel.grammar import (
+    Alias,
     Alloc,
     Barrier,
     Bitcast,
@@ -268,7 +269,7 @@ def map_stmt(function: Callable[[Expr], Expr], s: Stmt) -> Stmt:
         case If(condition, then, otherwise):
             branches = (tuple(map_stmt(function, t) for t in part) for part in (then, otherwise))
             return If(function(condition), *branches)
-        case Alloc() | Barrier():
+        case Alloc() | Alias() | Barrier():
             return s
 
 

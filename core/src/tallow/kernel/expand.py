@@ -33,6 +33,19 @@ def is_narrow(dtype: DType) -> bool:
     return dtype.is_float and dtype.bits < 32
 
 
+def dot_bytes(m: Maths, a: Expr, b: Expr, c: Expr) -> Expr:
+    """The products of bytes one by one, for targets without an instruction for it."""
+    bits = c.dtype.bits
+    if bits <= 8:
+        return m.do("fma", a, b, c)
+    a, b, total = m.let(a), m.let(b), m.let(c)
+    for shift in range(0, bits, 8):
+        left = m.do("bit_and", m.do("shift_right", a, shift), 255)
+        right = m.do("bit_and", m.do("shift_right", b, shift), 255)
+        total = m.do("fma", left, m.do("sub", m.do("bit_xor", right, 128), 128), total)
+    return total
+
+
 def unable(function: str, dtype: DType) -> str | None:
     """Why a function of a dtype has no kernel form, or None if it has one."""
     row = APPROXIMATIONS.get(function)
@@ -111,6 +124,8 @@ class _Expander:
             return cast(result, dtype)
         if function in self.native or (function in ("mod", "fmod", "div") and not operand.is_float):
             return Call(function, arguments, dtype)
+        if function == "dot_bytes":
+            return dot_bytes(Maths(before, self.fresh), *arguments)
         row = APPROXIMATIONS.get(function)
         reason = unable(function, operand)
         if row is None or reason is not None or not operand.is_float:

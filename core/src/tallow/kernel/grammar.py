@@ -146,6 +146,14 @@ class Alloc:
 
 
 @dataclass(frozen=True, slots=True)
+class Alias:
+    """`buffer` is the memory of `of`, read and written as another dtype, lowest bits first."""
+
+    buffer: Buffer
+    of: Buffer
+
+
+@dataclass(frozen=True, slots=True)
 class Store:
     """`buffer[index] = value`; a vector value goes to consecutive elements, or is scattered by a
     vector index (distinct where not masked)."""
@@ -196,7 +204,7 @@ class Barrier:
     """All threads of a work-group meet here; their writes to shared memory are visible after it."""
 
 
-Stmt = Let | Alloc | Store | Update | For | If | Barrier
+Stmt = Let | Alloc | Alias | Store | Update | For | If | Barrier
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tallow.errors import VerifyError
 from tallow.kernel.grammar import (
+    Alias,
     Alloc,
     Barrier,
     Bitcast,
@@ -83,6 +84,8 @@ def _block(body: tuple[Stmt, ...], depth: int) -> list[str]:
                 lines.append(f"{pad}{var.name} = {print_expr(value)}")
             case Alloc(buffer):
                 lines.append(f"{pad}{buffer.space} {buffer.name}: {buffer.dtype}[{buffer.size}]")
+            case Alias(buffer, of):
+                lines.append(f"{pad}{buffer.name}: {buffer.dtype}[{buffer.size}] is {of.name}")
             case Store(buffer, index, value, mask):
                 guard = "" if mask is None else f" if {print_expr(mask)}"
                 lines.append(f"{pad}{buffer.name}[{print_expr(index)}] = {print_expr(value)}{guard}")

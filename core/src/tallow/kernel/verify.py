@@ -10,6 +10,7 @@ from tallow.dtype import DType, bool_, i64
 from tallow.errors import VerifyError
 from tallow.kernel.build import children
 from tallow.kernel.grammar import (
+    Alias,
     Alloc,
     Barrier,
     Bitcast,
@@ -110,6 +111,8 @@ class _Verifier:
                 self.need(buffer.space != "global", f"{buffer.name}: expected a space other than global")
                 self.need(buffer.size is not None, f"{buffer.name}: expected a constant size")
                 self.declare(buffer)
+            case Alias(buffer, of):
+                self.alias(buffer, of)
             case Store(buffer, index, value, mask):
                 lanes = self.place(buffer, index, value.lanes, mask)
                 self.target(buffer, value)
@@ -132,6 +135,13 @@ class _Verifier:
                 pass
             case _:
                 self.fault(f"expected a statement, got {type(s).__name__}")
+
+    def alias(self, buffer: Buffer, of: Buffer) -> None:
+        self.need(self.buffers.get(of.name) == of, f"{buffer.name}: buffer {of.name} is not declared here")
+        fits = buffer.size is not None and of.size is not None
+        fits = fits and buffer.size * buffer.dtype.itemsize <= of.size * of.dtype.itemsize
+        self.need(fits and buffer.space == of.space, f"{buffer.name}: does not fit the memory of {of.name}")
+        self.declare(buffer)
 
     def let(self, var: Var, value: Expr) -> None:
         self.expression(value)

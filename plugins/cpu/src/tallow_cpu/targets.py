@@ -75,8 +75,9 @@ _EXTRA = {"x86_64": ("avx512vnni", "avx512bf16", "avxvnni"), "aarch64": ("dotpro
 
 
 def make_target(arch: str | None = None) -> Target:
-    """The target of a name, or the best base of this host; Unavailable with the known names."""
-    name, *added = (arch or host_base()).split("+")
+    """The target of a name, or this host's: its best base and what kernels gain from beyond it.
+    Unavailable with the known names."""
+    name, *added = (arch or host_arch()).split("+")
     base_name, features = PROCESSORS.get(name, (name, ()))
     if base_name not in BASES:
         known = ", ".join((*BASES, *PROCESSORS))
@@ -111,10 +112,11 @@ def machine_of(triple: str) -> str:
 
 
 def abilities(target: Target) -> frozenset[str]:
-    """What single instructions do there: "fma", "round" (floor and its like) and "half" (f16 to f32)."""
+    """What single instructions do there: "fma", "round" (floor and its like), "half" (f16 to f32),
+    "pairs" (sums of two products of 16 bits) and "dot_bytes" (of four of 8 bits)."""
     if machine_of(base_of(target).triple) == "aarch64":
         return frozenset({"fma", "round", "half"})
-    needs = {"fma": "fma", "round": "sse4.1", "half": "f16c"}
+    needs = {"fma": "fma", "round": "sse4.1", "half": "f16c", "pairs": "sse2", "dot_bytes": "avx512vnni"}
     return frozenset(ability for ability, feature in needs.items() if feature in target.features)
 
 
@@ -122,6 +124,13 @@ def missing_features(features: Iterable[str]) -> list[str]:
     """Those instruction sets that this machine lacks."""
     flags = host_flags()
     return [f for f in features if _FLAGS.get(f, f) not in flags]
+
+
+def host_arch() -> str:
+    """This host's target by name."""
+    base = host_base()
+    gained = [] if base != "x86-64-v4" or missing_features(["avx512vnni"]) else ["avx512vnni"]
+    return "+".join((base, *gained))
 
 
 def host_base() -> str:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from tallow.dtype import DType, f32
 from tallow.errors import CompileError
-from tallow.kernel.grammar import Cast, Const, Expr
+from tallow.kernel.expand import dot_bytes
+from tallow.kernel.grammar import Cast, Const, Expr, Let, Var
+from tallow.kernel.straight import Maths
 from tallow_cpu.llvm import casts
 from tallow_cpu.llvm.types import constant, is_narrow, register, suffix, vector
 
@@ -51,6 +53,7 @@ NATIVE = frozenset(
         "isinf",
         "shift_left",
         "shift_right",
+        "dot_bytes",
     }
 )
 
@@ -192,11 +195,45 @@ def _integer(printer, function: str, texts, arguments, kind: str, dtype: DType, 
         case "fma":
             product = new(f"mul {kind} {texts[0]}, {texts[1]}")
             return new(f"add {kind} {product}, {texts[2]}")
+        case "dot_bytes":
+            return _dot_bytes(printer, texts, dtype, lanes)
         case "shift_left" | "shift_right":
             return _shift(printer, function, texts, kind, dtype, lanes)
         case "div" | "fmod" | "mod":
             return _divide(printer, function, texts, arguments[1], kind, dtype, lanes)
     raise CompileError(f"the CPU printer has no {function} of {dtype}: it must be expanded first")
+
+
+_DOTS = {4: "128", 8: "256", 16: "512"}  # lanes -> the form of vpdpbusd
+_PAIRS = {4: "sse2.pmadd.wd", 8: "avx2.pmadd.wd", 16: "avx512.pmaddw.d.512"}  # sums of two 16-bit products
+
+
+def _dot_bytes(printer, texts, dtype: DType, lanes: int) -> str:
+    """One instruction where there is one; else the even and the odd bytes in 16 bits, whose products and
+    sums of two are exact; else byte by byte."""
+    new, kind = printer.new, vector(register(dtype), lanes)
+    a, b, c = texts
+    if dtype.bits == 32 and lanes in _DOTS and "dot_bytes" in printer.abilities:
+        name = f"@llvm.x86.avx512.vpdpbusd.{_DOTS[lanes]}"
+        printer.declared[f"{kind} {name}({kind}, {kind}, {kind})"] = None
+        return new(f"call {kind} {name}({kind} {c}, {kind} {a}, {kind} {b})")
+    if dtype.bits != 32 or lanes not in _PAIRS or "pairs" not in printer.abilities:
+        names = [Var(f"{t}.dot", dtype, lanes) for t in texts]
+        printer.values.update(zip((n.name for n in names), texts, strict=True))
+        body: list[Let] = []
+        result = dot_bytes(Maths(body, lambda hint: f"{printer.label(hint)}.dot"), *names)
+        for let in body:
+            printer.values[let.var.name] = printer.expression(let.value)
+        return printer.expression(result)
+    half = f"<{2 * lanes} x i16>"
+    eight, total = f"<{', '.join(['i16 8'] * 2 * lanes)}>", c
+    a, b = (new(f"bitcast {kind} {t} to {half}") for t in (a, b))
+    for odd in (False, True):
+        left = new(f"lshr {half} {a if odd else new(f'shl {half} {a}, {eight}')}, {eight}")
+        right = new(f"ashr {half} {b if odd else new(f'shl {half} {b}, {eight}')}, {eight}")
+        pairs = new(f"call {kind} @llvm.x86.{_PAIRS[lanes]}({half} {left}, {half} {right})")
+        total = new(f"add {kind} {total}, {pairs}")
+    return total
 
 
 def _shift(printer, function: str, texts, kind: str, dtype: DType, lanes: int) -> str:

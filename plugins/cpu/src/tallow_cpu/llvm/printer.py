@@ -10,6 +10,7 @@ from __future__ import annotations
 from tallow.dtype import DType, bool_
 from tallow.errors import CompileError
 from tallow.kernel.grammar import (
+    Alias,
     Alloc,
     Barrier,
     Bitcast,
@@ -37,7 +38,7 @@ from tallow_cpu.llvm.types import constant, memory, register, suffix, vector
 
 
 def print_kernel(kernel: Kernel, name: str, abilities: frozenset[str]) -> str:
-    """The definitions of one kernel; intrinsics need no declaration.
+    """The definitions of one kernel; only intrinsics whose types LLVM has changed are declared.
 
     abilities: what the processor does in one instruction, see `targets.abilities`.
     """
@@ -53,6 +54,7 @@ class _Printer:
         self.block = "start"
         self.pointers: dict[Buffer, str] = {}
         self.values: dict[str, str] = {}
+        self.declared: dict[str, None] = {}
 
     # Text ------------------------------------------------------------------------------------------
 
@@ -67,7 +69,8 @@ class _Printer:
         self.statements(kernel.body)
         signature = ", ".join([*parameters, "i64 %begin", "i64 %end"])
         body = "\n".join(["entry:", *self.entry, " br label %start", "start:", *self.lines, " ret void"])
-        return f"{self._outer()}\ndefine internal void @{self.name}.body({signature}) #0 {{\n{body}\n}}\n"
+        head = "".join(f"declare {line}\n" for line in self.declared)
+        return f"{head}{self._outer()}\ndefine internal void @{self.name}.body({signature}) #0 {{\n{body}\n}}\n"
 
     def _outer(self) -> str:
         lines, arguments = [], []
@@ -108,6 +111,8 @@ class _Printer:
                 self.values[var.name] = self.expression(value)
             case Alloc(buffer):
                 self.alloc(buffer)
+            case Alias(buffer, of):
+                self.pointers[buffer] = self.pointers[of]
             case Store(buffer, index, value, mask):
                 self.store(buffer, index, value, mask)
             case Update(buffer, index, op, value):
