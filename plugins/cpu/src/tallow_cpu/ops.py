@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from tallow.dim import product
+from tallow.dtype import i32
 from tallow.graph import TensorType
 from tallow.ops import Op, op
 from tallow.ops.contraction import window_size
@@ -132,6 +134,59 @@ def _evaluate_attention(arrays, attributes):
     return (result.transpose(0, 2, 1, 3) if attributes["tokens_first"] else result,)
 
 
+def _infer_byte_words(types, attributes):
+    (w,) = types
+    return (TensorType(i32, w.shape[:-1]),)
+
+
+def _evaluate_byte_words(arrays, attributes):
+    """Four signed bytes on the last axis as one i32, the first in the lowest bits."""
+    return (np.ascontiguousarray(arrays[0]).view("<i4")[..., 0],)
+
+
+def _bytes_of(packed: np.ndarray, n: int, taps: int, each: int) -> np.ndarray:
+    """Packed words back to i32 [groups, taps, each, n]; runs of a tap are padded to whole words."""
+    words = unpack(packed, n)
+    split = np.ascontiguousarray(words.swapaxes(1, 2)).view(np.int8)
+    matrices = split.reshape(words.shape[0], n, taps, -1)[..., :each]
+    return matrices.transpose(0, 2, 3, 1).astype(np.int32)
+
+
+def _infer_matmul_bytes(types, attributes):
+    return (TensorType(i32, (*types[0].shape[:-1], attributes["n"])),)
+
+
+def _evaluate_matmul_bytes(arrays, attributes):
+    a, packed = arrays
+    matrix = _bytes_of(packed, attributes["n"], 1, attributes["depth"])[0, 0]
+    return op("matmul").evaluate([a.astype(np.int32), matrix], {})
+
+
+def _infer_conv_bytes(types, attributes):
+    (result,) = _infer_conv(types[:2], attributes)
+    return (TensorType(i32, result.shape),)
+
+
+def _evaluate_conv_bytes(arrays, attributes):
+    """cpu.conv of u8 with i8 weights in words; around the picture lies `fill`."""
+    x, packed, fill = arrays
+    kernel, groups, n = attributes["kernel"], attributes["groups"], attributes["n"]
+    merged = groups == 1 and attributes["dilations"][-1] == 1
+    line, each = (kernel[-1] if merged else 1), x.shape[-1] // groups
+    taps = product(kernel) // line
+    w = _bytes_of(packed, n, taps, line * each).reshape(groups, *kernel, each, n)
+    w = np.moveaxis(np.moveaxis(w, -1, 1), -1, 2).reshape(groups * n, each, *kernel)
+    wide = np.pad(_first(x).astype(np.int32), [(0, 0), (0, 0), *attributes["pads"]], constant_values=int(fill))
+    spec = {key: attributes[key] for key in ("strides", "dilations", "groups")}
+    spec["pads"] = ((0, 0),) * len(kernel)
+    return (np.moveaxis(op("conv").evaluate([wide, w], spec)[0], 1, -1),)
+
+
+MATMUL_BYTES = Op(
+    "cpu.matmul_bytes", "contraction", _infer_matmul_bytes, _evaluate_matmul_bytes, arity=(2, 2)
+)
+CONV_BYTES = Op("cpu.conv_bytes", "contraction", _infer_conv_bytes, _evaluate_conv_bytes, arity=(3, 3))
+BYTE_WORDS = Op("cpu.byte_words", "movement", _infer_byte_words, _evaluate_byte_words, arity=(1, 1))
 MATMUL = Op("cpu.matmul", "contraction", _infer_matmul, _evaluate_matmul, arity=(2, 2))
 CONV = Op("cpu.conv", "contraction", _infer_conv, _evaluate_conv, arity=(2, 2))
 DEPTHWISE = Op("cpu.depthwise", "contraction", _infer_depthwise, _evaluate_depthwise, arity=(2, 2))
@@ -154,4 +209,4 @@ WINOGRAD_WEIGHTS = Op(
     "cpu.winograd_weights", "contraction", _infer_winograd_weights, _evaluate_winograd_weights, arity=(1, 1)
 )
 ATTENTION = Op("cpu.attention", "composite", _infer_attention, _evaluate_attention, arity=(3, 4))
-OPS = (MATMUL, CONV, WINOGRAD, WINOGRAD_WEIGHTS, DEPTHWISE, POOL, ATTENTION)
+OPS = (MATMUL, MATMUL_BYTES, CONV, CONV_BYTES, BYTE_WORDS, WINOGRAD, WINOGRAD_WEIGHTS, DEPTHWISE, POOL, ATTENTION)

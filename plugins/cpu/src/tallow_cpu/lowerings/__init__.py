@@ -13,6 +13,8 @@ LOWERINGS = {
     "matmul": lower_product,
     "cpu.matmul": lower_packed,
     "cpu.conv": lower_conv,
+    "cpu.matmul_bytes": lower_packed,
+    "cpu.conv_bytes": lower_conv,
     "cpu.winograd": lower_winograd,
     "cpu.depthwise": lower_depthwise,
     "cpu.pool": lower_pool,

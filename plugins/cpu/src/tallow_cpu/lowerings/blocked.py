@@ -4,6 +4,7 @@ A grid iteration computes a block of row tiles by a block of panels. The summed 
 pieces of some hundred elements; of each piece the rows are copied side by side (padding becomes zeros,
 prologues are computed, narrow floats are widened), so that the register tile reads memory in order
 whatever strides the operand has. Sums wait in the thread's memory between the pieces.
+Rows of bytes are read four at a time: all lengths but those that copies are told are then in words.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from typing import Protocol
 
 from tallow.backend import Target
 from tallow.dim import Dim, bounds, ceildiv, product
-from tallow.dtype import DType
+from tallow.dtype import DType, i32, u8
 from tallow.graph import Value
 from tallow.kernel import build
 from tallow.kernel.build import add, const, minimum, mul, sub
-from tallow.kernel.grammar import Alloc, Buffer, Expr, For, If, Load, Stmt, Store
+from tallow.kernel.grammar import Alias, Alloc, Buffer, Expr, For, If, Load, Stmt, Store
 from tallow.lower.group import Group, KernelCall
 from tallow.lower.inline import Inliner
 from tallow.lower.pointwise import count_flops, unravel
@@ -48,6 +49,33 @@ class Rows(Protocol):
 
 
 Write = Callable[[Expr, Expr], Stmt]  # (position, value) -> the store of one packed element
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """Rows of bytes, counted in words of four. The last word of a run may end in bytes of no meaning:
+    the weights there are zeros."""
+
+    source: Rows
+
+    @property
+    def taps(self) -> int:
+        return self.source.taps
+
+    @property
+    def each(self) -> int:
+        return -(-self.source.each // 4)
+
+    def locate(self, inliner: Inliner, body: list[Stmt], outer: Sequence[Expr], row: Expr) -> object:
+        return self.source.locate(inliner, body, outer, row)
+
+    def copy(
+        self, inliner: Inliner, place: object, tap: Expr, first: Expr, count: Expr, write: Write
+    ) -> list[Stmt]:
+        first, count = mul(first, const(4)), mul(count, const(4))
+        if self.source.each % 4:
+            count = minimum(count, sub(const(self.source.each), first))
+        return self.source.copy(inliner, place, tap, first, count, write)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,11 +156,14 @@ class _Blocked:
 
     def __init__(self, group: Group, target: Target, work: Contraction):
         self.group, self.work, self.source = group, work, work.source
+        self.bytes = group.root.inputs[0].dtype == u8
+        if self.bytes:
+            self.source = Words(work.source)
         self.inliner = inliner = Inliner(group)
         packed = group.root.inputs[1]
         _, self.panels, self.depth, width = packed.shape
         self.shape = choose_shape(work.rows, width, target)
-        self.kind: DType = accumulator(group.root.inputs[0].dtype)
+        self.kind: DType = i32 if self.bytes else accumulator(group.root.inputs[0].dtype)
         self.blocking = choose_blocking(
             work.rows, product(work.outer), self.panels, self.source, self.shape, target
         )
@@ -142,9 +173,10 @@ class _Blocked:
         self.pitch = _pitch(b.taps * b.run)
         tile = self.shape.rows * width
         self.weights = inliner.buffer(packed)
-        self.rows = Buffer(
-            inliner.fresh("rows"), self.kind, b.tiles * self.shape.rows * self.pitch, "local", True
-        )
+        size = b.tiles * self.shape.rows * self.pitch
+        self.rows = Buffer(inliner.fresh("rows"), self.kind, size, "local", True)
+        self.unit = 4 if self.bytes else 1
+        self.copies = Buffer(inliner.fresh("bytes"), u8, 4 * size, "local", True) if self.bytes else self.rows
         waiting = b.panels * b.tiles if self.pieces > 1 else 1
         self.sums = Buffer(inliner.fresh("sums"), self.kind, waiting * tile, "local", True)
         self.total = Buffer(inliner.fresh("acc"), self.kind, tile, "register", True)
@@ -157,7 +189,8 @@ class _Blocked:
         item = inliner.loop("g")
         body: list[Stmt] = []
         *outer, across, down = unravel(inliner, item, (*work.outer, column_blocks, row_blocks), body)
-        body += [Alloc(self.rows), Alloc(self.sums)]
+        body += [Alloc(self.copies), *([Alias(self.rows, self.copies)] if self.bytes else [])]
+        body.append(Alloc(self.sums))
         first_tile = self.inliner.let(body, mul(down, const(b.tiles)), "tile")
         tiles = inliner.size(ceildiv(work.rows, shape.rows))
         tiles = self.inliner.let(body, minimum(sub(tiles, first_tile), const(b.tiles)), "tiles")
@@ -209,17 +242,18 @@ class _Blocked:
         last = inliner.size(self.work.rows - 1)
         row = self.inliner.let(body, minimum(add(first_row, at), last), "row")
         place = self.source.locate(inliner, body, outer, row)
-        line = self.inliner.let(body, mul(at, const(self.pitch)), "line")
+        line = self.inliner.let(body, mul(at, const(self.pitch * self.unit)), "line")
         if self.blocking.taps == 1:
             body += self.source.copy(
-                inliner, place, tap, first, run, lambda i, v: Store(self.rows, add(line, i), v)
+                inliner, place, tap, first, run, lambda i, v: Store(self.copies, add(line, i), v)
             )
         else:
             step = inliner.loop("t")
             inner: list[Stmt] = []
-            begin = self.inliner.let(inner, add(line, mul(step, const(self.blocking.run))), "begin")
+            across = mul(step, const(self.blocking.run * self.unit))
+            begin = self.inliner.let(inner, add(line, across), "begin")
             inner += self.source.copy(
-                inliner, place, add(tap, step), first, run, lambda i, v: Store(self.rows, add(begin, i), v)
+                inliner, place, add(tap, step), first, run, lambda i, v: Store(self.copies, add(begin, i), v)
             )
             body.append(For(step, taps, tuple(inner)))
         return For(at, mul(tiles, const(shape.rows)), tuple(body))
@@ -261,6 +295,7 @@ class _Blocked:
             length,
             lambda r, k: Load(self.rows, add(add(base, k), const(r * self.pitch))),
             lambda k, n: Load(self.weights, add(add(deep, mul(k, const(shape.columns))), n)),
+            "dot_bytes" if self.bytes else "mul",
         )
         row = self.inliner.let(inner, add(first_row, mul(t, const(shape.rows))), "row")
         inner += self.end(outer, row, column, kept, piece)

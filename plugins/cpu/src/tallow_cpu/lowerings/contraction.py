@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tallow.backend import Target
 from tallow.dim import Dim, bounds, ceildiv, product
-from tallow.dtype import bool_
+from tallow.dtype import bool_, u8
 from tallow.graph import Node, Value
 from tallow.kernel import build
 from tallow.kernel.build import add, const, floordiv, from_dim, less, logical_and, minimum, mod, mul
@@ -44,14 +44,25 @@ class MatrixRows:
         return [_copying(inliner, self.a, place, first, count, write, mask)]
 
 
-def _copying(inliner: Inliner, source: Value, lead, first: Expr, count: Expr, write: Write, mask=None) -> For:
+def _copying(
+    inliner: Inliner,
+    source: Value,
+    lead,
+    first: Expr,
+    count: Expr,
+    write: Write,
+    mask=None,
+    fill: Value | None = None,
+) -> For:
     """A vector loop that writes `count` elements of the source from [*lead, first] on; those that `mask` of
-    an element's place refuses are zeros."""
+    an element's place refuses are zeros, or `fill`."""
     i = inliner.loop("i")
     body: list[Stmt] = []
     at = add(first, i)
     guard = None if mask is None else mask(at)
     element = inliner.scope(body).read(source, (*lead, at), guard)
+    if fill is not None:
+        element = build.select(guard, element, inliner.scope(body).read(fill, ()))
     body.append(write(i, build.cast(element, accumulator(source.dtype))))
     return For(i, count, tuple(body), "vector")
 
@@ -75,7 +86,8 @@ def lower_packed(group: Group, target: Target) -> Sequence[KernelCall] | Decline
     def result_index(inliner, body, outer, row: Expr, column: Expr) -> tuple[Expr, ...]:
         return (*row_index(inliner, body, values, lead, row), column)
 
-    source = MatrixRows(a, packed.shape[2], _prologue_values(group, a))
+    depth = group.root["depth"] if a.dtype == u8 else packed.shape[2]
+    source = MatrixRows(a, depth, _prologue_values(group, a))
     work = Contraction((), product(lead), group.root["n"], source, lambda outer: const(0), result_index)
     return lower_blocked(group, target, "matmul", work)
 
@@ -86,10 +98,11 @@ def lower_packed(group: Group, target: Target) -> Sequence[KernelCall] | Decline
 @dataclass(frozen=True, slots=True)
 class Pixels:
     """Rows of cpu.conv: the window of a pixel. Where neighbours of the last axis lie side by side, a tap
-    is a whole line of the window (`merged`)."""
+    is a whole line of the window (`merged`). `fill`, a scalar, is what lies around the picture, not zeros."""
 
     node: Node
     merged: bool
+    fill: Value | None = None
 
     @property
     def kernel(self) -> tuple[int, ...]:
@@ -105,8 +118,8 @@ class Pixels:
 
     @property
     def each(self) -> int:
-        depth = self.node.inputs[1].shape[2]
-        return depth // self.taps
+        line = self.node["kernel"][-1] if self.merged else 1
+        return line * (self.channels // self.node["groups"])
 
     def locate(self, inliner: Inliner, body: list[Stmt], outer: Sequence[Expr], row: Expr):
         """Image, group, and the first coordinate of the window on each axis."""
@@ -147,7 +160,11 @@ class Pixels:
 
     def zeros(self, inliner: Inliner, count: Expr, write: Write) -> For:
         i = inliner.loop("i")
-        return For(i, count, (write(i, const(0, accumulator(self.node.inputs[0].dtype))),), "vector")
+        body: list[Stmt] = []
+        value = const(0, accumulator(self.node.inputs[0].dtype))
+        if self.fill is not None:
+            value = inliner.scope(body).read(self.fill, ())
+        return For(i, count, (*body, write(i, value)), "vector")
 
     def line(
         self, inliner: Inliner, lead, origin: Expr, first: Expr, count: Expr, write: Write
@@ -161,10 +178,17 @@ class Pixels:
             return [plain]
         width = inliner.size(x.shape[-2])
         end = mul(width, const(self.channels))
-        masked = _copying(inliner, x, at, start, count, write, lambda i: build.within(i, end))
+        masked = _copying(
+            inliner, x, at, start, count, write, lambda i: build.within(i, end), self.fill
+        )
         last = add(origin, const(self.node["kernel"][-1] - 1))
         inside = logical_and(build.within(origin, width), build.within(last, width))
         return [If(inside, (plain,), (masked,))]
+
+
+def are_lines_whole(node: Node) -> bool:
+    """Whether a line of the window lies side by side in memory."""
+    return node["groups"] == 1 and node["dilations"][-1] == 1
 
 
 def lower_conv(group: Group, target: Target) -> Sequence[KernelCall] | Declined:
@@ -184,7 +208,8 @@ def lower_conv(group: Group, target: Target) -> Sequence[KernelCall] | Declined:
             add(mul(group_at, const(n)), column),
         )
 
-    source = Pixels(node, groups == 1 and node["dilations"][-1] == 1)
+    fill = node.inputs[2] if len(node.inputs) > 2 else None
+    source = Pixels(node, are_lines_whole(node), fill)
     work = Contraction(
         (x.shape[0], groups), product(spatial), n, source, lambda outer: outer[1], result_index
     )

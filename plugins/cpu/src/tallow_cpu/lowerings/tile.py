@@ -13,7 +13,7 @@ from tallow.backend import Target
 from tallow.dim import Dim, bounds
 from tallow.kernel import build
 from tallow.kernel.build import add, const
-from tallow.kernel.grammar import Buffer, Const, Expr, For, Let, Stmt, Update, Var
+from tallow.kernel.grammar import Buffer, Const, Expr, For, Let, Load, Stmt, Store, Update, Var
 from tallow.lower.inline import Inliner
 
 UNROLL = 4
@@ -69,8 +69,10 @@ def multiply_rows(
     length: Expr,
     row: Callable[[int, Expr], Expr],
     panel: Callable[[Expr, Expr], Expr],
+    function: str = "mul",
 ) -> list[Stmt]:
-    """total[r, n] += row(r, k) * panel(k, n) for k below `length`, UNROLL steps at a time and then what is left."""
+    """total[r, n] += row(r, k) * panel(k, n) for k below `length`, UNROLL steps at a time and then what is
+    left. With `function` "dot_bytes", each k is a word of four bytes and the product that of bytes."""
 
     def one(k: Expr) -> list[Stmt]:
         body: list[Stmt] = []
@@ -79,7 +81,10 @@ def multiply_rows(
             body.append(Let(value, build.cast(row(r, k), total.dtype)))
             n = inliner.loop("n")
             other = build.cast(panel(k, n), total.dtype)
-            update = Update(total, add(n, const(r * shape.columns)), "add", build.call("mul", value, other))
+            at = add(n, const(r * shape.columns))
+            update: Stmt = Update(total, at, "add", build.call("mul", value, other))
+            if function == "dot_bytes":
+                update = Store(total, at, build.call(function, value, other, Load(total, at)))
             body.append(For(n, const(shape.columns), (update,), "vector"))
         return body
 

@@ -16,18 +16,11 @@ from tallow.ops import OPS
 from tallow.passes.rewrite import rewrite
 from tallow.passes.simplify import simplify
 from tallow_cpu.passes.algorithms import DIRECT, choose_tile
+from tallow_cpu.passes.layout import to_first, to_last
 from tallow_cpu.passes.pack import pack, pack_winograd
 
 FLOATS = ("f32", "f16", "bf16", "f64", "i32")
 ROUNDS = 200
-
-
-def to_last(rank: int) -> tuple[int, ...]:
-    return (0, *range(2, rank), 1)
-
-
-def to_first(rank: int) -> tuple[int, ...]:
-    return (0, rank - 1, *range(1, rank - 1))
 
 
 def convert_windows(graph: Graph, target: Target) -> Graph:
