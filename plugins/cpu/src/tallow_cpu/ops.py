@@ -176,12 +176,28 @@ def _evaluate_conv_bytes(arrays, attributes):
     taps = product(kernel) // line
     w = _bytes_of(packed, n, taps, line * each).reshape(groups, *kernel, each, n)
     w = np.moveaxis(np.moveaxis(w, -1, 1), -1, 2).reshape(groups * n, each, *kernel)
-    wide = np.pad(_first(x).astype(np.int32), [(0, 0), (0, 0), *attributes["pads"]], constant_values=int(fill))
+    wide = np.pad(
+        _first(x).astype(np.int32), [(0, 0), (0, 0), *attributes["pads"]], constant_values=int(fill)
+    )
     spec = {key: attributes[key] for key in ("strides", "dilations", "groups")}
     spec["pads"] = ((0, 0),) * len(kernel)
     return (np.moveaxis(op("conv").evaluate([wide, w], spec)[0], 1, -1),)
 
 
+def _infer_depthwise_bytes(types, attributes):
+    (result,) = _infer_depthwise(types[:2], attributes)
+    return (TensorType(i32, result.shape),)
+
+
+def _evaluate_depthwise_bytes(arrays, attributes):
+    """cpu.depthwise of 8-bit codes less their zero point."""
+    x, w, zero = arrays
+    return _evaluate_depthwise((x.astype(np.int32) - zero, w), attributes)
+
+
+DEPTHWISE_BYTES = Op(
+    "cpu.depthwise_bytes", "contraction", _infer_depthwise_bytes, _evaluate_depthwise_bytes, arity=(3, 3)
+)
 MATMUL_BYTES = Op(
     "cpu.matmul_bytes", "contraction", _infer_matmul_bytes, _evaluate_matmul_bytes, arity=(2, 2)
 )
@@ -209,4 +225,16 @@ WINOGRAD_WEIGHTS = Op(
     "cpu.winograd_weights", "contraction", _infer_winograd_weights, _evaluate_winograd_weights, arity=(1, 1)
 )
 ATTENTION = Op("cpu.attention", "composite", _infer_attention, _evaluate_attention, arity=(3, 4))
-OPS = (MATMUL, MATMUL_BYTES, CONV, CONV_BYTES, BYTE_WORDS, WINOGRAD, WINOGRAD_WEIGHTS, DEPTHWISE, POOL, ATTENTION)
+OPS = (
+    MATMUL,
+    MATMUL_BYTES,
+    CONV,
+    CONV_BYTES,
+    DEPTHWISE_BYTES,
+    BYTE_WORDS,
+    WINOGRAD,
+    WINOGRAD_WEIGHTS,
+    DEPTHWISE,
+    POOL,
+    ATTENTION,
+)

@@ -70,7 +70,9 @@ class _Printer:
         signature = ", ".join([*parameters, "i64 %begin", "i64 %end"])
         body = "\n".join(["entry:", *self.entry, " br label %start", "start:", *self.lines, " ret void"])
         head = "".join(f"declare {line}\n" for line in self.declared)
-        return f"{head}{self._outer()}\ndefine internal void @{self.name}.body({signature}) #0 {{\n{body}\n}}\n"
+        return (
+            f"{head}{self._outer()}\ndefine internal void @{self.name}.body({signature}) #0 {{\n{body}\n}}\n"
+        )
 
     def _outer(self) -> str:
         lines, arguments = [], []

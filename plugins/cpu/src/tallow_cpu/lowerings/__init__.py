@@ -17,6 +17,7 @@ LOWERINGS = {
     "cpu.conv_bytes": lower_conv,
     "cpu.winograd": lower_winograd,
     "cpu.depthwise": lower_depthwise,
+    "cpu.depthwise_bytes": lower_depthwise,
     "cpu.pool": lower_pool,
     "softmax": lower_softmax,
     "layer_norm": lower_layer_norm,

@@ -200,7 +200,8 @@ class _Blocked:
         )
         first_row = self.inliner.let(body, mul(first_tile, const(shape.rows)), "row")
         body += self.over_pieces(outer, first_row, tiles, first_panel, panels)
-        flops = product((*work.outer, work.rows, work.columns, self.depth)) * 2 + count_flops(self.group)
+        flops = product((*work.outer, work.rows, work.columns, self.depth * self.unit)) * 2
+        flops += count_flops(self.group)
         each = 2 * b.tiles * shape.rows * b.panels * shape.columns * self.depth
         loop = For(item, inliner.size(grid), tuple(body), "grid")
         return [inliner.call(name, [loop], grid, max(1, PARALLEL_FLOPS // max(1, each)), flops)]

@@ -178,9 +178,7 @@ class Pixels:
             return [plain]
         width = inliner.size(x.shape[-2])
         end = mul(width, const(self.channels))
-        masked = _copying(
-            inliner, x, at, start, count, write, lambda i: build.within(i, end), self.fill
-        )
+        masked = _copying(inliner, x, at, start, count, write, lambda i: build.within(i, end), self.fill)
         last = add(origin, const(self.node["kernel"][-1] - 1))
         inside = logical_and(build.within(origin, width), build.within(last, width))
         return [If(inside, (plain,), (masked,))]
@@ -193,7 +191,7 @@ def are_lines_whole(node: Node) -> bool:
 
 def lower_conv(group: Group, target: Target) -> Sequence[KernelCall] | Declined:
     """cpu.conv: pixels are rows; the window and the channels are the summed index."""
-    if group.prologue:
+    if any(n.op != "constant" for n in group.prologue):
         return Declined("operands of a convolution must be in memory")
     node = group.root
     x = node.inputs[0]

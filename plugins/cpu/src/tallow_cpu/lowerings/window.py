@@ -35,8 +35,8 @@ def lower_pool(group: Group, target: Target) -> Sequence[KernelCall] | Declined:
 
 
 def lower_depthwise(group: Group, target: Target) -> Sequence[KernelCall] | Declined:
-    """cpu.depthwise: taps are read like the data."""
-    if group.prologue:
+    """cpu.depthwise and cpu.depthwise_bytes: taps are read like the data."""
+    if any(n.op != "constant" for n in group.prologue):
         return Declined("operands of a window operator must be in memory")
     weights = group.root.inputs[1]
     return _Window(group, target, weights.shape[:-1], "add", weights).call("depthwise")
@@ -54,7 +54,8 @@ class _Window:
         self.kernel = tuple(kernel)
         self.data = inliner.buffer(self.x)
         self.taps = None if taps is None else inliner.buffer(taps)
-        self.kind = accumulator(self.x.dtype)
+        self.kind = accumulator(self.node.output.dtype)
+        self.zero: Expr | None = None
         *self.lead, self.width, self.channels = self.node.output.shape
         (self.low, _), self.stride, self.dilation = (
             self.node[key][-1] for key in ("pads", "strides", "dilations")
@@ -73,6 +74,8 @@ class _Window:
         item = inliner.loop("g")
         body: list[Stmt] = []
         *lead, piece = unravel(inliner, item, (*self.lead, pieces), body)
+        if self.taps is not None and len(self.node.inputs) > 2:
+            self.zero = inliner.let(body, inliner.scope(body).read(self.node.inputs[2], ()), "zero")
         if pieces > 1:
             start = self.inliner.let(body, mul(piece, const(CHANNELS)), "start")
             stop = self.inliner.let(body, minimum(add(start, const(CHANNELS)), stop), "stop")
@@ -186,7 +189,7 @@ class _Window:
             ]
             if readers:
                 at = add(base, inliner.size(self.channels * place))
-                element = self.inliner.let(inner, build.cast(Load(self.data, at), self.kind), "x")
+                element = self.element(inner, at)
                 inner += [self.fold(total, p, element, taps[k]) for p, k in readers]
         body += self.nest(loops, inner)
         for p in range(count):
@@ -200,7 +203,7 @@ class _Window:
         inner: list[Stmt] = []
         loops, base, tap = self.outer_taps(inner, lead, spans)
         place = add(mul(base, self.inliner.size(self.channels)), channel)
-        element = self.inliner.let(inner, build.cast(Load(self.data, place), self.kind), "x")
+        element = self.element(inner, place)
         inner.append(self.fold(total, 0, element, self.tap(inner, tap, channel)))
         body = [*self.empty(total), *self.nest(loops, inner), *self.write(total, 0, (*lead, at, channel))]
         return For(channel, stop, tuple(body), "vector", start)
@@ -232,6 +235,10 @@ class _Window:
             return None
         place = add(mul(tap, self.inliner.size(self.channels)), channel)
         return self.inliner.let(body, build.cast(Load(self.taps, place), self.kind), "tap")
+
+    def element(self, body: list[Stmt], place: Expr) -> Expr:
+        value = build.cast(Load(self.data, place), self.kind)
+        return self.inliner.let(body, value if self.zero is None else sub(value, self.zero), "x")
 
     def fold(self, total: Buffer, p: int, element: Expr, tap: Expr | None) -> Update:
         value = element if tap is None else build.call("mul", element, tap)

@@ -22,7 +22,7 @@ from tallow.graph import Graph, Node, Value
 from tallow.passes.rewrite import rewrite
 from tallow.passes.simplify import Facts
 from tallow_cpu.lowerings.contraction import are_lines_whole
-from tallow_cpu.passes.layout import to_first, to_last
+from tallow_cpu.passes.layout import is_product, to_first, to_last
 from tallow_cpu.passes.pack import pack
 
 
@@ -51,7 +51,7 @@ def multiply_bytes(graph: Graph, target: Target) -> Graph:
     return rewrite(graph, rule)
 
 
-def codes_of(builder: Builder, value: Value, facts: Facts) -> Codes | None:
+def codes_in(value: Value, facts: Facts) -> tuple[Value, Value | None] | None:
     """What an i32 value is made of, if it is 8-bit codes less a scalar zero point."""
     zero, node = None, facts.made_by(value, "sub")
     if node is not None:
@@ -59,9 +59,15 @@ def codes_of(builder: Builder, value: Value, facts: Facts) -> Codes | None:
         if zero.type.size != 1 or value.shape != node.output.shape:
             return None
     cast = facts.made_by(value, "cast")
-    if cast is None or cast.inputs[0].dtype not in (u8, i8):
+    return None if cast is None or cast.inputs[0].dtype not in (u8, i8) else (cast.inputs[0], zero)
+
+
+def codes_of(builder: Builder, value: Value, facts: Facts) -> Codes | None:
+    """The same as unsigned codes."""
+    found = codes_in(value, facts)
+    if found is None:
         return None
-    x = cast.inputs[0]
+    x, zero = found
     is_code = zero is None or _is_code(zero, x.dtype, facts)
     zero = None if zero is None else builder.reshape(zero, shape=())
     if x.dtype == i8:  # as unsigned codes, 128 up
@@ -107,12 +113,14 @@ def _matmul(builder: Builder, node: Node, weights: np.ndarray, facts: Facts, tar
 
 def _conv(builder: Builder, node: Node, weights: np.ndarray, facts: Facts, target: Target) -> Value | None:
     x, groups, kernel, rank = node.inputs[0], node["groups"], weights.shape[2:], weights.ndim
+    if not isinstance(x.shape[1], int) or any(
+        isinstance(p, int) and p < 0 for pair in node["pads"] for p in pair
+    ):
+        return None
+    if weights.shape[1] == 1 and x.shape[1] == groups == weights.shape[0]:
+        return _depthwise(builder, node, weights, facts)
     split = split_weights(weights, 0)
-    if split is None or not isinstance(x.shape[1], int) or weights.shape[1] == 1 < groups:
-        return None
-    if split[1].any() and groups != 1:
-        return None
-    if any(isinstance(p, int) and p < 0 for pair in node["pads"] for p in pair):
+    if split is None or (split[1].any() and groups != 1):
         return None
     codes = codes_of(builder, x, facts)
     if codes is None or not codes.is_code:
@@ -125,7 +133,10 @@ def _conv(builder: Builder, node: Node, weights: np.ndarray, facts: Facts, targe
     last = builder.transpose(codes.x, permutation=to_last(rank))
     fill = builder.scalar(0, u8) if codes.zero is None else builder.cast(codes.zero, dtype=u8)
     spec = {key: node[key] for key in ("strides", "pads", "dilations", "groups")}
-    total = builder.emit("cpu.conv_bytes", last, packed, fill, kernel=tuple(kernel), n=n, **spec)
+    if is_product(node):
+        total = builder.emit("cpu.matmul_bytes", last, packed, n=n, depth=each)
+    else:
+        total = builder.emit("cpu.conv_bytes", last, packed, fill, kernel=tuple(kernel), n=n, **spec)
     sums = small.reshape(small.shape[0], -1).sum(1, dtype=np.int32)
     total = _less(builder, total, codes, builder.constant(sums))
     if shift.any():
@@ -134,6 +145,20 @@ def _conv(builder: Builder, node: Node, weights: np.ndarray, facts: Facts, targe
         windows = builder.conv(channels, ones, **spec)
         windows = builder.transpose(windows, permutation=to_last(rank))
         total = builder.add(total, builder.mul(windows, builder.constant(shift)))
+    return builder.transpose(total, permutation=to_first(rank))
+
+
+def _depthwise(builder: Builder, node: Node, weights: np.ndarray, facts: Facts) -> Value | None:
+    """One channel each: codes are read as bytes and lose their zero point where they are used."""
+    found, rank = codes_in(node.inputs[0], facts), weights.ndim
+    if found is None or rank != 4:
+        return None
+    x, zero = found
+    zero = builder.scalar(0, i32) if zero is None else builder.reshape(zero, shape=())
+    taps = builder.constant(np.moveaxis(weights[:, 0], 0, -1))
+    spec = {key: node[key] for key in ("strides", "pads", "dilations")}
+    last = builder.transpose(x, permutation=to_last(rank))
+    total = builder.emit("cpu.depthwise_bytes", last, taps, zero, **spec)
     return builder.transpose(total, permutation=to_first(rank))
 
 

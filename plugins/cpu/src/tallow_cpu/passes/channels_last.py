@@ -16,7 +16,7 @@ from tallow.ops import OPS
 from tallow.passes.rewrite import rewrite
 from tallow.passes.simplify import simplify
 from tallow_cpu.passes.algorithms import DIRECT, choose_tile
-from tallow_cpu.passes.layout import to_first, to_last
+from tallow_cpu.passes.layout import is_product, to_first, to_last
 from tallow_cpu.passes.pack import pack, pack_winograd
 
 FLOATS = ("f32", "f16", "bf16", "f64", "i32")
@@ -69,10 +69,7 @@ def _conv(builder: Builder, node: Node, target: Target) -> Value | None:
         builder.transpose(split, permutation=order), shape=(groups, product(kernel) * each, n)
     )
     packed = pack(builder, matrices, target)
-    plain = all(
-        k == s == 1 and p == (0, 0) for k, s, p in zip(kernel, node["strides"], node["pads"], strict=True)
-    )
-    if groups == 1 and plain:
+    if is_product(node):
         result = builder.emit("cpu.matmul", last, packed, n=n)
     else:
         spec = {key: node[key] for key in ("strides", "pads", "dilations", "groups")}
