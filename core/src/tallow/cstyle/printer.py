@@ -163,7 +163,11 @@ class _Printer:
                 self.shared.append(f"  {self.dialect.shared} {line}")
                 return []
             case Alias(buffer, of):
-                space = f"{self.dialect.shared} " if buffer.space == "shared" and len(self.dialect.memory) > 1 else ""
+                space = (
+                    f"{self.dialect.shared} "
+                    if buffer.space == "shared" and len(self.dialect.memory) > 1
+                    else ""
+                )
                 kind, other = f"{space}{self.element(buffer.dtype)} *", self.names[of.name]
                 return [f"{pad}{kind}{self.name(buffer.name)} = ({kind}){other};"]
             case Store() | Update():

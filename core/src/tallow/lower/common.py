@@ -8,6 +8,7 @@ from tallow.lower.concat import lower_concat
 from tallow.lower.group import Lowering
 from tallow.lower.pool_index import lower_pool_index
 from tallow.lower.recurrent import lower_recurrence
+from tallow.lower.recurrent_bytes import lower_recurrence_of_bytes
 from tallow.lower.reduce import lower_arg, lower_cumulative, lower_reduce
 from tallow.lower.scatter import lower_scatter
 from tallow.lower.sorting import lower_topk
@@ -21,6 +22,7 @@ COMMON: Mapping[str, Lowering] = {
     "lstm_steps": lower_recurrence,
     "gru_steps": lower_recurrence,
     "rnn_steps": lower_recurrence,
+    "lstm_steps_bytes": lower_recurrence_of_bytes,
     "scatter_elements": lower_scatter,
     "scatter_nd": lower_scatter,
     "topk": lower_topk,

@@ -52,7 +52,7 @@ def lower_recurrence(group: Group, target) -> Sequence[KernelCall] | Declined:
     calls = []
     for which in together:
         for rows, first, count in _shares(batch, len(which)):
-            writer = _Writer(group, target, which, functions[which[0]], (rows, first, count))
+            writer = RecurrenceWriter(group, target, which, functions[which[0]], (rows, first, count))
             calls.append(writer.call())
             if writer.missing:
                 return Declined(writer.missing[0])
@@ -71,7 +71,7 @@ def _shares(batch: Dim, directions: int) -> list[tuple[int, Dim, Dim]]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Columns:
+class Columns:
     """Columns whose sums are in registers: `parts` pieces of `width` columns from `block` on."""
 
     block: Expr
@@ -90,15 +90,15 @@ class _Columns:
         return ((row * self.parts + part) * self.gates + gate) * self.width
 
 
-class _Writer:
+class RecurrenceWriter:
     """One call: which directions, all with the same activations, and the share of the sequences."""
 
     def __init__(self, group: Group, target, directions, functions: tuple[Function, ...], share):
         self.group, self.target, self.node = group, target, group.root
         self.directions, self.functions = directions, functions
         self.rows, self.first, self.count = share
-        self.kind = self.node.outputs[0].dtype
-        self.cell = self.node.op.removesuffix("_steps")
+        self.kind = self.summed = self.node.outputs[0].dtype
+        self.cell = self.node.op.split("_")[0]
         self.stages = stages(self.cell, self.node.attributes)
         self.steps = self.node["steps"]
         _, self.batch, self.hidden = self.node.inputs[2].shape
@@ -258,12 +258,12 @@ class _Writer:
         block, within = self.inliner.loop("block"), self.inliner.loop("within")
         gates = self.stages[number]
         name = self.inliner.fresh("sum")
-        sums = Buffer(name, self.kind, self.rows * parts * gates * width, "register", True)
+        sums = Buffer(name, self.summed, self.rows * parts * gates * width, "register", True)
         inside = within if width < BLOCK else const(0)
-        columns = _Columns(block, inside, parts, width, gates, sums)
+        columns = Columns(block, inside, parts, width, gates, sums)
         zero = self.inliner.loop("z")
         body: list[Stmt] = [Alloc(sums)]
-        body.append(For(zero, const(sums.size), (Store(sums, zero, build.const(0, self.kind)),), "vector"))
+        body.append(For(zero, const(sums.size), (Store(sums, zero, build.const(0, self.summed)),), "vector"))
         body += self.product(number, columns)
         for r in range(self.rows):
             body.append(If(self.alive[r], tuple(self.cells(number, columns, r))))
@@ -271,7 +271,7 @@ class _Writer:
             body = [For(within, const(BLOCK), tuple(body), "serial", const(0), width)]
         return [For(block, const(stop), tuple(body), "serial", start, parts)]
 
-    def product(self, number: int, columns: _Columns) -> list[Stmt]:
+    def product(self, number: int, columns: Columns) -> list[Stmt]:
         """The states (or the reset ones) of all rows times the weights of the columns."""
         weights = self.inliner.buffer(self.node.inputs[self.operand("weights", number)])
         source = "reset" if number else "h"
@@ -310,7 +310,7 @@ class _Writer:
 
     # Cells -------------------------------------------------------------------------------------
 
-    def cells(self, number: int, columns: _Columns, r: int) -> list[Stmt]:
+    def cells(self, number: int, columns: Columns, r: int) -> list[Stmt]:
         """What becomes of the sums of one row: vector loops over the parts."""
         write = {"lstm": self.lstm, "gru": self.gru, "rnn": self.rnn}[self.cell]
         result: list[Stmt] = []
@@ -319,11 +319,16 @@ class _Writer:
             inner: list[Stmt] = []
             column = self.inliner.let(inner, add(columns.first(p), n), "column")
             body: list[Stmt] = []
-            gates = [Load(columns.sums, add(n, const(columns.sum(r, p, g)))) for g in range(columns.gates)]
+            sums = (Load(columns.sums, add(n, const(columns.sum(r, p, g)))) for g in range(columns.gates))
+            gates = [self.recurrent(body, s, g, column) for g, s in enumerate(sums)]
             write(number, body, gates, r, column)
             inner += body if self.hidden % BLOCK == 0 else [If(less(column, const(self.hidden)), tuple(body))]
             result.append(For(n, const(columns.width), tuple(inner), "vector"))
         return result
+
+    def recurrent(self, body: list[Stmt], total: Expr, gate: int, column: Expr) -> Expr:
+        """The states' part of a gate, of the sum of their products."""
+        return total
 
     def projected(self, body: list[Stmt], gate: int, r: int, column: Expr) -> Expr:
         """The input's part of a gate."""

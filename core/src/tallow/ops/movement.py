@@ -7,6 +7,7 @@ from functools import reduce
 import numpy as np
 
 from tallow.dim import Dim, exact_quotient, product
+from tallow.dtype import i8, i32
 from tallow.errors import GraphError
 from tallow.graph import TensorType
 from tallow.kernel.build import add, call, const, floordiv, from_dim, less, logical_and, mod, mul, select, sub
@@ -306,4 +307,19 @@ register(
         arity=(1, None),
     )
 )
+
+
+def _infer_byte_words(types, attributes):
+    (x,) = tensors("byte_words", types)
+    if x.dtype != i8 or not x.rank or x.shape[-1] != 4:
+        raise GraphError(f"byte_words: expected i8 with a last axis of 4, got {x}")
+    return (TensorType(i32, x.shape[:-1]),)
+
+
+def _evaluate_byte_words(arrays, attributes):
+    """Four bytes on the last axis as one i32, the first in its lowest bits."""
+    return (np.ascontiguousarray(arrays[0]).view("<i4")[..., 0].astype(np.int32),)
+
+
+register(Op("byte_words", "movement", _infer_byte_words, _evaluate_byte_words, arity=(1, 1)))
 register(Op("pad", "movement", _infer_pad, _evaluate_pad, _index_pad, arity=(1, 2)))

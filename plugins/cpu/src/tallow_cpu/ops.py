@@ -134,16 +134,6 @@ def _evaluate_attention(arrays, attributes):
     return (result.transpose(0, 2, 1, 3) if attributes["tokens_first"] else result,)
 
 
-def _infer_byte_words(types, attributes):
-    (w,) = types
-    return (TensorType(i32, w.shape[:-1]),)
-
-
-def _evaluate_byte_words(arrays, attributes):
-    """Four signed bytes on the last axis as one i32, the first in the lowest bits."""
-    return (np.ascontiguousarray(arrays[0]).view("<i4")[..., 0],)
-
-
 def _bytes_of(packed: np.ndarray, n: int, taps: int, each: int) -> np.ndarray:
     """Packed words back to i32 [groups, taps, each, n]; runs of a tap are padded to whole words."""
     words = unpack(packed, n)
@@ -202,7 +192,6 @@ MATMUL_BYTES = Op(
     "cpu.matmul_bytes", "contraction", _infer_matmul_bytes, _evaluate_matmul_bytes, arity=(2, 2)
 )
 CONV_BYTES = Op("cpu.conv_bytes", "contraction", _infer_conv_bytes, _evaluate_conv_bytes, arity=(3, 3))
-BYTE_WORDS = Op("cpu.byte_words", "movement", _infer_byte_words, _evaluate_byte_words, arity=(1, 1))
 MATMUL = Op("cpu.matmul", "contraction", _infer_matmul, _evaluate_matmul, arity=(2, 2))
 CONV = Op("cpu.conv", "contraction", _infer_conv, _evaluate_conv, arity=(2, 2))
 DEPTHWISE = Op("cpu.depthwise", "contraction", _infer_depthwise, _evaluate_depthwise, arity=(2, 2))
@@ -231,7 +220,6 @@ OPS = (
     CONV,
     CONV_BYTES,
     DEPTHWISE_BYTES,
-    BYTE_WORDS,
     WINOGRAD,
     WINOGRAD_WEIGHTS,
     DEPTHWISE,

@@ -163,7 +163,8 @@ def dynamic_quantize_lstm(context: Context, node: NodeView) -> list[Value]:
     ]
     operands = [layer.x, w, r, layer.bias, layer.h0, layer.c0, layer.lengths, *quantisation]
     extra = [] if layer.peepholes is None else [layer.peepholes]
-    return layer.results(context, b.dynamic_quantize_lstm(*operands, *extra, **layer.options))
+    options = {**layer.options, "whole": node.input(4) is None}
+    return layer.results(context, b.dynamic_quantize_lstm(*operands, *extra, **options))
 
 
 # Elementwise and pooling ---------------------------------------------------------------------------

@@ -169,7 +169,7 @@ def _packed(builder: Builder, small: np.ndarray, target: Target) -> Value:
     full = np.zeros((groups, taps, 4 * words, n), np.int8)
     full[:, :, :each] = small
     order = full.reshape(groups, taps * words, 4, n).swapaxes(2, 3)
-    return pack(builder, builder.emit("cpu.byte_words", builder.constant(order)), target)
+    return pack(builder, builder.byte_words(builder.constant(order)), target)
 
 
 def _less(builder: Builder, total: Value, codes: Codes, sums: Value) -> Value:
