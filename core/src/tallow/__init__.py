@@ -19,11 +19,13 @@ from tallow.errors import (
 )
 from tallow.evaluate import evaluate
 from tallow.executable import Executable
+from tallow.runtime.device_array import DeviceArray
 
 __version__ = "0.1.0"
 __all__ = [
     "ArtifactError",
     "CompileError",
+    "DeviceArray",
     "Executable",
     "GraphError",
     "ImportFailed",

@@ -12,7 +12,7 @@ import numpy as np
 from tallow import artifact, model_cache, plugins
 from tallow.backend import Backend, Target
 from tallow.compiled import Compiled
-from tallow.errors import CompileError, InputError
+from tallow.errors import CompileError, InputError, Unavailable
 from tallow.executable import Executable, port
 from tallow.graph import Graph, Node, TensorType, walk
 from tallow.kernel.expand import unable
@@ -142,22 +142,29 @@ def aligned(array: np.ndarray) -> np.ndarray:
     return copy
 
 
-def open_compiled(compiled: Compiled, threads: int | None = None) -> Executable:
-    """Load compiled code on its backend's device."""
+def open_compiled(compiled: Compiled, threads: int | None = None, device: str | None = None) -> Executable:
+    """Load compiled code on a device of its backend, by default the one that is here."""
+    wanted = device or compiled.target.backend
+    if split_device(wanted)[0] != compiled.target.backend:
+        raise Unavailable(
+            f"code for {compiled.target} cannot run on {wanted!r}: expected a device of {compiled.target.backend}"
+        )
     backend = plugins.backend(compiled.target.backend)
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
         raise InputError(f"threads = {threads!r}: expected 1 or more")
-    return Executable(compiled, backend.open(compiled.target.backend), threads or default_threads())
+    return Executable(compiled, backend.open(wanted), threads or default_threads())
 
 
-def open(path: str | Path, threads: int | None = None, *, thorough: bool = False) -> Executable:
+def open(
+    path: str | Path, threads: int | None = None, *, device: str | None = None, thorough: bool = False
+) -> Executable:
     """The Executable in a `.tallow` file, its constants mapped; needs neither importers nor a compiler.
 
-    Machine code is always checked against its digest; `thorough` reads the constants and checks them too.
+    device: one of the backend that the file is made for (`opencl:0`), where several are here. Machine code is always checked against its digest; `thorough` reads the constants and checks them too.
     Raises ArtifactError when the file is damaged, of another version, or made for a CPU that this is not,
     Unavailable when its backend is not installed. Open files of people you trust: they hold machine code.
     """
-    return open_compiled(artifact.read(Path(path), thorough), threads)
+    return open_compiled(artifact.read(Path(path), thorough), threads, device)
 
 
 def default_threads() -> int:
@@ -184,11 +191,11 @@ def compile(
     """
     sizes = normal_dims(dims or {})
     if isinstance(model, (str, Path)):
-        return open_compiled(compile_file(Path(model), device, sizes), threads)
+        return open_compiled(compile_file(Path(model), device, sizes), threads, device)
     graph = model.graph if isinstance(model, Model) else model
     if not isinstance(graph, Graph):
         raise CompileError(f"expected a Model, a Graph or a path, got {type(model).__name__}")
-    return open_compiled(compile_graph(checked(bind_dims, graph, sizes), device), threads)
+    return open_compiled(compile_graph(checked(bind_dims, graph, sizes), device), threads, device)
 
 
 def compile_file(path: Path, device: str, dims: Mapping[str, int | tuple[int, int]]) -> Compiled:

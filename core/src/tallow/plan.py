@@ -118,8 +118,7 @@ def is_mapped(array: np.ndarray) -> bool:
 def _step(step, backend: str, sizes: Mapping[str, int]) -> PlanStep:
     match step:
         case KernelStep():
-            names = tuple(loc.name for loc in step.location if loc.name)
-            return PlanStep(step.label, backend, "", names, str(substitute(step.flops, sizes)))
+            return PlanStep(step.label, backend, "", step.nodes, str(substitute(step.flops, sizes)))
         case HostStep():
             return PlanStep(step.op, "host", step.reason, (step.location.name,), "0")
         case ControlStep():

@@ -110,7 +110,7 @@ def _step(
     step = program.steps[number]
     if not isinstance(step, KernelStep):
         return StepTime(step.op, "host", seconds, 0, 0, (step.location.name,))
-    nodes = tuple(loc.name for loc in step.location if loc.name)
+    nodes = step.nodes
     try:
         moved = sum(size_of(program, slot, sizes) for slot in dict.fromkeys(step.arguments))
         flops = evaluate(step.flops, sizes)

@@ -42,6 +42,12 @@ def step_reads_writes(step: Step) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return (*step.inputs, *(s for slots in captured.values() for s in slots)), step.outputs
 
 
+def kernel_reads(program: Program) -> frozenset[int]:
+    """The slots, views apart, that kernels of the program itself use."""
+    steps = (s for s in program.steps if isinstance(s, KernelStep))
+    return frozenset(root_of(program, slot) for step in steps for slot in step.arguments)
+
+
 @dataclass(frozen=True, slots=True)
 class Lives:
     """For each owned slot (temporary or output): the steps of its first write and last use."""
