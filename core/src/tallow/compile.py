@@ -160,7 +160,8 @@ def open(
 ) -> Executable:
     """The Executable in a `.tallow` file, its constants mapped; needs neither importers nor a compiler.
 
-    device: one of the backend that the file is made for (`opencl:0`), where several are here. Machine code is always checked against its digest; `thorough` reads the constants and checks them too.
+    device: one of the backend that the file is made for (`opencl:0`), needed where several are here.
+    Machine code is always checked against its digest; `thorough` reads the constants and checks them too.
     Raises ArtifactError when the file is damaged, of another version, or made for a CPU that this is not,
     Unavailable when its backend is not installed. Open files of people you trust: they hold machine code.
     """

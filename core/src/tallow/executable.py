@@ -179,13 +179,14 @@ class Executable:
     @property
     def plan(self) -> Plan:
         """Steps in order with where and why each runs, and the memory they need."""
-        return describe(self.compiled, self.threads, {})
+        return describe(self.compiled, self.threads, {}, self.device.is_host)
 
     def plan_for(self, dims: Mapping[str, int]) -> Plan:
         """The plan when sizes are these: the arena and each step's arithmetic as numbers."""
         have = self.compiled.program.symbols
         check_names(dims, have)
-        return describe(self.compiled, self.threads, {n: int(size) for n, size in dims.items()})
+        sizes = {n: int(size) for n, size in dims.items()}
+        return describe(self.compiled, self.threads, sizes, self.device.is_host)
 
     def save(self, path: str | Path, force: bool = False) -> Path:
         """Write a `.tallow` file that opens without importers or compiler; ArtifactError if it exists

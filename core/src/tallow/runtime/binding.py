@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tallow.backend import Device
 from tallow.dim import Dim, Expr, Symbol, evaluate
 from tallow.dtype import DType, dtype
 from tallow.errors import InputError, TallowError
 from tallow.graph import VARIES, MapType, OptionalType, SequenceType, TensorType, Type
-from tallow.backend import Device
 from tallow.runtime import dlpack
 from tallow.runtime.device_array import DeviceArray
 from tallow.schedule.program import Program

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from tallow.dim import evaluate
 from tallow.graph import TensorType
 from tallow.schedule.memory import Lifetime, plan_memory
-from tallow.schedule.program import KernelStep, Program, Step
+from tallow.schedule.program import ControlStep, KernelStep, Program, Step
 
 
 def root_of(program: Program, slot: int) -> int:
@@ -46,6 +46,18 @@ def kernel_reads(program: Program) -> frozenset[int]:
     """The slots, views apart, that kernels of the program itself use."""
     steps = (s for s in program.steps if isinstance(s, KernelStep))
     return frozenset(root_of(program, slot) for step in steps for slot in step.arguments)
+
+
+def sent_to_regions(program: Program) -> frozenset[int]:
+    """The slots that kernels of its regions, at any depth, use."""
+    sent: set[int] = set()
+    for step in program.steps:
+        if isinstance(step, ControlStep):
+            for name, region in step.regions.items():
+                used = kernel_reads(region) | sent_to_regions(region)
+                given = region.inputs[len(region.inputs) - len(step.captured[name]) :]
+                sent.update(s for s, slot in zip(step.captured[name], given, strict=True) if slot in used)
+    return frozenset(sent)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,16 @@ from tallow.runtime.binding import Bound
 from tallow.runtime.device_array import DeviceArray
 from tallow.runtime.direct import Direct
 from tallow.runtime.frame import Arena, Frame, PhasePlan, Segment
-from tallow.runtime.layout import PhaseLayout, kernel_reads, lay_out, lives_of, phases_of, root_of, shape_of
+from tallow.runtime.layout import (
+    PhaseLayout,
+    kernel_reads,
+    lay_out,
+    lives_of,
+    phases_of,
+    root_of,
+    sent_to_regions,
+    shape_of,
+)
 from tallow.runtime.memory import Constants, Memory
 from tallow.runtime.results import arrays_in, carrier, check_out, fresh, shares_memory
 from tallow.schedule.checks import verify_sizes
@@ -57,9 +66,12 @@ class Machine:
     ):
         self.program, self.module, self.threads = program, module, threads
         self.memory, self.device = memory, memory.device
+        self.placed = constants  # holds the memory that `addresses` are of
         self.constants = {slot: np.asarray(constants.arrays[key]) for slot, key in program.constants.items()}
         read = kernel_reads(program)
         self.addresses = {s: constants.address(key) for s, key in program.constants.items() if s in read}
+        sent = sent_to_regions(program)
+        self.sent = {s: constants.value(key) for s, key in program.constants.items() if s in sent}
         self.phases = phases_of(program)
         self.lives = lives_of(program)
         self.base_of = self._number_bases()
@@ -321,7 +333,10 @@ class Machine:
 
     def _run_region(self, frame: Frame, number: int, step: ControlStep, name: str, values: Sequence) -> list:
         machine = self.regions[number, name]
-        given = [*values, *(self._value(frame, slot) for slot in step.captured[name])]
+        taken = (
+            self.sent[slot] if slot in self.sent else self._value(frame, slot) for slot in step.captured[name]
+        )
+        given = [*values, *taken]
         sizes = dict(frame.sizes)
         types = [machine.program.slots[slot].type for slot in machine.program.inputs]
         bind_sizes(types, given, sizes, step.location)

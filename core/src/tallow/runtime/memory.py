@@ -100,3 +100,11 @@ class Constants:
         if key not in self._placed:
             self._placed[key] = self.memory.place(np.ascontiguousarray(self.arrays[key]))
         return self._placed[key][1]
+
+    def value(self, key: str) -> Value:
+        """A constant as regions take it for their kernels."""
+        array = self.arrays[key]
+        if self.memory.device.is_host:
+            return array
+        self.address(key)
+        return DeviceArray(self.memory.device, self._placed[key][0], array.shape, array.dtype)

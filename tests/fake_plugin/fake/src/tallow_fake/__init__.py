@@ -159,7 +159,9 @@ class FakePrepared:
 
 
 def _memory(address: int, carrier: np.dtype) -> np.ndarray:
-    """Memory from an address on, as far as anyone could index."""
+    """Memory from an address on, as far as anyone could index; at no address there is none."""
+    if not address:
+        return np.empty(0, carrier)
     interface = {
         "data": (address, False),
         "shape": (1 << 24,),
