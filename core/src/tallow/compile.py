@@ -21,7 +21,7 @@ from tallow.lower.group import Lowering
 from tallow.ops import OPS
 from tallow.passes.bind import bind_dims, normal_dims
 from tallow.passes.decompose import decompose
-from tallow.passes.pipeline import clean, find_composites, run_common
+from tallow.passes.pipeline import clean, find_codes, find_composites, run_common
 from tallow.schedule.program import Scheduled
 from tallow.schedule.schedule import Lowerer, schedule
 from tallow.verify import checked, verify_after
@@ -70,7 +70,7 @@ def split_device(device: str) -> tuple[str, str | None]:
 
 def prepare(graph: Graph, backend: Backend, target: Target) -> Graph:
     """The graph after all passes for a target, ready to schedule."""
-    graph = find_composites(run_common(graph))
+    graph = find_composites(run_common(find_codes(graph)))
     graph = checked(decompose, graph, lambda node: find_lowering(backend, target, node) is not None)
     graph = run_common(graph)
     for each in backend.passes:
