@@ -11,8 +11,9 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError
 
+from tallow import declared
 from tallow.dim import Dim, symbol
-from tallow.errors import GraphError, ImportFailed
+from tallow.errors import GraphError, ImportFailed, NotAModel
 from tallow.graph import (
     VARIES,
     Graph,
@@ -28,6 +29,7 @@ from tallow.graph import (
 from tallow.passes.bind import check_names
 from tallow_importers.onnx import families, repairs
 from tallow_importers.onnx.context import Context, Diverges, NodeView, RanksDiffer, Unsupported, attributes_of
+from tallow_importers.onnx.declaration import declaration
 from tallow_importers.onnx.families.control import as_declared, fork
 from tallow_importers.onnx.functions import body_of, type_proto
 from tallow_importers.onnx.known import KnownBuilder
@@ -50,12 +52,21 @@ def load(path: str | Path, dims: Mapping[str, int] | None = None) -> Graph:
         data = path.read_bytes()
     except OSError as error:
         raise ImportFailed(f"cannot read {path}: {error.strerror}") from None
+    return load_model_proto(_parse(data, path.name), path.parent, path.name, dims)
+
+
+def load_bytes(data: bytes, dims: Mapping[str, int] | None = None) -> Graph:
+    """As `load`, of an ONNX file's bytes; external data has no folder there and is refused."""
+    return load_model_proto(_parse(data, "model"), dims=dims)
+
+
+def _parse(data: bytes, source: str) -> onnx.ModelProto:
     model = onnx.ModelProto()
     try:
         model.ParseFromString(data)
     except (DecodeError, ValueError, RecursionError) as error:
-        raise ImportFailed(f"{path.name} is not an ONNX model, or is truncated or damaged: {error}") from None
-    return load_model_proto(model, path.parent, path.name, dims)
+        raise NotAModel(f"{source} is not an ONNX model, or is truncated or damaged: {error}") from None
+    return model
 
 
 def load_model_proto(
@@ -66,7 +77,7 @@ def load_model_proto(
 ) -> Graph:
     """The Graph of a model in memory; `folder` is where its external data may lie."""
     if not model.HasField("graph") or not (model.graph.node or model.graph.output):
-        raise ImportFailed(f"{source} holds no graph: it is not an ONNX model, or it is truncated")
+        raise NotAModel(f"{source} holds no graph: it is not an ONNX model, or it is truncated")
     try:
         return _Importer(model, folder, source, dims or {}).graph()
     except (*_MALFORMED, OverflowError, MemoryError) as error:
@@ -123,6 +134,7 @@ class _Importer:
         metadata = {p.key: p.value for p in self.model.metadata_props}
         metadata |= {"producer": f"{self.model.producer_name} {self.model.producer_version}".strip()}
         metadata |= {"opset": ", ".join(f"{d or 'ai.onnx'} {v}" for d, v in self.opsets.items())}
+        metadata |= {declared.KEY: declaration(self.model).text()}
         return builder.finish(outputs, metadata)
 
     # Parts of a graph --------------------------------------------------------------------------

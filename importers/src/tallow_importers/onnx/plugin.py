@@ -36,6 +36,11 @@ class OnnxImporter:
 
         return load(path, dims)
 
+    def load_bytes(self, data: bytes, dims=None):
+        from tallow_importers.onnx.importer import load_bytes
+
+        return load_bytes(data, dims)
+
 
 @hook
 def register_importers(register) -> None:

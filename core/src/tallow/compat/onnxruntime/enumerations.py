@@ -1,0 +1,53 @@
+"""The enumerations of onnxruntime: names and numbers are its own."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class _Enumeration(Enum):
+    """Members turn into numbers when they are asked to, and are equal to none."""
+
+    def __int__(self) -> int:
+        return self.value
+
+    __index__ = __int__
+
+
+class GraphOptimizationLevel(_Enumeration):
+    ORT_DISABLE_ALL = 0
+    ORT_ENABLE_BASIC = 1
+    ORT_ENABLE_EXTENDED = 2
+    ORT_ENABLE_LAYOUT = 3
+    ORT_ENABLE_ALL = 99
+
+
+class ExecutionMode(_Enumeration):
+    ORT_SEQUENTIAL = 0
+    ORT_PARALLEL = 1
+
+
+class ExecutionOrder(_Enumeration):
+    DEFAULT = 0
+    PRIORITY_BASED = 1
+    MEMORY_EFFICIENT = 2
+
+
+class OrtAllocatorType(_Enumeration):
+    INVALID = -1
+    ORT_DEVICE_ALLOCATOR = 0
+    ORT_ARENA_ALLOCATOR = 1
+
+
+class OrtMemType(_Enumeration):
+    CPU_INPUT = -2
+    CPU_OUTPUT = -1
+    CPU = -1
+    DEFAULT = 0
+
+
+class OrtSparseFormat(_Enumeration):
+    ORT_SPARSE_UNDEFINED = 0
+    ORT_SPARSE_COO = 1
+    ORT_SPARSE_CSRC = 2
+    ORT_SPARSE_BLOCK_SPARSE = 4

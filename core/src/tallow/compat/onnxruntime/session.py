@@ -1,0 +1,261 @@
+"""InferenceSession: a model compiled by Tallow behind onnxruntime's interface."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+import tallow
+from tallow import declared
+from tallow.compat.onnxruntime import feeds, interface
+from tallow.compat.onnxruntime.binding import IOBinding
+from tallow.compat.onnxruntime.errors import (
+    Fail,
+    NoSuchFile,
+    NotImplemented,
+    OrtError,
+    RuntimeException,
+    error,
+    loading,
+)
+from tallow.compat.onnxruntime.interface import ModelMetadata, NodeArg
+from tallow.compat.onnxruntime.kinds import handed_out
+from tallow.compat.onnxruntime.options import RunOptions, SessionOptions
+from tallow.compat.onnxruntime.providers import (
+    HOST,
+    check_and_normalize_provider_args,
+    choose,
+    provider_of,
+)
+from tallow.compat.onnxruntime.recorder import Recorder
+from tallow.compat.onnxruntime.said import cannot_honour
+from tallow.compat.onnxruntime.values import OrtValue, of_result
+from tallow.executable import Executable
+
+FORMAT = "onnx"
+OF_A_RUN = (ValueError, IndexError, KeyError, ArithmeticError, MemoryError)  # from host steps
+
+
+class Session:
+    """What a session tells of itself, and running."""
+
+    _executable: Executable
+    _interface: interface.Interface
+
+    def get_session_options(self) -> SessionOptions:
+        return self._sess_options
+
+    def get_inputs(self) -> list[NodeArg]:
+        return list(self._interface.inputs)
+
+    def get_outputs(self) -> list[NodeArg]:
+        return list(self._interface.outputs)
+
+    def get_overridable_initializers(self) -> list[NodeArg]:
+        """Inputs that the model gives defaults; feeding one is refused."""
+        return list(self._interface.defaults)
+
+    def get_modelmeta(self) -> ModelMetadata:
+        return self._interface.metadata
+
+    def get_providers(self) -> list[str]:
+        return list(self._providers)
+
+    def get_provider_options(self) -> dict[str, dict[str, str]]:
+        return {name: {} for name in self._providers}
+
+    def enable_fallback(self) -> None:
+        self._enable_fallback = True
+
+    def disable_fallback(self) -> None:
+        self._enable_fallback = False
+
+    def run(
+        self, output_names: Sequence[str] | None, input_feed: Mapping[str, object], run_options=None
+    ) -> list:
+        """Results in the order of `output_names`, of all outputs where that is empty or None."""
+        feeds.check_missing(self._interface.inputs, list(input_feed.keys()))
+        wanted = feeds.check_outputs(self._interface, output_names)
+        results, types = self._results(input_feed, run_options), self._interface.types
+        return [handed_out(results[name], types[name]) for name in wanted]
+
+    def run_with_ort_values(
+        self,
+        output_names: Sequence[str] | None,
+        input_dict_ort_values: Mapping[str, OrtValue],
+        run_options=None,
+    ) -> list[OrtValue]:
+        """As `run`, with OrtValues in and out."""
+        feeds.check_missing(self._interface.inputs, list(input_dict_ort_values.keys()))
+        wanted = feeds.check_outputs(self._interface, output_names)
+        given = {name: value._get_c_value() for name, value in input_dict_ort_values.items()}
+        results = self._results(given, run_options)
+        return [of_result(results[name], self._interface.types[name]) for name in wanted]
+
+    def run_async(self, output_names, input_feed, callback, user_data, run_options=None) -> None:
+        """Runs in a thread of its own, which calls `callback(results, user_data, error)`."""
+        feeds.check_missing(self._interface.inputs, list(input_feed.keys()))
+
+        def work() -> None:
+            try:
+                results, message = self.run(output_names, input_feed, run_options), ""
+            except Exception as raised:
+                results, message = [], str(raised)
+            callback(results, user_data, message)
+
+        threading.Thread(target=work, daemon=True).start()
+
+    def io_binding(self) -> IOBinding:
+        return IOBinding(self)
+
+    def run_with_iobinding(self, iobinding: IOBinding, run_options=None) -> None:
+        """Runs with what is bound; RuntimeError carries whatever is wrong."""
+        if iobinding._session is not self:
+            raise ValueError("IOBinding must be used with the session that created it.")
+        try:
+            feed, out = iobinding._for_run()
+            iobinding._take(self._results(feed, run_options, out))
+        except OrtError as raised:
+            raise RuntimeError(f"Error in execution: {raised}") from raised
+
+    def _results(
+        self,
+        feed: Mapping[str, object],
+        run_options: RunOptions | None,
+        out: Mapping[str, np.ndarray] | None = None,
+    ) -> dict[str, object]:
+        """Results by name; onnxruntime's exceptions."""
+        if run_options is not None:
+            _heed(run_options)
+        given = feeds.prepare(self._interface, feed)
+        try:
+            if self._recorder is None:
+                return self._executable.run(given, out)
+            return self._recorded(given, out or {})
+        except tallow.TallowError as raised:
+            raise feeds.complaint(self._interface, given, raised) from raised
+        except OF_A_RUN as raised:
+            raise error(RuntimeException, f"{type(raised).__name__}: {raised}") from raised
+
+    def _recorded(self, given: Mapping[str, object], out: Mapping[str, np.ndarray]) -> dict[str, object]:
+        begin = self._recorder.now()
+        results, profile = self._executable.run_observed(given)
+        for name, array in out.items():
+            array[...] = results[name]
+        self._recorder.run(profile, begin)
+        return results
+
+    def end_profiling(self) -> str:
+        """Writes the trace; its file's name, or "" where nothing was recorded."""
+        return "" if self._recorder is None else self._recorder.end()
+
+    def get_profiling_start_time_ns(self) -> int:
+        return 0 if self._recorder is None else self._recorder.start
+
+
+def _heed(run_options: RunOptions) -> None:
+    if not isinstance(run_options, RunOptions):
+        raise TypeError(
+            f"run(): incompatible function arguments: run_options is a RunOptions, got {run_options!r}"
+        )
+    if run_options.terminate:
+        raise error(Fail, "Exiting due to terminate flag being set to true.")
+    run_options.say_what_has_no_effect(run_options.log_severity_level)
+
+
+class InferenceSession(Session):
+    """A model that runs, from a file, the bytes of one, or a `.tallow` artifact.
+
+    Models are compiled when the session is made, or come from Tallow's cache. Raises NoSuchFile,
+    InvalidProtobuf for what is no model, InvalidGraph for one that cannot be imported, and warns of
+    options that have no effect.
+    """
+
+    def __init__(
+        self,
+        path_or_bytes: str | os.PathLike | bytes,
+        sess_options: SessionOptions | None = None,
+        providers: Sequence | None = None,
+        provider_options: Sequence | None = None,
+        **kwargs,
+    ):
+        if not isinstance(path_or_bytes, (str, os.PathLike, bytes)):
+            raise TypeError(f"Unable to load from type '{type(path_or_bytes)}'")
+        if sess_options is not None and not isinstance(sess_options, SessionOptions):
+            raise TypeError(f"sess_options: expected SessionOptions, got {sess_options!r}")
+        self._source = path_or_bytes if isinstance(path_or_bytes, bytes) else os.fspath(path_or_bytes)
+        self._sess_options = sess_options or SessionOptions()
+        self._enable_fallback = int(kwargs.pop("enable_fallback", 1)) == 1
+        for name in kwargs:
+            cannot_honour(f"InferenceSession({name}=...)", "it steers onnxruntime's own optimiser or files")
+        severity = self._sess_options.log_severity_level
+        self._sess_options.say_what_has_no_effect(severity)
+        try:
+            self._create(providers, provider_options)
+        except (ValueError, RuntimeError) as raised:
+            self._retry(raised, providers)
+
+    def _retry(self, raised: Exception, providers: object) -> None:
+        """Makes the session on the host where the providers were at fault, as onnxruntime does and says."""
+        if not self._enable_fallback:
+            raise raised
+        fallback = [provider_of(HOST)]
+        print("*************** EP Error ***************")
+        print(f"EP Error {raised} when using {providers}")
+        print(f"Falling back to {fallback} and retrying.")
+        print("****************************************")
+        self._create(fallback, None)
+        self._enable_fallback = False
+
+    def set_providers(
+        self, providers: Sequence | None = None, provider_options: Sequence | None = None
+    ) -> None:
+        """Compiles the model again, for the first of these providers that is usable."""
+        self._create(providers, provider_options)
+
+    def _create(self, providers: Sequence | None, provider_options: Sequence | None) -> None:
+        names, options = check_and_normalize_provider_args(providers, provider_options)
+        if not names:
+            names, options = list(self._sess_options._providers), list(self._sess_options._providers.values())
+        for name, given in zip(names, options, strict=True):
+            if given:
+                cannot_honour(f"options of {name} ({', '.join(given)})", "a backend of Tallow takes none")
+        backend, reported = choose(names)
+        recorder = None
+        if self._sess_options.enable_profiling:
+            recorder = Recorder(self, self._sess_options.profile_file_prefix, reported[0])
+        self._executable = self._compiled(backend)
+        self._interface = interface.describe(self._executable)
+        self._providers, self._recorder = reported, recorder
+        if recorder is not None:
+            recorder.session_event("session_initialization", 0.0)
+
+    def _compiled(self, device: str) -> Executable:
+        source, threads = self._source, max(self._sess_options.intra_op_num_threads, 0) or None
+        if isinstance(source, str):
+            _check_path(source)
+            if source.endswith(".tallow"):
+                with loading():
+                    return tallow.open(source, threads)
+        with loading():
+            return tallow.compile(source, device, dims=self._dims(), threads=threads, format=FORMAT)
+
+    def _dims(self) -> dict[str, int]:
+        """The sizes that the options fix, by Tallow's names."""
+        names, meanings = self._sess_options._sizes, self._sess_options._meanings
+        if not names and not meanings:
+            return {}
+        model = tallow.load(self._source, format=FORMAT)
+        said = declared.read(model.graph.metadata)
+        return interface.sizes_by_name(model.inputs, said, names, meanings)
+
+
+def _check_path(path: str) -> None:
+    if not Path(path).exists():
+        raise error(NoSuchFile, f"Load model from {path} failed: there is no such file")
+    if path.endswith(".ort"):
+        raise error(NotImplemented, f"{path}: onnxruntime's own format is not read: give the ONNX file")
