@@ -6,6 +6,7 @@ that imports onnxruntime.
 """
 
 from tallow.compat.onnxruntime.binding import IOBinding
+from tallow.compat.onnxruntime.capi import _pybind_state, onnxruntime_inference_collection  # noqa: F401
 from tallow.compat.onnxruntime.enumerations import (
     ExecutionMode,
     ExecutionOrder,

@@ -109,7 +109,7 @@ class IOBinding:
         return any(np.may_share_memory(array, other) for other in others)
 
     def _check_type(self, name: str, target: OrtValue | None) -> None:
-        of = self._session._interface.types[name]
+        of = self._session._interface.output_types[name]
         if target is not None and isinstance(of, TensorType) and target._tensor().dtype != of.dtype.numpy:
             raise error(
                 InvalidArgument,
@@ -118,7 +118,7 @@ class IOBinding:
 
     def _take(self, results: dict[str, object]) -> None:
         """Keeps the bound results; those bound to memory that an input shares are copied there now."""
-        types = self._session._interface.types
+        types = self._session._interface.output_types
         self._results = []
         for name, target in self._targets.items():
             value = results[name]

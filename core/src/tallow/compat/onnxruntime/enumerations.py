@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import Enum, IntEnum
 
 
-class _Enumeration(Enum):
-    """Members turn into numbers when they are asked to, and are equal to none."""
+class _Numbers(IntEnum):
+    """Members are equal to their numbers, and print as themselves."""
 
-    def __int__(self) -> int:
-        return self.value
-
-    __index__ = __int__
+    __str__ = Enum.__str__
 
 
-class GraphOptimizationLevel(_Enumeration):
+class GraphOptimizationLevel(_Numbers):
     ORT_DISABLE_ALL = 0
     ORT_ENABLE_BASIC = 1
     ORT_ENABLE_EXTENDED = 2
@@ -22,31 +19,36 @@ class GraphOptimizationLevel(_Enumeration):
     ORT_ENABLE_ALL = 99
 
 
-class ExecutionMode(_Enumeration):
+class ExecutionMode(_Numbers):
     ORT_SEQUENTIAL = 0
     ORT_PARALLEL = 1
 
 
-class ExecutionOrder(_Enumeration):
+class ExecutionOrder(Enum):
+    """Members are equal to no number."""
+
     DEFAULT = 0
     PRIORITY_BASED = 1
     MEMORY_EFFICIENT = 2
 
+    def __int__(self) -> int:
+        return self.value
 
-class OrtAllocatorType(_Enumeration):
+
+class OrtAllocatorType(_Numbers):
     INVALID = -1
     ORT_DEVICE_ALLOCATOR = 0
     ORT_ARENA_ALLOCATOR = 1
 
 
-class OrtMemType(_Enumeration):
+class OrtMemType(_Numbers):
     CPU_INPUT = -2
     CPU_OUTPUT = -1
     CPU = -1
     DEFAULT = 0
 
 
-class OrtSparseFormat(_Enumeration):
+class OrtSparseFormat(_Numbers):
     ORT_SPARSE_UNDEFINED = 0
     ORT_SPARSE_COO = 1
     ORT_SPARSE_CSRC = 2

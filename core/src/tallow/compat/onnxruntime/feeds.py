@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -15,17 +15,18 @@ from tallow.errors import TallowError
 from tallow.graph import MapType, OptionalType, SequenceType, TensorType, Type
 
 
-def check_missing(inputs: Sequence[NodeArg], names: list[str]) -> None:
-    missing = [i.name for i in inputs if i.name not in names and not i.type.startswith("optional")]
-    if missing:
-        raise ValueError(f"Required inputs ({missing}) are missing from input feed ({names}).")
+def check_missing(interface: Interface, feed: Mapping[str, object]) -> None:
+    names = feed.keys()
+    if not interface.required <= names:
+        missing = [i.name for i in interface.inputs if i.name in interface.required - names]
+        raise ValueError(f"Required inputs ({missing}) are missing from input feed ({list(names)}).")
 
 
 def check_outputs(interface: Interface, wanted: object) -> list[str]:
     """The names of the wanted results: all of them where none is named."""
-    have = [o.name for o in interface.outputs]
+    have = interface.output_types
     if not wanted:
-        return have
+        return list(have)
     if isinstance(wanted, (str, bytes)) or not all(isinstance(name, str) for name in wanted):
         raise TypeError(
             f"run(): incompatible function arguments: output names are a list of str, got {wanted!r}"
@@ -38,23 +39,29 @@ def check_outputs(interface: Interface, wanted: object) -> list[str]:
 
 def prepare(interface: Interface, feed: Mapping[str, object]) -> dict[str, object]:
     """The feed as an Executable takes it; what has no value is there as None."""
-    names = {i.name for i in interface.inputs}
-    defaults = {i.name for i in interface.defaults}
+    types = interface.input_types
+    plainly = feed.keys() == types.keys() and not interface.scalars
+    if plainly and all(type(value) is np.ndarray for value in feed.values()):
+        return feed
     for name in feed:
-        if name in defaults:
+        if name in [i.name for i in interface.defaults]:
             raise error(
                 InvalidArgument,
                 f"Invalid input name: {name}: the model gives it a default, which Tallow keeps constant",
             )
-        if name not in names:
+        if name not in types:
             raise error(InvalidArgument, f"Invalid input name: {name}")
     given = plain(feed)
-    return {name: _taken(name, given.get(name), interface.types[name]) for name in names}
+    return {name: _taken(name, given.get(name), of) for name, of in types.items()}
 
 
 def _taken(name: str, value: object, of: Type) -> object:
-    """One input. Lists become arrays of the wanted type; single numbers are refused, as onnxruntime does."""
-    if isinstance(value, np.ndarray) or isinstance(of, (SequenceType, MapType)):
+    """One input, as onnxruntime takes it: lists become arrays of the wanted type, an array of one element may
+    be given for a scalar, and numbers of Python are refused."""
+    if isinstance(value, np.ndarray):
+        scalar = isinstance(of, TensorType) and not of.rank
+        return value.reshape(()) if scalar and value.size == 1 else value
+    if isinstance(of, (SequenceType, MapType)):
         return value
     if isinstance(of, OptionalType):
         return None if value is None else _taken(name, value, of.element)
@@ -75,7 +82,7 @@ def _taken(name: str, value: object, of: Type) -> object:
 def complaint(interface: Interface, feed: Mapping[str, object], raised: Exception) -> OrtError:
     """The exception that onnxruntime has for a feed that was refused."""
     for argument in interface.inputs:
-        of, value = interface.types[argument.name], feed.get(argument.name)
+        of, value = interface.input_types[argument.name], feed.get(argument.name)
         message = _misfit(argument, of.element if isinstance(of, OptionalType) else of, value)
         if message is not None:
             return error(InvalidArgument, message)

@@ -42,19 +42,24 @@ class ModelMetadata:
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """All that a session tells of its model. `types` are Tallow's own, of inputs and outputs by name."""
+    """All that a session tells of its model. Types are Tallow's own, by name; `required` are the inputs
+    that may not be missing, `scalars` those of no axes."""
 
     inputs: tuple[NodeArg, ...]
     outputs: tuple[NodeArg, ...]
     defaults: tuple[NodeArg, ...]
     metadata: ModelMetadata
-    types: Mapping[str, Type]
+    input_types: Mapping[str, Type]
+    output_types: Mapping[str, Type]
+    required: frozenset[str]
+    scalars: frozenset[str]
 
 
 def describe(executable: Executable) -> Interface:
     """The interface of a compiled model, in the words of its file where there are any."""
     program, said = executable.compiled.program, declared.read(executable.compiled.metadata)
-    inputs, outputs = _types(program, program.input_names, program.inputs), _results(program)
+    inputs = _types(program, program.input_names, program.inputs)
+    outputs = _types(program, program.output_names, program.outputs)
     original = _original_names(inputs, said)
     return Interface(
         tuple(_argument(name, type_, said, {}) for name, type_ in inputs.items()),
@@ -72,12 +77,11 @@ def describe(executable: Executable) -> Interface:
             said.version,
             dict(said.properties),
         ),
-        {**outputs, **inputs},
+        inputs,
+        outputs,
+        frozenset(name for name, type_ in inputs.items() if not isinstance(type_, OptionalType)),
+        frozenset(name for name, type_ in inputs.items() if getattr(type_, "shape", None) == ()),
     )
-
-
-def _results(program: Program) -> dict[str, Type]:
-    return _types(program, program.output_names, program.outputs)
 
 
 def _types(program: Program, names, slots) -> dict[str, Type]:

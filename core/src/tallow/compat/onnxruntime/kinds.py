@@ -6,7 +6,7 @@ import numpy as np
 
 from tallow.dtype import DTYPES, DType, dtype
 from tallow.errors import GraphError
-from tallow.graph import MapType, OptionalType, SequenceType, Type
+from tallow.graph import MapType, OptionalType, SequenceType, TensorType, Type, UnrankedType
 
 _ROWS = (  # ONNX's number of an element type, our name, its name
     (1, "f32", "float"),
@@ -68,13 +68,15 @@ def element_dtype(of: object) -> DType:
 def handed_out(value: object, of: Type) -> object:
     """A result as onnxruntime gives it: 8-bit floats as their bits, keys and values of maps as Python's."""
     match of:
+        case TensorType() | UnrankedType():
+            return value.view(np.uint8) if of.dtype.is_float and of.dtype.bits == 8 else value
         case OptionalType():
             return None if value is None else handed_out(value, of.element)
         case SequenceType():
             return [handed_out(element, of.element) for element in value]
         case MapType():
             return {_plain(key): _plain(element) for key, element in value.items()}
-    return value.view(np.uint8) if of.dtype.is_float and of.dtype.bits == 8 else value
+    return value
 
 
 def _plain(value: object) -> object:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import Enum
 
 from tallow.compat.onnxruntime.enumerations import ExecutionMode, ExecutionOrder, GraphOptimizationLevel
 from tallow.compat.onnxruntime.errors import NotImplemented, error
@@ -32,11 +31,12 @@ class Setting:
     def converted(self, value: object) -> object:
         """The value as the attribute's type; TypeError as from onnxruntime."""
         kind = type(self.default)
-        numeric = kind in (bool, int) and not isinstance(value, (str, bytes, float))
-        if isinstance(value, kind) or (kind is bool and (value is None or hasattr(value, "__bool__"))):
-            return kind(value) if not isinstance(value, Enum) else value
-        if numeric and (hasattr(value, "__index__") or hasattr(value, "__int__")):
-            return kind(int(value))
+        if isinstance(value, kind):
+            return value
+        if kind is bool and (value is None or hasattr(value, "__bool__")):
+            return bool(value)
+        if kind is int and hasattr(value, "__int__") and not isinstance(value, float):
+            return int(value)
         raise TypeError(f"{self.name} = {value!r}: expected {kind.__name__}, got {type(value).__name__}")
 
 
@@ -65,7 +65,7 @@ class Options:
         for name, value in self._values.items():
             setting = getattr(kind, name)
             if setting.why and value not in setting.same:
-                cannot_honour(f"{kind.__name__}.{name} = {value}", setting.why, severity)
+                cannot_honour(f"{kind.__name__}.{name} = {value!s}", setting.why, severity)
         for key, value in self._entries.items():
             if (key, value) not in kind._MEANT:
                 cannot_honour(

@@ -15,7 +15,7 @@ KNOWN = tuple(
     f"{name}{SUFFIX}"
     for name in (
         *("Tensorrt", "CUDA", "MIGraphX", "OpenVINO", "Dnnl", "VitisAI", "QNN", "Nnapi", "VSINPU", "Js"),
-        *("CoreML", "Dml", "WebGPU", "ArmNN", "ACL", "RKNPU", "WebNN", "Xnnpack", "CANN", "Azure", "CPU"),
+        *("CoreML", "Dml", "WebGpu", "ArmNN", "ACL", "Rknpu", "WebNN", "Xnnpack", "CANN", "Azure", "CPU"),
     )
 )
 

@@ -32,7 +32,7 @@ from tallow.compat.onnxruntime.providers import (
     provider_of,
 )
 from tallow.compat.onnxruntime.recorder import Recorder
-from tallow.compat.onnxruntime.said import cannot_honour
+from tallow.compat.onnxruntime.said import LOGGER, cannot_honour
 from tallow.compat.onnxruntime.values import OrtValue, of_result
 from tallow.executable import Executable
 
@@ -78,9 +78,9 @@ class Session:
         self, output_names: Sequence[str] | None, input_feed: Mapping[str, object], run_options=None
     ) -> list:
         """Results in the order of `output_names`, of all outputs where that is empty or None."""
-        feeds.check_missing(self._interface.inputs, list(input_feed.keys()))
+        feeds.check_missing(self._interface, input_feed)
         wanted = feeds.check_outputs(self._interface, output_names)
-        results, types = self._results(input_feed, run_options), self._interface.types
+        results, types = self._results(input_feed, run_options), self._interface.output_types
         return [handed_out(results[name], types[name]) for name in wanted]
 
     def run_with_ort_values(
@@ -90,15 +90,15 @@ class Session:
         run_options=None,
     ) -> list[OrtValue]:
         """As `run`, with OrtValues in and out."""
-        feeds.check_missing(self._interface.inputs, list(input_dict_ort_values.keys()))
+        feeds.check_missing(self._interface, input_dict_ort_values)
         wanted = feeds.check_outputs(self._interface, output_names)
         given = {name: value._get_c_value() for name, value in input_dict_ort_values.items()}
         results = self._results(given, run_options)
-        return [of_result(results[name], self._interface.types[name]) for name in wanted]
+        return [of_result(results[name], self._interface.output_types[name]) for name in wanted]
 
     def run_async(self, output_names, input_feed, callback, user_data, run_options=None) -> None:
         """Runs in a thread of its own, which calls `callback(results, user_data, error)`."""
-        feeds.check_missing(self._interface.inputs, list(input_feed.keys()))
+        feeds.check_missing(self._interface, input_feed)
 
         def work() -> None:
             try:
@@ -228,7 +228,13 @@ class InferenceSession(Session):
         recorder = None
         if self._sess_options.enable_profiling:
             recorder = Recorder(self, self._sess_options.profile_file_prefix, reported[0])
-        self._executable = self._compiled(backend)
+        try:
+            self._executable = self._compiled(backend)
+        except OrtError as raised:
+            if backend == HOST or not self._enable_fallback or isinstance(raised, NoSuchFile):
+                raise
+            LOGGER.warning("%s cannot run this model, falling back to the host: %s", reported[0], raised)
+            self._executable, reported = self._compiled(HOST), [provider_of(HOST)]
         self._interface = interface.describe(self._executable)
         self._providers, self._recorder = reported, recorder
         if recorder is not None:
