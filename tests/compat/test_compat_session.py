@@ -189,6 +189,26 @@ def test_a_failing_operator_fails():
     same(running(product(), {"a": np.zeros((2, 3), "f4"), "b": np.zeros((4, 5), "f4")}))
 
 
+def joined():
+    """Two inputs of sizes with one name, which the model does not need to be equal."""
+    ports = [port(name, "FLOAT", ["n", 2]) for name in "ab"]
+    return operator("Concat", ports, [port("y", "FLOAT", ["m", 2])], axis=0)
+
+
+def test_sizes_of_one_name_may_differ(heard, tmp_path):
+    """As onnxruntime has it. Tallow says so and compiles again."""
+    feed = {"a": np.ones((2, 2), "f4"), "b": np.ones((3, 2), "f4")}
+    same(running(joined(), feed))
+    assert len(heard) == 1 and "'n' differ" in heard[0]
+    same(running(joined(), {**feed, "b": np.ones((3, 3), "f4")}))
+    made = session(ours, joined())
+    for rows in (2, 4, 3):
+        assert made.run(None, {**feed, "b": np.ones((rows, 2), "f4")})[0].shape == (rows + 2, 2)
+    tallow.compile(joined().SerializeToString(), format="onnx").save(tmp_path / "m.tallow")
+    made = ours.InferenceSession(tmp_path / "m.tallow")
+    assert outcome(lambda module: made.run(None, feed), ours) == ("raises", "Fail")
+
+
 def test_eight_bit_floats_come_as_bits():
     proto = operator(
         "Cast",

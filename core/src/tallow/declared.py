@@ -26,14 +26,14 @@ class Declared:
     producer: str = ""
     domain: str = ""
     description: str = ""
-    version: int = 0
+    version: int | None = None
     graph: str = ""
     graph_description: str = ""
     properties: Mapping[str, str] = field(default_factory=dict)
 
     def text(self) -> str:
-        """JSON; facts that are empty are left out."""
-        return json.dumps({name: fact for name, fact in asdict(self).items() if fact})
+        """JSON; facts that are not there are left out."""
+        return json.dumps({name: fact for name, fact in asdict(self).items() if fact not in (None, "", {})})
 
 
 def read(metadata: Mapping[str, str]) -> Declared:

@@ -189,11 +189,12 @@ def importer_for(path: str | Path, format: str | None = None) -> Importer:
 
 
 def importer_of_bytes(format: str | None = None) -> Importer:
-    """The importer of that name, or the only one that reads models from memory; ImportFailed where there is
-    none, or more than one."""
+    """The importer of that name, or the only one of files that reads models from memory too; ImportFailed
+    where there is none, or more than one."""
     found = host()
     names = sorted(found.tables["importer"]) if format is None else [format]
     able = [i for i in (found.get("importer", name) for name in names) if hasattr(i, "load_bytes")]
+    able = [i for i in able if i.suffixes or format is not None]
     if len(able) == 1:
         return able[0]
     kinds = ", ".join(i.name for i in able)

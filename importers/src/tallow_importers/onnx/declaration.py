@@ -27,7 +27,7 @@ def declaration(model: onnx.ModelProto) -> Declared:
         producer=model.producer_name,
         domain=model.domain,
         description=model.doc_string,
-        version=model.model_version,
+        version=model.model_version if model.HasField("model_version") else None,
         graph=graph.name,
         graph_description=graph.doc_string,
         properties={p.key: p.value for p in model.metadata_props},

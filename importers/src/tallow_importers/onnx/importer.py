@@ -45,19 +45,22 @@ GROWTH, LEAST = 64, 10_000  # nodes, functions written out, for each node of the
 assert families
 
 
-def load(path: str | Path, dims: Mapping[str, int] | None = None) -> Graph:
-    """The Graph of an ONNX file, sizes in `dims` fixed; ImportFailed says what is wrong or not supported."""
+def load(path: str | Path, dims: Mapping[str, int] | None = None, tied: bool = True) -> Graph:
+    """The Graph of an ONNX file, sizes in `dims` fixed; ImportFailed says what is wrong or not supported.
+
+    tied: sizes of one name are equal, as ONNX says; else every axis of an input has a size of its own.
+    """
     path = Path(path)
     try:
         data = path.read_bytes()
     except OSError as error:
         raise ImportFailed(f"cannot read {path}: {error.strerror}") from None
-    return load_model_proto(_parse(data, path.name), path.parent, path.name, dims)
+    return load_model_proto(_parse(data, path.name), path.parent, path.name, dims, tied)
 
 
-def load_bytes(data: bytes, dims: Mapping[str, int] | None = None) -> Graph:
+def load_bytes(data: bytes, dims: Mapping[str, int] | None = None, tied: bool = True) -> Graph:
     """As `load`, of an ONNX file's bytes; external data has no folder there and is refused."""
-    return load_model_proto(_parse(data, "model"), dims=dims)
+    return load_model_proto(_parse(data, "model"), dims=dims, tied=tied)
 
 
 def _parse(data: bytes, source: str) -> onnx.ModelProto:
@@ -74,19 +77,22 @@ def load_model_proto(
     folder: Path | None = None,
     source: str = "model",
     dims: Mapping[str, int] | None = None,
+    tied: bool = True,
 ) -> Graph:
     """The Graph of a model in memory; `folder` is where its external data may lie."""
     if not model.HasField("graph") or not (model.graph.node or model.graph.output):
         raise NotAModel(f"{source} holds no graph: it is not an ONNX model, or it is truncated")
     try:
-        return _Importer(model, folder, source, dims or {}).graph()
+        return _Importer(model, folder, source, dims or {}, tied).graph()
     except (*_MALFORMED, OverflowError, MemoryError) as error:
         raise ImportFailed(f"{source} is damaged or malformed ({type(error).__name__}: {error})") from error
 
 
 class _Importer:
-    def __init__(self, model: onnx.ModelProto, folder: Path | None, source: str, dims: Mapping[str, int]):
-        self.model, self.folder, self.source, self.dims = model, folder, source, dims
+    def __init__(
+        self, model: onnx.ModelProto, folder: Path | None, source: str, dims: Mapping[str, int], tied: bool
+    ):
+        self.model, self.folder, self.source, self.dims, self.tied = model, folder, source, dims, tied
         self.opsets = self._opsets(model.opset_import)
         self.functions = {(f.domain, f.name, f.overload): f for f in model.functions}
         self.problems: dict[str, None] = {}
@@ -206,6 +212,8 @@ class _Importer:
             return self._size(str(context.builder.fresh_symbol("d")))
         name = _identifier(dim.dim_param)  # "?" and the like name nothing
         if name and dim.dim_param.lower() not in repairs.ANONYMOUS:
+            if not self.tied:
+                return self._size(str(context.builder.fresh_symbol(name)), dim.dim_param)
             if dim.dim_param not in self.renamed:
                 self.renamed[dim.dim_param] = context.builder.size_name(name)
             return self._size(self.renamed[dim.dim_param], dim.dim_param)

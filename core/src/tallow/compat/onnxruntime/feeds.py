@@ -89,6 +89,16 @@ def complaint(interface: Interface, feed: Mapping[str, object], raised: Exceptio
     return error(Fail, raised)
 
 
+def disagreeing(interface: Interface, feed: Mapping[str, object]) -> str | None:
+    """The name of a size that has different values in a feed, if one has."""
+    sizes: dict[str, int] = {}
+    for argument in interface.inputs:
+        for name, size in zip(argument.shape, getattr(feed.get(argument.name), "shape", ()), strict=False):
+            if isinstance(name, str) and sizes.setdefault(name, size) != size:
+                return name
+    return None
+
+
 def _misfit(argument: NodeArg, of: Type, value: object) -> str | None:
     """What is wrong with one input, by its declared type and sizes."""
     if not isinstance(value, np.ndarray):

@@ -13,6 +13,8 @@ from tallow.executable import Executable
 from tallow.graph import OptionalType, TensorType, Type
 from tallow.schedule.program import Program
 
+UNVERSIONED = (1 << 63) - 1
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NodeArg:
@@ -36,7 +38,7 @@ class ModelMetadata:
     domain: str = ""
     description: str = ""
     graph_description: str = ""
-    version: int = 0
+    version: int = 0  # the largest number of 64 bits where the file has none
     custom_metadata_map: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -74,7 +76,7 @@ def describe(executable: Executable) -> Interface:
             said.domain,
             said.description,
             said.graph_description,
-            said.version,
+            UNVERSIONED if said.version is None else said.version,
             dict(said.properties),
         ),
         inputs,

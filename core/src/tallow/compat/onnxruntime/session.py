@@ -15,6 +15,7 @@ from tallow.compat.onnxruntime import feeds, interface
 from tallow.compat.onnxruntime.binding import IOBinding
 from tallow.compat.onnxruntime.errors import (
     Fail,
+    InvalidArgument,
     NoSuchFile,
     NotImplemented,
     OrtError,
@@ -36,7 +37,7 @@ from tallow.compat.onnxruntime.said import LOGGER, cannot_honour
 from tallow.compat.onnxruntime.values import OrtValue, of_result
 from tallow.executable import Executable
 
-FORMAT = "onnx"
+FORMAT, UNTIED = "onnx", "onnx-untied"  # the latter takes names of sizes for no more than names
 OF_A_RUN = (ValueError, IndexError, KeyError, ArithmeticError, MemoryError)  # from host steps
 
 
@@ -133,17 +134,32 @@ class Session:
             _heed(run_options)
         given = feeds.prepare(self._interface, feed)
         try:
-            if self._recorder is None:
-                return self._executable.run(given, out)
-            return self._recorded(given, out or {})
+            return self._run(self._executable, given, out)
+        except tallow.TallowError as raised:
+            told = feeds.complaint(self._interface, given, raised)
+            size = feeds.disagreeing(self._interface, given)
+            if size is None or self._is_artifact or isinstance(told, InvalidArgument):
+                raise told from raised
+        try:
+            return self._run(self._untied(size), given, out)
         except tallow.TallowError as raised:
             raise feeds.complaint(self._interface, given, raised) from raised
+
+    def _run(
+        self, executable: Executable, given: Mapping[str, object], out: Mapping[str, np.ndarray] | None
+    ) -> dict[str, object]:
+        try:
+            if self._recorder is None:
+                return executable.run(given, out)
+            return self._recorded(executable, given, out or {})
         except OF_A_RUN as raised:
             raise error(RuntimeException, f"{type(raised).__name__}: {raised}") from raised
 
-    def _recorded(self, given: Mapping[str, object], out: Mapping[str, np.ndarray]) -> dict[str, object]:
+    def _recorded(
+        self, executable: Executable, given: Mapping[str, object], out: Mapping[str, np.ndarray]
+    ) -> dict[str, object]:
         begin = self._recorder.now()
-        results, profile = self._executable.run_observed(given)
+        results, profile = executable.run_observed(given)
         for name, array in out.items():
             array[...] = results[name]
         self._recorder.run(profile, begin)
@@ -188,6 +204,7 @@ class InferenceSession(Session):
         if sess_options is not None and not isinstance(sess_options, SessionOptions):
             raise TypeError(f"sess_options: expected SessionOptions, got {sess_options!r}")
         self._source = path_or_bytes if isinstance(path_or_bytes, bytes) else os.fspath(path_or_bytes)
+        self._is_artifact = isinstance(self._source, str) and self._source.endswith(".tallow")
         self._sess_options = sess_options or SessionOptions()
         self._enable_fallback = int(kwargs.pop("enable_fallback", 1)) == 1
         for name in kwargs:
@@ -236,26 +253,33 @@ class InferenceSession(Session):
             LOGGER.warning("%s cannot run this model, falling back to the host: %s", reported[0], raised)
             self._executable, reported = self._compiled(HOST), [provider_of(HOST)]
         self._interface = interface.describe(self._executable)
-        self._providers, self._recorder = reported, recorder
+        self._providers, self._recorder, self._loose = reported, recorder, None
         if recorder is not None:
             recorder.session_event("session_initialization", 0.0)
 
-    def _compiled(self, device: str) -> Executable:
+    def _untied(self, size: str) -> Executable:
+        """The model compiled for feeds in which a size differs from itself, as onnxruntime lets it."""
+        if self._loose is None:
+            LOGGER.warning("sizes named %r differ: compiling the model again, without regard to names", size)
+            self._loose = self._compiled(self._executable.compiled.target.backend, UNTIED)
+        return self._loose
+
+    def _compiled(self, device: str, format: str = FORMAT) -> Executable:
         source, threads = self._source, max(self._sess_options.intra_op_num_threads, 0) or None
         if isinstance(source, str):
             _check_path(source)
-            if source.endswith(".tallow"):
+            if self._is_artifact:
                 with loading():
                     return tallow.open(source, threads)
         with loading():
-            return tallow.compile(source, device, dims=self._dims(), threads=threads, format=FORMAT)
+            return tallow.compile(source, device, dims=self._dims(format), threads=threads, format=format)
 
-    def _dims(self) -> dict[str, int]:
+    def _dims(self, format: str) -> dict[str, int]:
         """The sizes that the options fix, by Tallow's names."""
         names, meanings = self._sess_options._sizes, self._sess_options._meanings
         if not names and not meanings:
             return {}
-        model = tallow.load(self._source, format=FORMAT)
+        model = tallow.load(self._source, format=format)
         said = declared.read(model.graph.metadata)
         return interface.sizes_by_name(model.inputs, said, names, meanings)
 
