@@ -308,6 +308,18 @@ def test_paths_and_bytes(tmp_path):
         )
 
 
+def test_private_attributes_that_programs_read(tmp_path):
+    """optimum, kokoro-onnx and insightface do."""
+
+    def read(made):
+        return made._model_path, made._providers, made._provider_options
+
+    path = tmp_path / "m.onnx"
+    onnx.save(sums(), path)
+    same(lambda module: read(module.InferenceSession(path, providers=CPU)))
+    same(lambda module: read(session(module, sums())))
+
+
 def test_external_data(tmp_path):
     onnx.save(sums(), tmp_path / "m.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
     same(lambda module: module.InferenceSession(tmp_path / "m.onnx", providers=CPU).run(["y"], {"x": X}))

@@ -67,7 +67,7 @@ class Session:
         return list(self._providers)
 
     def get_provider_options(self) -> dict[str, dict[str, str]]:
-        return {name: {} for name in self._providers}
+        return dict(self._provider_options)
 
     def enable_fallback(self) -> None:
         self._enable_fallback = True
@@ -204,6 +204,7 @@ class InferenceSession(Session):
         if sess_options is not None and not isinstance(sess_options, SessionOptions):
             raise TypeError(f"sess_options: expected SessionOptions, got {sess_options!r}")
         self._source = path_or_bytes if isinstance(path_or_bytes, bytes) else os.fspath(path_or_bytes)
+        self._model_path = self._source if isinstance(self._source, str) else None
         self._is_artifact = isinstance(self._source, str) and self._source.endswith(".tallow")
         self._sess_options = sess_options or SessionOptions()
         self._enable_fallback = int(kwargs.pop("enable_fallback", 1)) == 1
@@ -253,7 +254,8 @@ class InferenceSession(Session):
             LOGGER.warning("%s cannot run this model, falling back to the host: %s", reported[0], raised)
             self._executable, reported = self._compiled(HOST), [provider_of(HOST)]
         self._interface = interface.describe(self._executable)
-        self._providers, self._recorder, self._loose = reported, recorder, None
+        self._recorder, self._loose = recorder, None
+        self._providers, self._provider_options = reported, {name: {} for name in reported}
         if recorder is not None:
             recorder.session_event("session_initialization", 0.0)
 
