@@ -138,6 +138,12 @@ def test_declarations_survive_as_text(said):
     assert declared.read({declared.KEY: said.text()}) == said
 
 
+@pytest.mark.parametrize("text", ["no JSON", "[]", '{"colour": 1}', '{"sizes": 3}', '{"defaults": {"w": 1}}'])
+def test_what_is_no_declaration(text):
+    with pytest.raises(tallow.GraphError, match="metadata 'declared': expected a declaration"):
+        declared.read({declared.KEY: text})
+
+
 def test_a_run_can_be_observed():
     run = tallow.compile(doubling())
     results, profile = run.run_observed({"x": X})

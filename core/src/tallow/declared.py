@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
+from tallow.errors import GraphError
+
 KEY = "declared"  # the metadata entry that holds the text
 
 Sizes = tuple[int | str | None, ...]  # of one value: a number, a name as the file writes it, or nothing
@@ -37,9 +39,15 @@ class Declared:
 
 
 def read(metadata: Mapping[str, str]) -> Declared:
-    """The declaration in a graph's metadata; an empty one where its importer left none."""
-    facts = json.loads(metadata.get(KEY, "{}"))
-    for name in ("sizes", "meanings"):
-        facts[name] = {port: tuple(sizes) for port, sizes in facts.get(name, {}).items()}
-    facts["defaults"] = {n: (dtype, tuple(s)) for n, (dtype, s) in facts.get("defaults", {}).items()}
-    return Declared(**facts)
+    """The declaration in a graph's metadata, an empty one where its importer left none; GraphError where the
+    entry is something else."""
+    try:
+        facts = json.loads(metadata.get(KEY, "{}"))
+        for name in ("sizes", "meanings"):
+            facts[name] = {port: tuple(sizes) for port, sizes in facts.get(name, {}).items()}
+        facts["defaults"] = {n: (dtype, tuple(s)) for n, (dtype, s) in facts.get("defaults", {}).items()}
+        return Declared(**facts)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise GraphError(
+            f"metadata {KEY!r}: expected a declaration as Declared.text() writes it, got {metadata[KEY]!r} ({error})"
+        ) from None

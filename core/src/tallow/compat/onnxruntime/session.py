@@ -46,6 +46,11 @@ class Session:
 
     _executable: Executable
     _interface: interface.Interface
+    _recorder: Recorder | None
+
+    def _untied(self, size: str) -> Executable | None:
+        """What runs feeds in which sizes of one name differ, if there is a way to make it."""
+        raise NotImplementedError
 
     def get_session_options(self) -> SessionOptions:
         return self._sess_options
@@ -138,10 +143,11 @@ class Session:
         except tallow.TallowError as raised:
             told = feeds.complaint(self._interface, given, raised)
             size = feeds.disagreeing(self._interface, given)
-            if size is None or self._is_artifact or isinstance(told, InvalidArgument):
+            loose = None if size is None or isinstance(told, InvalidArgument) else self._untied(size)
+            if loose is None:
                 raise told from raised
         try:
-            return self._run(self._untied(size), given, out)
+            return self._run(loose, given, out)
         except tallow.TallowError as raised:
             raise feeds.complaint(self._interface, given, raised) from raised
 
@@ -253,15 +259,16 @@ class InferenceSession(Session):
                 raise
             LOGGER.warning("%s cannot run this model, falling back to the host: %s", reported[0], raised)
             self._executable, reported = self._compiled(HOST), [provider_of(HOST)]
-        self._interface = interface.describe(self._executable)
+        with loading():
+            self._interface = interface.describe(self._executable)
         self._recorder, self._loose = recorder, None
         self._providers, self._provider_options = reported, {name: {} for name in reported}
         if recorder is not None:
             recorder.session_event("session_initialization", 0.0)
 
-    def _untied(self, size: str) -> Executable:
+    def _untied(self, size: str) -> Executable | None:
         """The model compiled for feeds in which a size differs from itself, as onnxruntime lets it."""
-        if self._loose is None:
+        if self._loose is None and not self._is_artifact:
             LOGGER.warning("sizes named %r differ: compiling the model again, without regard to names", size)
             self._loose = self._compiled(self._executable.compiled.target.backend, UNTIED)
         return self._loose
