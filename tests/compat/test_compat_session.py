@@ -423,6 +423,33 @@ def test_backends_are_providers():
     np.testing.assert_array_equal(made.run(["y"], {"x": X})[0], X + 1)
 
 
+@pytest.mark.parametrize(
+    ("number", "device"), [({}, "fake"), ({"device_id": 0}, "fake"), ({"device_id": "1"}, "fake:apart")]
+)
+def test_devices_by_number(number, device, heard):
+    made = ours.InferenceSession(sums().SerializeToString(), providers=[("FakeExecutionProvider", number)])
+    assert made._executable.device.info.name == device and heard == []
+    np.testing.assert_array_equal(made.run(["y"], {"x": X})[0], X + 1)
+    values = {"x": ours.OrtValue.ortvalue_from_numpy(X)}
+    np.testing.assert_array_equal(made.run_with_ort_values(["y"], values)[0].numpy(), X + 1)
+
+
+@pytest.mark.parametrize("number", ["9", "-1", "first"])
+def test_devices_that_are_not_there(number, capsys):
+    asked = [("FakeExecutionProvider", {"device_id": number})]
+    with pytest.raises(RuntimeError, match=f"no device {number}: it has fake, fake:apart"):
+        ours.InferenceSession(sums().SerializeToString(), providers=asked, enable_fallback=0)
+    made = ours.InferenceSession(sums().SerializeToString(), providers=asked)
+    assert made.get_providers() == CPU and "EP Error" in capsys.readouterr().out
+
+
+def test_artifacts_run_where_they_are_made_for(tmp_path):
+    tallow.compile(sums().SerializeToString(), "fake", format="onnx").save(tmp_path / "m.tallow")
+    made = ours.InferenceSession(tmp_path / "m.tallow")
+    assert made.get_providers() == ["FakeExecutionProvider", *CPU]
+    np.testing.assert_array_equal(made.run(["y"], {"x": X})[0], X + 1)
+
+
 def test_a_device_that_cannot_is_said_and_replaced(monkeypatch, heard):
     def refuse(kernels, target):
         raise tallow.CompileError("this device is out of order")

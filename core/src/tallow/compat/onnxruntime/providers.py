@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 
 from tallow import plugins
+from tallow.compat.onnxruntime.said import cannot_honour
 from tallow.errors import TallowError
 
 SUFFIX = "ExecutionProvider"
 HOST = "cpu"
+DEVICE_ID = "device_id"
 KNOWN = tuple(
     f"{name}{SUFFIX}"
     for name in (
@@ -105,11 +107,27 @@ def _with_options(providers: Sequence, options: Sequence) -> list[tuple[str, dic
     return list(zip(providers, options, strict=True))
 
 
-def choose(names: Sequence[str]) -> tuple[str, list[str]]:
-    """The backend to run on, and the providers that a session reports: the first usable of `names`, then the
-    host, where steps run that a device cannot. RuntimeError for a name that nobody knows."""
+def choose(names: Sequence[str], options: Sequence[Mapping[str, str]]) -> tuple[str, list[str]]:
+    """The device to run on, and the providers that a session reports: the first usable of `names`, then the
+    host, where steps run that a device cannot. RuntimeError for a name that nobody knows, or a device number
+    that is not there."""
     for name in names:
         if backend_of(name) is None and name not in KNOWN:
             raise RuntimeError(f"Unknown Provider Type: {name}")
-    backend = next((b for b in map(backend_of, names) if b is not None), HOST)
-    return backend, list(dict.fromkeys([provider_of(backend), provider_of(HOST)]))
+    usable = [(b, o) for b, o in zip(map(backend_of, names), options, strict=True) if b is not None]
+    backend, given = usable[0] if usable else (HOST, {})
+    return _device(backend, given), list(dict.fromkeys([provider_of(backend), provider_of(HOST)]))
+
+
+def _device(backend: str, options: Mapping[str, str]) -> str:
+    """The device of a backend that `device_id` names, by default its first."""
+    ignored = [key for key in options if key != DEVICE_ID or backend == HOST]
+    if ignored:
+        cannot_honour(
+            f"options of {provider_of(backend)} ({', '.join(ignored)})", "a backend of Tallow takes none"
+        )
+    devices = [device.name for device in plugins.backend(backend).devices()]
+    number = options.get(DEVICE_ID, "0") if backend != HOST else "0"
+    if not number.isdecimal() or int(number) >= len(devices):
+        raise RuntimeError(f"{provider_of(backend)} has no device {number}: it has {', '.join(devices)}")
+    return devices[int(number)]

@@ -16,10 +16,10 @@ from tallow.profile import Profile
 class Recorder:
     """Collects events; `end` writes them once. A session that goes away without asking writes them too."""
 
-    def __init__(self, owner: object, prefix: str, provider: str):
-        self.start = time.time_ns()
-        self._prefix, self._provider = prefix, provider
-        self._origin = time.perf_counter()
+    def __init__(self, owner: object, prefix: str, provider: str, origin: float):
+        """`origin`: when time began, by time.perf_counter()."""
+        self.start = time.time_ns() - round((time.perf_counter() - origin) * 1e9)
+        self._prefix, self._provider, self._origin = prefix, provider, origin
         self._events: list[dict] = []
         self._lock = threading.Lock()
         self._end = weakref.finalize(owner, self._write)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -245,43 +246,48 @@ class InferenceSession(Session):
         names, options = check_and_normalize_provider_args(providers, provider_options)
         if not names:
             names, options = list(self._sess_options._providers), list(self._sess_options._providers.values())
-        for name, given in zip(names, options, strict=True):
-            if given:
-                cannot_honour(f"options of {name} ({', '.join(given)})", "a backend of Tallow takes none")
-        backend, reported = choose(names)
-        recorder = None
-        if self._sess_options.enable_profiling:
-            recorder = Recorder(self, self._sess_options.profile_file_prefix, reported[0])
-        try:
-            self._executable = self._compiled(backend)
-        except OrtError as raised:
-            if backend == HOST or not self._enable_fallback or isinstance(raised, NoSuchFile):
-                raise
-            LOGGER.warning("%s cannot run this model, falling back to the host: %s", reported[0], raised)
-            self._executable, reported = self._compiled(HOST), [provider_of(HOST)]
+        device, reported = choose(names, options)
+        begin = time.perf_counter()
+        self._executable, self._providers = self._made(device, reported)
+        self._device, self._loose, self._recorder = self._executable.device.info.name, None, None
+        self._provider_options = {name: {} for name in self._providers}
         with loading():
             self._interface = interface.describe(self._executable)
-        self._recorder, self._loose = recorder, None
-        self._providers, self._provider_options = reported, {name: {} for name in reported}
-        if recorder is not None:
-            recorder.session_event("session_initialization", 0.0)
+        if self._sess_options.enable_profiling:
+            prefix = self._sess_options.profile_file_prefix
+            self._recorder = Recorder(self, prefix, self._providers[0], begin)
+            self._recorder.session_event("session_initialization", 0.0)
+
+    def _made(self, device: str, reported: list[str]) -> tuple[Executable, list[str]]:
+        """The executable, and the providers that it runs on."""
+        if self._is_artifact:
+            with loading():
+                made = tallow.open(_checked(self._source), self._threads())
+            return made, list(dict.fromkeys([provider_of(made.compiled.target.backend), provider_of(HOST)]))
+        try:
+            return self._compiled(device), reported
+        except OrtError as raised:
+            if device == HOST or not self._enable_fallback or isinstance(raised, NoSuchFile):
+                raise
+            LOGGER.warning("%s cannot run this model, falling back to the host: %s", reported[0], raised)
+        return self._compiled(HOST), [provider_of(HOST)]
 
     def _untied(self, size: str) -> Executable | None:
         """The model compiled for feeds in which a size differs from itself, as onnxruntime lets it."""
         if self._loose is None and not self._is_artifact:
             LOGGER.warning("sizes named %r differ: compiling the model again, without regard to names", size)
-            self._loose = self._compiled(self._executable.compiled.target.backend, UNTIED)
+            self._loose = self._compiled(self._device, UNTIED)
         return self._loose
 
     def _compiled(self, device: str, format: str = FORMAT) -> Executable:
-        source, threads = self._source, max(self._sess_options.intra_op_num_threads, 0) or None
-        if isinstance(source, str):
-            _check_path(source)
-            if self._is_artifact:
-                with loading():
-                    return tallow.open(source, threads)
+        source = _checked(self._source)
         with loading():
-            return tallow.compile(source, device, dims=self._dims(format), threads=threads, format=format)
+            return tallow.compile(
+                source, device, dims=self._dims(format), threads=self._threads(), format=format
+            )
+
+    def _threads(self) -> int | None:
+        return max(self._sess_options.intra_op_num_threads, 0) or None
 
     def _dims(self, format: str) -> dict[str, int]:
         """The sizes that the options fix, by Tallow's names."""
@@ -293,8 +299,11 @@ class InferenceSession(Session):
         return interface.sizes_by_name(model.inputs, said, names, meanings)
 
 
-def _check_path(path: str) -> None:
-    if not Path(path).exists():
-        raise error(NoSuchFile, f"Load model from {path} failed: there is no such file")
-    if path.endswith(".ort"):
-        raise error(NotImplemented, f"{path}: onnxruntime's own format is not read: give the ONNX file")
+def _checked(source: str | bytes) -> str | bytes:
+    """A model's source, which is there if it is a path."""
+    if isinstance(source, str):
+        if not Path(source).exists():
+            raise error(NoSuchFile, f"Load model from {source} failed: there is no such file")
+        if source.endswith(".ort"):
+            raise error(NotImplemented, f"{source}: onnxruntime's own format is not read: give the ONNX file")
+    return source
