@@ -20,18 +20,22 @@ INTEGERS = ("int64", "int32", "int16", "int8", "uint8", "uint16", "uint32", "uin
 ALL = (*FLOATS, *INTEGERS, "bool")
 LARGEST = 1e4  # magnitude of values that a graph goes on from
 ELEMENTS = 4096
+TOLERANCES = {"float32": 2e-5, "float64": 1e-11, "float16": 1.5e-2}  # of a few nodes in a row
 
 
 @dataclass(frozen=True, eq=False)
 class Value:
     """A value of the graph. exact: no rounding went into it, so that comparisons and roundings of it have
-    one result. magnitude: the largest number that it, or what it is made of, holds."""
+    one result. magnitude: the largest number that it, or what it is made of, holds. tolerance: rounding
+    errors relative to that. A value of sizes or places keeps its own sizes unnamed (`fixed`)."""
 
     name: str
     array: np.ndarray
     exact: bool = True
     magnitude: float = 0.0
     constant: bool = False
+    tolerance: float = 0.0
+    fixed: bool = False
 
     @property
     def dtype(self) -> str:
@@ -92,13 +96,13 @@ class Draft:
 
     # Values ----------------------------------------------------------------------------------------
 
-    def given(self, array: np.ndarray, constant: bool | None = None) -> Value:
+    def given(self, array: np.ndarray, constant: bool | None = None, fixed: bool = False) -> Value:
         """A new input of the graph, or an initializer."""
         array = np.asarray(array)
         constant = self.chance(0.3) if constant is None else constant
         name = f"{'w' if constant else 'x'}{len(self.values)}"
         magnitude = 0.0 if array.dtype == bool else float(np.abs(array.astype("f8")).max(initial=0))
-        value = Value(name, array, True, magnitude, constant)
+        value = Value(name, array, True, magnitude, constant, fixed=fixed)
         self.values.append(value)
         if constant:
             self.tensors.append(numpy_helper.from_array(array, name))
@@ -106,7 +110,9 @@ class Draft:
             self.inputs.append(value)
         return value
 
-    def operand(self, dtypes=ALL, rank=None, exact: bool = False, least_rank: int = 0, bound=LARGEST) -> Value:
+    def operand(
+        self, dtypes=ALL, rank=None, exact: bool = False, least_rank: int = 0, bound=LARGEST
+    ) -> Value:
         """A value that is there already, or a new one."""
         ranks = None if rank is None else (rank,) if isinstance(rank, int) else tuple(rank)
 
@@ -147,7 +153,7 @@ class Draft:
 
     def integers(self, numbers, dtype: str = "int64") -> Value:
         """Sizes, axes or indexes, as an operand: usually constant."""
-        return self.given(np.asarray(numbers, dtype), self.chance(0.7))
+        return self.given(np.asarray(numbers, dtype), self.chance(0.7), fixed=True)
 
     def axis(self, value: Value) -> int:
         if not value.rank:
@@ -157,7 +163,9 @@ class Draft:
 
     # Nodes -----------------------------------------------------------------------------------------
 
-    def add(self, op: str, operands, results: int = 1, exact: bool | None = None, **attributes) -> list[Value]:
+    def add(
+        self, op: str, operands, results: int = 1, exact: bool | None = None, **attributes
+    ) -> list[Value]:
         """A node on operands (None: left out), evaluated by onnxruntime. exact: whether it rounds nothing;
         by default integers do not."""
         while operands and operands[-1] is None:
@@ -179,7 +187,10 @@ class Draft:
                 own = float(np.abs(np.nan_to_num(array.astype("f8"), posinf=0, neginf=0)).max())
             elif array.dtype.kind in "iu" and array.size:
                 own = float(np.abs(array.astype("f8")).max())
-            self.values.append(Value(name, array, kept and sure, max(own, magnitude if not sure else own)))
+            largest = own if kept and sure else max(own, magnitude)
+            error = max([v.tolerance for v in given], default=0.0)
+            error = error if sure else max(error, TOLERANCES.get(array.dtype.name, 0.0))
+            self.values.append(Value(name, array, kept and sure, largest, False, error))
         self.nodes.append(node)
         self.read |= {v.name for v in given}
         return self.values[-results:]
@@ -207,7 +218,11 @@ class Draft:
     def extent(self, value: Value, axis: int) -> int | str:
         """A declared size: sometimes a name, the same for all axes of that size."""
         size = value.shape[axis]
-        return f"d{size}" if size > 1 and zlib.crc32(f"{value.name}.{axis}".encode()) % 3 == 0 else size
+        return (
+            f"d{size}"
+            if size > 1 and not value.fixed and zlib.crc32(f"{value.name}.{axis}".encode()) % 3 == 0
+            else size
+        )
 
     def feed(self, model: onnx.ModelProto) -> dict[str, np.ndarray]:
         names = {p.name for p in model.graph.input}
@@ -215,7 +230,9 @@ class Draft:
 
 
 def port(value: Value, shape) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(value.name, helper.np_dtype_to_tensor_dtype(value.array.dtype), shape)
+    return helper.make_tensor_value_info(
+        value.name, helper.np_dtype_to_tensor_dtype(value.array.dtype), shape
+    )
 
 
 def session_of(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
@@ -223,7 +240,9 @@ def session_of(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
 
 
 def evaluate(node: onnx.NodeProto, operands: list[Value], opset: int) -> list[np.ndarray]:

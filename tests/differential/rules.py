@@ -51,7 +51,9 @@ def steps(d: Draft, op: str):
     d.add(op, [x], exact=True)
 
 
-@rule(*("Exp", "Sigmoid", "Tanh", "Erf", "Sin", "Cos", "Atan", "Asinh", "Softplus", "Softsign", "Sinh", "Cosh"))
+@rule(
+    *("Exp", "Sigmoid", "Tanh", "Erf", "Sin", "Cos", "Atan", "Asinh", "Softplus", "Softsign", "Sinh", "Cosh")
+)
 @rule("Gelu", "Mish", "HardSwish", *PARAMETERS)
 def smooth(d: Draft, op: str):
     attributes = {a: round(d.random.uniform(0.1, 1.5), 2) for a in PARAMETERS.get(op, ()) if d.chance(0.6)}
@@ -62,7 +64,9 @@ def smooth(d: Draft, op: str):
 @rule("Log", "Sqrt", "Reciprocal", "Asin", "Acos", "Atanh", "Acosh", "Tan")
 def partial(d: Draft, op: str):
     """Functions of a part of all numbers: of inputs that lie well inside."""
-    low, high = {"Asin": (-0.9, 0.9), "Acos": (-0.9, 0.9), "Atanh": (-0.9, 0.9), "Tan": (-1, 1)}.get(op, (1.1, 4))
+    low, high = {"Asin": (-0.9, 0.9), "Acos": (-0.9, 0.9), "Atanh": (-0.9, 0.9), "Tan": (-1, 1)}.get(
+        op, (1.1, 4)
+    )
     d.add(op, [d.given(d.numbers(d.one_of(*FLOATS), d.shape(), low, high))], exact=False)
 
 
@@ -153,7 +157,8 @@ def cast(d: Draft, op: str):
 
 @rule(*(f"Reduce{f}" for f in ("Sum", "Mean", "Max", "Min", "Prod", "SumSquare", "L1", "L2", "LogSumExp")))
 def reduction(d: Draft, op: str):
-    x = d.operand(("float32", "float32", "float64", "int32", "int64"), bound=20)
+    rounded = op in ("ReduceMean", "ReduceL2", "ReduceLogSumExp")
+    x = d.operand(("float32", "float64") if rounded else ("float32", "float64", "int32", "int64"), bound=20)
     if 0 in x.shape and op in ("ReduceMax", "ReduceMin", "ReduceMean", "ReduceLogSumExp"):
         raise Refused("nothing to choose from")
     axes = sorted(d.random.sample(range(x.rank), d.random.randint(0, x.rank)))
@@ -227,7 +232,10 @@ def window(d: Draft, sizes, strides=(1, 2, 3), dilations=(1, 1, 2)):
     """Kernel and attributes of a window over axes of these sizes."""
     axes = len(sizes)
     kernel = [d.random.randint(1, 3) for _ in sizes]
-    attributes = {"strides": [d.one_of(*strides) for _ in sizes], "dilations": [d.one_of(*dilations) for _ in sizes]}
+    attributes = {
+        "strides": [d.one_of(*strides) for _ in sizes],
+        "dilations": [d.one_of(*dilations) for _ in sizes],
+    }
     if d.chance(0.2):
         attributes["auto_pad"] = d.one_of("SAME_UPPER", "SAME_LOWER", "VALID")
         attributes["dilations"] = [1] * axes
@@ -255,6 +263,8 @@ def conv_transpose(d: Draft, op: str):
     channels, each = groups * d.random.randint(1, 4), d.random.randint(1, 4)
     sizes = [d.random.randint(2, 5) for _ in range(axes)]
     kernel, attributes = window(d, sizes)
+    if "auto_pad" in attributes and any(k < s for k, s in zip(kernel, attributes["strides"], strict=True)):
+        raise Refused("onnxruntime makes less than the standard's input times stride")
     if "pads" in attributes and d.chance(0.4):
         attributes["output_padding"] = [d.random.randint(0, s - 1) for s in attributes["strides"]]
     x = d.given(d.numbers("float32", (d.one_of(1, 2), channels, *sizes)), False)
@@ -290,7 +300,7 @@ def global_pool(d: Draft, op: str):
 def transpose(d: Draft, op: str):
     x = d.operand()
     order = d.random.sample(range(x.rank), x.rank)
-    d.add(op, [x], exact=True, **({"perm": order} if d.chance(0.9) else {}))
+    d.add(op, [x], exact=True, **({"perm": order} if order and d.chance(0.9) else {}))
 
 
 @rule("Reshape")
@@ -312,7 +322,9 @@ def squeeze(d: Draft, op: str):
     x = d.operand()
     ones = [a for a, n in enumerate(x.shape) if n == 1]
     axes = d.random.sample(ones, d.random.randint(0, len(ones)))
-    d.add(op, [x, d.integers(axes) if axes or d.chance(0.3) else None], exact=True)
+    if not axes and x.rank > 2:
+        raise Refused("many cases to compile where sizes are open")
+    d.add(op, [x, d.integers(axes) if axes else None], exact=True)
 
 
 @rule("Unsqueeze")
@@ -367,7 +379,10 @@ def pad(d: Draft, op: str):
     if mode != "constant" and 0 in x.shape:
         raise Refused("nothing to repeat")
     most = [min(2, n - 1) if mode == "reflect" else 2 for n in x.shape]
-    pads = [d.random.randint(0 if mode != "constant" else -min(1, n // 2), m) for m, n in zip(most * 2, x.shape * 2, strict=True)]
+    pads = [
+        d.random.randint(0 if mode != "constant" else -min(1, n // 2), m)
+        for m, n in zip(most * 2, x.shape * 2, strict=True)
+    ]
     fill = d.given(d.numbers(x.dtype, ()), True) if mode == "constant" and d.chance(0.5) else None
     d.add(op, [x, d.integers(pads), fill], exact=True, mode=mode)
 
@@ -463,7 +478,9 @@ def blocks(d: Draft, op: str):
 
 @rule("NonZero", "Compress", "Unique")
 def dependent(d: Draft, op: str):
-    x = d.operand(("float32", "int64", "int32") if op == "NonZero" else ("float32", "int64"), exact=True, least_rank=1)
+    x = d.operand(
+        ("float32", "int64", "int32") if op == "NonZero" else ("float32", "int64"), exact=True, least_rank=1
+    )
     if op == "NonZero":
         return d.add(op, [x], exact=True)
     axis = d.axis(x) if d.chance(0.6) else None
@@ -491,6 +508,8 @@ def layer_norm(d: Draft, op: str):
 @rule("BatchNormalization", "InstanceNormalization")
 def channel_norm(d: Draft, op: str):
     x = d.operand(("float32",), rank=(3, 4))
+    if not x.array.size:
+        raise Refused("onnxruntime dies of it")
     scale, bias, mean = (d.like(x, x.shape[1:2]) for _ in range(3))
     if op == "InstanceNormalization":
         return d.add(op, [x, scale, bias], exact=False, epsilon=0.1)
@@ -513,7 +532,9 @@ def norm(d: Draft, op: str):
 
 @rule("Resize")
 def resize(d: Draft, op: str):
-    x = d.given(d.numbers("float32", (1, d.random.randint(1, 3), d.random.randint(2, 6), d.random.randint(2, 6))))
+    x = d.given(
+        d.numbers("float32", (1, d.random.randint(1, 3), d.random.randint(2, 6), d.random.randint(2, 6)))
+    )
     mode = d.one_of("nearest", "linear", "cubic")
     where = d.one_of("half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel")
     sizes = [*x.shape[:2], d.random.randint(1, 9), d.random.randint(1, 9)]
@@ -531,7 +552,11 @@ def codes(d: Draft, op: str):
             raise Refused("no range")
         return d.add(op, [x], 3, exact=False)
     coded = d.one_of("int8", "uint8")
-    x = d.operand(("float32",), exact=True, least_rank=1) if op == "QuantizeLinear" else d.operand((coded,), least_rank=1)
+    x = (
+        d.operand(("float32",), exact=True, least_rank=1)
+        if op == "QuantizeLinear"
+        else d.operand((coded,), least_rank=1)
+    )
     axis = d.axis(x)
     shape = () if d.chance(0.5) else (x.shape[axis],)
     scale = d.given(np.asarray(2.0 ** np.round(d.numbers("float32", shape, -4, 1)), "float32"))
@@ -552,7 +577,11 @@ def matmul_integer(d: Draft, op: str):
 def recurrent(d: Draft, op: str):
     gates = {"LSTM": 4, "GRU": 3, "RNN": 1}[op]
     direction = d.one_of("forward", "reverse", "bidirectional")
-    count, steps, batch = (2 if direction == "bidirectional" else 1), d.random.randint(1, 4), d.random.randint(1, 3)
+    count, steps, batch = (
+        (2 if direction == "bidirectional" else 1),
+        d.random.randint(1, 4),
+        d.random.randint(1, 3),
+    )
     width, hidden = d.random.randint(1, 5), d.one_of(1, 3, 8, 17)
     x = d.given(d.numbers("float32", (steps, batch, width)), False)
     w = d.given(d.numbers("float32", (count, gates * hidden, width), -1, 1), True)

@@ -14,6 +14,7 @@ import time
 import warnings
 from collections import Counter
 from pathlib import Path
+from queue import Empty
 
 import onnx
 
@@ -28,12 +29,25 @@ def _batch(first: int, queue) -> None:
 
     operators: Counter[str] = Counter()
     for seed in range(first, first + BATCH):
-        queue.put(("at", seed, None))
-        found = check(seed)
-        operators.update(node.op_type for node in draft_of(seed).nodes)
+        queue.put(("drafting", seed, None))
+        draft = draft_of(seed)
+        operators.update(node.op_type for node in draft.nodes)
+        queue.put(("checking", seed, None))
+        found = check(draft)
         if found is not None:
             queue.put(("found", seed, (found.what, found.model.SerializeToString())))
     queue.put(("done", first, operators))
+
+
+def _next(queue, worker):
+    """The next message of a worker; "lost" when it has died or says nothing for two minutes."""
+    for _ in range(240):
+        try:
+            return queue.get(timeout=0.5)
+        except Empty:
+            if not worker.is_alive() and queue.empty():
+                break
+    return "lost", None, None
 
 
 def search(minutes: float, seed: int, output: Path) -> int:
@@ -42,20 +56,17 @@ def search(minutes: float, seed: int, output: Path) -> int:
     output.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("spawn")
     end, findings, seen = time.monotonic() + 60 * minutes, 0, Counter()
-    count = 0
+    count, stage = 0, ""
     while time.monotonic() < end:
         queue, at = context.Queue(), seed
         worker = context.Process(target=_batch, args=(seed, queue))
         worker.start()
         finished = False
         while not finished:
-            try:
-                kind, number, what = queue.get(timeout=120)
-            except Exception:
-                kind, number, what = "lost", at, None
-            if kind == "at":
-                at = number
-                count += 1
+            kind, number, what = _next(queue, worker)
+            if kind in ("drafting", "checking"):
+                at, stage = number, kind
+                count += kind == "checking"
             elif kind == "found":
                 findings += 1
                 print(f"seed {number}: {what[0]}", flush=True)
@@ -64,12 +75,12 @@ def search(minutes: float, seed: int, output: Path) -> int:
                 finished = True
                 if kind == "done":
                     seen += what
-                else:
+                elif stage == "checking":
                     findings += 1
                     print(f"seed {at}: the process died or hung", flush=True)
-                    worker.kill()
+        worker.kill()
         worker.join()
-        seed += BATCH
+        seed = seed + BATCH if kind == "done" else at + 1  # where onnxruntime itself died, go on behind it
     print(f"{count} graphs, {sum(seen.values())} nodes of {len(seen)} operators, {findings} findings")
     return findings
 
