@@ -15,7 +15,9 @@ SEEDS = 60
 FOUND = (89, 112, 130, 177, 237, 335, 406, 481, 2249, 2273, 2336)
 
 
-@pytest.mark.parametrize("seeds", [range(first, first + 20) for first in range(0, SEEDS, 20)] + [FOUND], ids=str)
+@pytest.mark.parametrize(
+    "seeds", [range(first, first + 20) for first in range(0, SEEDS, 20)] + [FOUND], ids=str
+)
 def test_random_graphs(seeds):
     findings = {seed: found.what for seed in seeds if (found := check(draft_of(seed))) is not None}
     assert not findings
