@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import tallow
 from tallow import plugins
 from tallow.builder import Builder
-from tallow.compile import prepare
+from tallow.stages import prepare
 from tallow.dim import broadcast, floordiv, maximum, minimum, mod, symbol
 from tallow.dtype import DTYPES, f32, i64, string
 from tallow.errors import GraphError

@@ -8,7 +8,7 @@ import pytest
 from onnx import helper
 
 import tallow
-from tallow.compile import lower, prepare
+from tallow.stages import lower, prepare
 from tallow.plugins import backend
 
 HEADS, SIZE = 3, 16

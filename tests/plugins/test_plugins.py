@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import sys
 import types
-from importlib.metadata import EntryPoint
 
 import numpy as np
 import pytest
 
 import tallow
 from tallow.builder import Builder
+from tallow.discovery import Point
 from tallow.errors import PluginError, Unavailable
 from tallow.hookspecs import hook
 from tallow.plugins import PluginHost, host
 
 
-def plugin(name: str, **members) -> EntryPoint:
+def plugin(name: str, **members) -> Point:
     """An entry point on a module made here."""
     module = types.ModuleType(f"made_{name}")
     module.TALLOW_API = 1
     for key, value in members.items():
         setattr(module, key, value)
     sys.modules[module.__name__] = module
-    return EntryPoint(name, module.__name__, "tallow")
+    return Point(name, module.__name__, "made", "1")
 
 
 def registering(name: str, value=object):

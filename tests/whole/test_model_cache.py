@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import tallow
-from tallow import cache, model_cache, plugins
+from tallow import cache, compiler, model_cache, plugins
 
 X = np.arange(6, dtype=np.float32).reshape(2, 3)
 
@@ -23,8 +23,8 @@ def fresh_cache(tmp_path, monkeypatch):
 def compiled(monkeypatch):
     """How often the compiler really ran."""
     calls = []
-    plain = tallow.compile.__globals__["compile_graph"]
-    monkeypatch.setitem(tallow.compile.__globals__, "compile_graph", lambda *a: calls.append(a) or plain(*a))
+    plain = compiler.compile_graph
+    monkeypatch.setattr(compiler, "compile_graph", lambda *a: calls.append(a) or plain(*a))
     return calls
 
 

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 import tallow
 from tallow import plugins
 from tallow.builder import Builder
-from tallow.compile import lower, prepare
+from tallow.stages import lower, prepare
 from tallow.dim import evaluate
 from tallow.dtype import DTYPES
 from tallow.errors import GraphError

@@ -57,6 +57,9 @@ class _Tensors:
 
 def encode(value, tensors: _Tensors):
     """A part of a program as JSON; arrays go to `tensors`."""
+    if type(value).__name__ in _CLASSES:
+        fields = {name: encode(getattr(value, name), tensors) for name in value._fields}
+        return {"class": type(value).__name__, **fields}
     match value:
         case None | bool() | int() | float() | str():
             return value
@@ -78,9 +81,6 @@ def encode(value, tensors: _Tensors):
             return [encode(v, tensors) for v in value]
         case Mapping():
             return {"map": [[encode(k, tensors), encode(v, tensors)] for k, v in value.items()]}
-    if type(value).__name__ in _CLASSES:
-        fields = {name: encode(getattr(value, name), tensors) for name in value.__dataclass_fields__}
-        return {"class": type(value).__name__, **fields}
     raise ArtifactError(f"cannot save a {type(value).__name__}")
 
 

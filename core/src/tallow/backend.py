@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
-from tallow.graph import Graph, Node
-from tallow.kernel.grammar import Kernel
-from tallow.lower.group import Lowering
+    from tallow.graph import Graph, Node
+    from tallow.kernel.grammar import Kernel
+    from tallow.lower.group import Lowering
 
 API_VERSION = 1
 
@@ -103,7 +104,7 @@ class Device(Protocol):
     def download(self, memory: object, out: np.ndarray) -> None: ...
 
 
-GraphPass = Callable[[Graph, Target], Graph]
+GraphPass = Callable[["Graph", Target], "Graph"]
 
 
 class Backend(Protocol):
@@ -134,3 +135,9 @@ class Backend(Protocol):
 
     def open(self, device: str) -> Device:
         """The device of that name."""
+
+
+def split_device(device: str) -> tuple[str, str | None]:
+    """Backend and architecture of `cpu` or `cpu:x86-64-v3`."""
+    name, _, arch = device.partition(":")
+    return name, arch or None

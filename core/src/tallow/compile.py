@@ -1,4 +1,7 @@
-"""compile: a model and a device's name in, an Executable out."""
+"""compile, load and open: a model or a file and a device's name in, an Executable out.
+
+All that compiling needs is imported when something is compiled: running a compiled model needs no compiler.
+"""
 
 from __future__ import annotations
 
@@ -7,26 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from tallow import artifact, model_cache, plugins
-from tallow.backend import Backend, Target
+from tallow.backend import split_device
 from tallow.compiled import Compiled
 from tallow.errors import CompileError, InputError
 from tallow.executable import Executable, port
-from tallow.graph import Graph, Node, TensorType, walk
-from tallow.kernel.expand import unable
-from tallow.lower.common import COMMON
-from tallow.lower.group import Lowering
-from tallow.ops import OPS
-from tallow.passes.bind import bind_dims, normal_dims
-from tallow.passes.decompose import decompose
-from tallow.passes.pipeline import clean, find_composites, run_common
-from tallow.schedule.program import Scheduled
-from tallow.schedule.schedule import Lowerer, schedule
-from tallow.verify import checked, verify_after
-
-LARGEST = 1 << 47  # bytes that a process can address
+from tallow.graph import Graph
+from tallow.passes.bind import normal_dims
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,97 +44,14 @@ class Model:
 def load(path: str | Path, dims: Mapping[str, int | tuple[int, int]] | None = None) -> Model:
     """The model in a file or folder, with sizes named in `dims` fixed or bounded as in `compile`;
     ImportFailed says what is wrong."""
-    path, sizes = Path(path), normal_dims(dims or {})
-    fixed = {n: s for n, s in sizes.items() if isinstance(s, int)}
-    bounds = {n: s for n, s in sizes.items() if n not in fixed}
-    importer = plugins.importer_for(path)
-    graph = verify_after(f"importer {importer.name}", importer.load(path, fixed))
-    return Model(checked(bind_dims, graph, bounds), path)
+    from tallow.compiler import import_graph
 
-
-def split_device(device: str) -> tuple[str, str | None]:
-    """Backend and architecture of `cpu` or `cpu:x86-64-v3`."""
-    name, _, arch = device.partition(":")
-    return name, arch or None
-
-
-def prepare(graph: Graph, backend: Backend, target: Target) -> Graph:
-    """The graph after all passes for a target, ready to schedule."""
-    graph = find_composites(run_common(graph))
-    graph = checked(decompose, graph, lambda node: find_lowering(backend, target, node) is not None)
-    graph = run_common(graph)
-    for each in backend.passes:
-        graph = clean(checked(each, graph, target))
-    return graph
-
-
-def find_lowering(backend: Backend, target: Target, node: Node) -> Lowering | None:
-    """The backend's lowering of a node, or the common one."""
-    if backend.supports(node, target) is not None:
-        return None
-    return backend.lowerings.get(node.op) or COMMON.get(node.op)
-
-
-def refusal(backend: Backend, target: Target, node: Node) -> str | None:
-    """Why a node cannot be in a kernel of the target, or None."""
-    reason = backend.supports(node, target)
-    if reason is None and node.inputs and OPS[node.op].kind == "pointwise":
-        reason = unable(node.op, node.inputs[-1].dtype)
-    return reason
-
-
-def lower(graph: Graph, backend: Backend, target: Target) -> Scheduled:
-    """The program and kernels of a prepared graph."""
-    return schedule(
-        graph,
-        Lowerer(
-            find=lambda node: find_lowering(backend, target, node),
-            refuses=lambda node: refusal(backend, target, node),
-            target=target,
-        ),
-    )
-
-
-def compile_graph(graph: Graph, device: str = "cpu") -> Compiled:
-    """Everything a device needs to run the graph; opens none."""
-    name, arch = split_device(device)
-    backend = plugins.backend(name)
-    target = backend.target(arch)
-    refuse_impossible(graph)
-    scheduled = lower(prepare(graph, backend, target), backend, target)
-    code = backend.compile(list(scheduled.kernels.values()), target)
-    constants = {key: aligned(np.asarray(a)) for key, a in scheduled.constants.items()}
-    return Compiled(scheduled.program, target, code, constants, dict(graph.metadata))
-
-
-def refuse_impossible(graph: Graph) -> None:
-    """CompileError for a tensor larger than any address space: a damaged or hostile model."""
-    made = [(v, str(node.location)) for node in walk(graph) for v in node.outputs]
-    for value, where in (*((v, f'input "{v.name}"') for v in graph.inputs), *made):
-        type_ = value.type
-        if isinstance(type_, TensorType) and type_.is_static and type_.size * type_.dtype.itemsize > LARGEST:
-            raise CompileError(f"{type_} is larger than any memory ({where})")
-
-
-def aligned(array: np.ndarray) -> np.ndarray:
-    """The array in C order, starting at a multiple of 64 bytes, copied if it is not: a vector load that
-    crosses cache lines costs twice."""
-    if not array.flags.c_contiguous and array.dtype == object:
-        return np.ascontiguousarray(array)
-    if array.flags.c_contiguous and (
-        array.dtype == object or array.nbytes < 64 or array.ctypes.data % 64 == 0
-    ):
-        return array
-    raw = np.empty(array.nbytes + 64, np.uint8)
-    skip = -raw.ctypes.data % 64
-    copy = raw[skip : skip + array.nbytes].view(array.dtype).reshape(array.shape)
-    copy[...] = array
-    return copy
+    return Model(import_graph(Path(path), normal_dims(dims or {})), Path(path))
 
 
 def open_compiled(compiled: Compiled, threads: int | None = None) -> Executable:
     """Load compiled code on its backend's device."""
-    backend = plugins.backend(compiled.target.backend)
+    backend = plugins.installed().get("backend", compiled.target.backend)
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
         raise InputError(f"threads = {threads!r}: expected 1 or more")
     return Executable(compiled, backend.open(compiled.target.backend), threads or default_threads())
@@ -188,17 +95,22 @@ def compile(
     graph = model.graph if isinstance(model, Model) else model
     if not isinstance(graph, Graph):
         raise CompileError(f"expected a Model, a Graph or a path, got {type(model).__name__}")
-    return open_compiled(compile_graph(checked(bind_dims, graph, sizes), device), threads)
+    from tallow.compiler import bound, compile_graph
+
+    return open_compiled(compile_graph(bound(graph, sizes), device), threads)
 
 
 def compile_file(path: Path, device: str, dims: Mapping[str, int | tuple[int, int]]) -> Compiled:
     """What a model's files compile to, from the cache when they did before."""
-    importer = plugins.importer_for(path)
     name, arch = split_device(device)
-    backend = plugins.backend(name)
-    key = model_cache.key_of(importer.files(path), dims, backend.target(arch), (importer, backend))
+    importer = plugins.installed().importer_for(path)
+    backend = plugins.installed().get("backend", name)
+    makers, target = (importer, backend), backend.target(arch)
+    key = model_cache.key_of(model_cache.files_of(path, importer), dims, target, makers)
     compiled = model_cache.recall(key)
     if compiled is None:
-        compiled = compile_graph(load(path, dims).graph, device)
+        from tallow.compiler import compile_graph, import_graph
+
+        compiled = compile_graph(import_graph(path, dims), device)
         model_cache.remember(key, compiled)
     return compiled

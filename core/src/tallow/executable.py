@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,11 +17,13 @@ from tallow.dtype import DType
 from tallow.errors import InputError
 from tallow.graph import TensorType
 from tallow.passes.bind import check_names
-from tallow.plan import Plan, describe
-from tallow.profile import Profile, measure
-from tallow.roofline import measure_roofline
 from tallow.runtime.binding import Bound, bind_inputs
 from tallow.runtime.machine import Machine
+from tallow.schedule.program import KernelStep
+
+if TYPE_CHECKING:
+    from tallow.plan import Plan
+    from tallow.profile import Profile
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,8 @@ class Executable:
         self.device = device
         self.threads = threads
         program = compiled.program
+        if program.checks or not all(isinstance(step, KernelStep) for step in program.steps):
+            plugins.host()  # steps on the host may evaluate operators of plugins
         self._machine = Machine(program, device.load(compiled.code), device, compiled.constants, threads)
         self.inputs = tuple(
             port(n, program.slots[s].type) for n, s in zip(program.input_names, program.inputs, strict=True)
@@ -144,11 +149,15 @@ class Executable:
     @property
     def plan(self) -> Plan:
         """Steps in order with where and why each runs, and the memory they need."""
+        from tallow.plan import describe  # here and below: runs need neither plans nor profiles
+
         return describe(self.compiled, self.threads, {})
 
     def plan_for(self, dims: Mapping[str, int]) -> Plan:
         """The plan when sizes are these: the arena and each step's arithmetic as numbers."""
         have = self.compiled.program.symbols
+        from tallow.plan import describe
+
         check_names(dims, have)
         return describe(self.compiled, self.threads, {n: int(size) for n, size in dims.items()})
 
@@ -160,6 +169,9 @@ class Executable:
     def profile(self, inputs: Mapping[str, object], runs: int = 10, roofline: bool = True) -> Profile:
         """Time of each step, the median of `runs` runs, beside what this machine could reach: `roofline`
         measures that once for each number of threads, in about a second."""
+        from tallow.profile import measure
+        from tallow.roofline import measure_roofline
+
         if runs < 1:
             raise InputError(f"runs = {runs}: expected 1 or more")
         limits = measure_roofline(self.threads) if roofline else None
@@ -170,7 +182,7 @@ class Executable:
 
     def __setstate__(self, state):
         compiled = state["compiled"]
-        device = plugins.backend(compiled.target.backend).open(state["device"])
+        device = plugins.installed().get("backend", compiled.target.backend).open(state["device"])
         self.__init__(compiled, device, state["threads"])
 
     def __repr__(self) -> str:

@@ -26,7 +26,8 @@ def register_importers(register: Callable[[str, Callable], None]) -> None:
 
 @_spec
 def register_ops(register: Callable) -> None:
-    """Call `register(op)` with an `Op` row for each operator that the plugin adds."""
+    """Call `register(op)` with an `Op` row for each operator that the plugin adds. Called when something is
+    compiled, so import the rows in here."""
 
 
 @_spec

@@ -1,23 +1,29 @@
-"""Plugins: found through entry points on first use; a broken one is recorded with its reason and harms nothing."""
+"""Plugins: found through entry points on first use; a broken one is recorded with its reason and harms nothing.
+
+Their operators enter the table with `host()`, which all that compiles goes through. `installed()` leaves
+them out: running a compiled model needs no operator table.
+"""
 
 from __future__ import annotations
 
-import difflib
+import contextlib
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import pluggy
 
 from tallow import hookspecs
 from tallow.backend import API_VERSION, Backend
+from tallow.discovery import Point, entry_points
 from tallow.errors import ImportFailed, PluginError, Unavailable
-from tallow.graph import Graph
-from tallow.ops import table
+
+if TYPE_CHECKING:
+    from tallow.graph import Graph
 
 
 class Importer(Protocol):
@@ -48,32 +54,33 @@ class PluginInfo:
     error: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Registered:
-    """A name with its lazy factory and the distribution it came from."""
+class Registered(NamedTuple):
+    """A name with its lazy factory, and the distribution and plugin it came from."""
 
     name: str
     factory: Callable[[], object]
     distribution: str
+    plugin: str
 
 
 class PluginHost:
     """One set of plugins; the process has one, tests make their own."""
 
-    def __init__(self, points: list[EntryPoint] | None = None):
+    def __init__(self, points: Sequence[Point] | None = None):
         self.infos: list[PluginInfo] = []
         self.clashes: dict[tuple[str, str], tuple[str, str]] = {}
         self.tables: dict[str, dict[str, Registered]] = {"backend": {}, "importer": {}}
         self.commands: list[Callable[[], object]] = []
         self._made: dict[tuple[str, str], object] = {}
-        for point in _chosen(entry_points(group=hookspecs.GROUP)) if points is None else points:
+        self._waiting: list[tuple[PluginInfo, Callable]] = []  # plugins whose operators nobody needed yet
+        self._lock = threading.RLock()
+        for point in _chosen(entry_points(hookspecs.GROUP)) if points is None else points:
             self._load(point)
 
-    def _load(self, point: EntryPoint) -> None:
-        distribution = point.dist.name if point.dist else "?"
-        info = PluginInfo(point.name, distribution, point.dist.version if point.dist else "?")
+    def _load(self, point: Point) -> None:
+        info = PluginInfo(point.name, point.distribution, point.version)
         self.infos.append(info)
-        try:
+        with _recorded(info):
             module = point.load()
             spoken = getattr(module, "TALLOW_API", None)
             if spoken != API_VERSION:
@@ -85,17 +92,10 @@ class PluginHost:
             manager.register(module, point.name)
             manager.check_pending()
             self._collect(manager, info)
-        except Exception as error:  # whatever a plugin does wrong must not stop the others
-            reason = str(error).strip().splitlines() or [""]
-            info.error = (
-                f"{type(error).__name__}: {reason[0]}" if not isinstance(error, PluginError) else reason[0]
-            )
-            info.provides.clear()
 
     def _collect(self, manager: pluggy.PluginManager, info: PluginInfo) -> None:
-        """All of a plugin's registrations, applied only when every hook has succeeded."""
+        """All of a plugin's registrations but its operators, applied only when every hook has succeeded."""
         found: list[tuple[str, str, Callable]] = []
-        ops: list[table.Op] = []
         commands: list[Callable[[], object]] = []
         manager.hook.register_backends(
             register=lambda name, factory: found.append(("backend", name, factory))
@@ -103,26 +103,40 @@ class PluginHost:
         manager.hook.register_importers(
             register=lambda name, factory: found.append(("importer", name, factory))
         )
-        manager.hook.register_ops(register=ops.append)
         manager.hook.register_commands(register=commands.append)
-        for row in ops:
-            if table.OPS.get(row.name) is not row:
-                table.register(row)
-            info.provides.append(f"operator {row.name}")
         for kind, name, factory in found:
-            self.register(kind, name, factory, info.distribution)
+            self.register(kind, name, factory, info.distribution, info.name)
             info.provides.append(f"{kind} {name}")
         self.commands += commands
+        self._waiting.append((info, manager.hook.register_ops))
+
+    def register_operators(self) -> None:
+        """Put the operators of all plugins into the table; one that fails loses all it registered."""
+        with self._lock:
+            while self._waiting:
+                info, hook = self._waiting[0]
+                with _recorded(info):
+                    _add_operators(info, hook)
+                if info.error:
+                    for names in self.tables.values():
+                        for name in [n for n, made in names.items() if made.plugin == info.name]:
+                            del names[name]
+                del self._waiting[0]
 
     def register(
-        self, kind: str, name: str, factory: Callable[[], object], distribution: str = "this program"
+        self,
+        kind: str,
+        name: str,
+        factory: Callable[[], object],
+        distribution: str = "this program",
+        plugin: str = "",
     ) -> None:
         """Add a backend or importer by name; a name that two claim is refused when it is used."""
         known = self.tables[kind].get(name)
         if known is not None and known.distribution != distribution:
             self.clashes[kind, name] = (known.distribution, distribution)
             return
-        self.tables[kind][name] = Registered(name, factory, distribution)
+        self.tables[kind][name] = Registered(name, factory, distribution, plugin)
         self._made.pop((kind, name), None)
 
     def get(self, kind: str, name: str) -> object:
@@ -136,11 +150,29 @@ class PluginHost:
             self._made[kind, name] = self.tables[kind][name].factory()
         return self._made[kind, name]
 
+    def importer_for(self, path: Path) -> Importer:
+        """The importer that claims a file or folder; ImportFailed if none does."""
+        if not path.exists():
+            raise ImportFailed(f"there is no file {path}")
+        for name in sorted(self.tables["importer"]):
+            candidate = self.get("importer", name)
+            if candidate.claims(path):
+                return candidate
+        suffixes = [s for n in self.tables["importer"] for s in self.get("importer", n).suffixes]
+        known = (
+            f"known: {', '.join(suffixes)}"
+            if suffixes
+            else "no importer is installed: pip install tallow-importers"
+        )
+        raise ImportFailed(f"no importer reads {path.name} ({known})")
+
     def _missing(self, kind: str, name: str) -> str:
         broken = [i for i in self.infos if i.error and (i.name == name or i.distribution == f"tallow-{name}")]
         if broken:
             who = f"{broken[0].distribution} {broken[0].version}"
             return f"{kind} {name!r} is installed ({who}) but not usable: {broken[0].error}"
+        import difflib  # only errors need it
+
         have = sorted(self.tables[kind])
         near = difflib.get_close_matches(name, have, 1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
@@ -148,7 +180,29 @@ class PluginHost:
         return f"there is no {kind} {name!r} ({listed}).{hint} To add it: pip install tallow-{name}"
 
 
-def _chosen(points) -> list[EntryPoint]:
+@contextlib.contextmanager
+def _recorded(info: PluginInfo):
+    """Whatever a plugin does wrong in here is recorded, and does not stop the others."""
+    try:
+        yield
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [""])[0]
+        info.error = reason if isinstance(error, PluginError) else f"{type(error).__name__}: {reason}"
+        info.provides.clear()
+
+
+def _add_operators(info: PluginInfo, hook: Callable) -> None:
+    from tallow.ops import table  # running a compiled model needs no operator table
+
+    found: list[table.Op] = []
+    hook(register=found.append)
+    for row in found:
+        if table.OPS.get(row.name) is not row:
+            table.register(row)
+        info.provides.append(f"operator {row.name}")
+
+
+def _chosen(points: Sequence[Point]) -> list[Point]:
     """All entry points, or those that TALLOW_PLUGINS names."""
     wanted = os.environ.get("TALLOW_PLUGINS")
     names = None if wanted is None else {n.strip() for n in wanted.split(",") if n.strip()}
@@ -156,9 +210,16 @@ def _chosen(points) -> list[EntryPoint]:
 
 
 @cache
-def host() -> PluginHost:
-    """The process's plugins, found on the first call."""
+def installed() -> PluginHost:
+    """The process's plugins, found on the first call; their operators need not be in the table yet."""
     return PluginHost()
+
+
+def host() -> PluginHost:
+    """The process's plugins, with their operators in the table."""
+    found = installed()
+    found.register_operators()
+    return found
 
 
 def backend(name: str) -> Backend:
@@ -168,18 +229,4 @@ def backend(name: str) -> Backend:
 
 def importer_for(path: str | Path) -> Importer:
     """The importer that claims a file or folder."""
-    path = Path(path)
-    if not path.exists():
-        raise ImportFailed(f"there is no file {path}")
-    found = host()
-    for name in sorted(found.tables["importer"]):
-        candidate = found.get("importer", name)
-        if candidate.claims(path):
-            return candidate
-    suffixes = [s for n in found.tables["importer"] for s in found.get("importer", n).suffixes]
-    known = (
-        f"known: {', '.join(suffixes)}"
-        if suffixes
-        else "no importer is installed: pip install tallow-importers"
-    )
-    raise ImportFailed(f"no importer reads {path.name} ({known})")
+    return host().importer_for(Path(path))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Union
+from typing import NamedTuple, Union
 
 import numpy as np
 
@@ -19,8 +19,7 @@ from tallow.dtype import DType
 from tallow.graph.types import Type, type_symbols
 
 
-@dataclass(frozen=True, slots=True)
-class Location:
+class Location(NamedTuple):
     """Where a node came from, in the user's own words: node name, source operator, file or line."""
 
     name: str = ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
@@ -47,6 +46,8 @@ def check_names(dims: Iterable[str], have: Collection[str]) -> None:
     """GraphError for a size that the inputs do not mention."""
     unknown = [n for n in dims if n not in have]
     if unknown:
+        import difflib  # only errors need it
+
         near = difflib.get_close_matches(unknown[0], have, 1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
         raise GraphError(

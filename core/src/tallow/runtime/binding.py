@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,8 +15,7 @@ from tallow.runtime import dlpack
 from tallow.schedule.program import Program
 
 
-@dataclass(frozen=True, slots=True)
-class Bound:
+class Bound(NamedTuple):
     """Input arrays, C-contiguous and of the right dtype, and the value of each size symbol."""
 
     arrays: tuple[np.ndarray, ...]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,8 +12,7 @@ from tallow.backend import Prepared
 from tallow.runtime.layout import PhaseLayout
 
 
-@dataclass(frozen=True, slots=True)
-class Arena:
+class Arena(NamedTuple):
     """Memory of a phase's temporaries."""
 
     size: int
@@ -31,16 +31,14 @@ class Frame:
     out: Mapping[int, np.ndarray]
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(NamedTuple):
     """Consecutive kernel steps, prepared; or the number of one host or control step."""
 
     prepared: Prepared | None
     steps: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class PhasePlan:
+class PhasePlan(NamedTuple):
     """A phase for known sizes."""
 
     layout: PhaseLayout

@@ -7,7 +7,7 @@ starts, so its temporaries get one arena, planned then and remembered for the ne
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from tallow.dim import evaluate
 from tallow.graph import TensorType
@@ -42,8 +42,7 @@ def step_reads_writes(step: Step) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return (*step.inputs, *(s for slots in captured.values() for s in slots)), step.outputs
 
 
-@dataclass(frozen=True, slots=True)
-class Lives:
+class Lives(NamedTuple):
     """For each owned slot (temporary or output): the steps of its first write and last use."""
 
     first: Mapping[int, int]
@@ -79,8 +78,7 @@ def size_of(program: Program, slot: int, sizes: Mapping[str, int]) -> int:
     return count * program.slots[slot].type.dtype.itemsize
 
 
-@dataclass(frozen=True, slots=True)
-class PhaseLayout:
+class PhaseLayout(NamedTuple):
     """Byte offsets in the phase's arena of the temporaries first written in it, and the arena's size."""
 
     offsets: Mapping[int, int]

@@ -138,7 +138,7 @@ class _Draft:
             while (below := self.slots[root].view_of) is not None:
                 root = below
             if self.slots[root].kind == "temporary" and root not in outputs:
-                self.slots[root] = replace(self.slots[root], kind="output")
+                self.slots[root] = self.slots[root]._replace(kind="output")
 
     def has_lowering(self, node: Node) -> bool:
         return node not in self.host and self.shared.lowerer.find(node) is not None

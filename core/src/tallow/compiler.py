@@ -1,0 +1,54 @@
+"""The compiler: a Graph in, a Compiled out; no device is opened, and running what it made needs none of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from tallow import plugins
+from tallow.backend import split_device
+from tallow.compiled import Compiled, aligned
+from tallow.errors import CompileError
+from tallow.graph import Graph, TensorType, walk
+from tallow.passes.bind import bind_dims
+from tallow.stages import lower, prepare
+from tallow.verify import checked, verify_after
+
+LARGEST = 1 << 47  # bytes that a process can address
+
+
+def import_graph(path: Path, sizes: Mapping[str, int | tuple[int, int | None]]) -> Graph:
+    """The Graph of a model's files, with sizes fixed or bounded; ImportFailed says what is wrong."""
+    fixed = {n: s for n, s in sizes.items() if isinstance(s, int)}
+    bounds = {n: s for n, s in sizes.items() if n not in fixed}
+    importer = plugins.importer_for(path)
+    graph = verify_after(f"importer {importer.name}", importer.load(path, fixed))
+    return checked(bind_dims, graph, bounds)
+
+
+def bound(graph: Graph, sizes: Mapping[str, int | tuple[int, int | None]]) -> Graph:
+    """The graph with sizes fixed or bounded."""
+    return checked(bind_dims, graph, sizes)
+
+
+def compile_graph(graph: Graph, device: str = "cpu") -> Compiled:
+    """Everything a device needs to run the graph; opens none."""
+    name, arch = split_device(device)
+    backend = plugins.backend(name)
+    target = backend.target(arch)
+    refuse_impossible(graph)
+    scheduled = lower(prepare(graph, backend, target), backend, target)
+    code = backend.compile(list(scheduled.kernels.values()), target)
+    constants = {key: aligned(np.asarray(a)) for key, a in scheduled.constants.items()}
+    return Compiled(scheduled.program, target, code, constants, dict(graph.metadata))
+
+
+def refuse_impossible(graph: Graph) -> None:
+    """CompileError for a tensor larger than any address space: a damaged or hostile model."""
+    made = [(v, str(node.location)) for node in walk(graph) for v in node.outputs]
+    for value, where in (*((v, f'input "{v.name}"') for v in graph.inputs), *made):
+        type_ = value.type
+        if isinstance(type_, TensorType) and type_.is_static and type_.size * type_.dtype.itemsize > LARGEST:
+            raise CompileError(f"{type_} is larger than any memory ({where})")
