@@ -23,8 +23,10 @@ from tallow.compiled import Compiled
 from tallow.dim import Expr, parse_dim
 from tallow.dtype import DTYPES, DType, dtype
 from tallow.errors import ArtifactError, TallowError
-from tallow.graph import (
-    Location,
+from tallow.location import Location
+from tallow.schedule.checks import Check
+from tallow.schedule.program import ControlStep, HostStep, KernelStep, Program, Slot
+from tallow.types import (
     MapType,
     NothingType,
     OptionalType,
@@ -32,8 +34,6 @@ from tallow.graph import (
     TensorType,
     UnrankedType,
 )
-from tallow.schedule.checks import Check
-from tallow.schedule.program import ControlStep, HostStep, KernelStep, Program, Slot
 
 FORMAT = 2
 ALIGNMENT = 64

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,8 +37,7 @@ class Target:
         return f"{self.backend}:{self.arch}"
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceInfo:
+class DeviceInfo(NamedTuple):
     """One device that is here: its `name` is what users write (`cpu`, `opencl:0`)."""
 
     name: str
@@ -47,18 +46,16 @@ class DeviceInfo:
     features: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Code:
+class Code(NamedTuple):
     """Compiled kernels: one blob, where each kernel starts in it, and what the device needs beside it."""
 
     blob: bytes
     entries: Mapping[str, int]
-    support: Mapping[str, bytes] = field(default_factory=dict)
-    notes: Mapping[str, str] = field(default_factory=dict)  # JSON-able facts the device checks on opening
+    support: Mapping[str, bytes] = {}
+    notes: Mapping[str, str] = {}  # JSON-able facts the device checks on opening
 
 
-@dataclass(frozen=True, slots=True)
-class BoundStep:
+class BoundStep(NamedTuple):
     """One kernel call with everything known but the addresses.
 
     arguments: (base number, byte offset) of each kernel parameter; bases are given at each run.

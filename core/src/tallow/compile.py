@@ -7,44 +7,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tallow import artifact, model_cache, plugins
 from tallow.backend import split_device
 from tallow.compiled import Compiled
-from tallow.errors import CompileError, InputError
-from tallow.executable import Executable, port
-from tallow.graph import Graph
-from tallow.passes.bind import normal_dims
+from tallow.errors import InputError
+from tallow.executable import Executable
+from tallow.sizes import normal_dims
 
-
-@dataclass(frozen=True, slots=True)
-class Model:
-    """An imported model: its Graph, and its inputs and outputs as users name them."""
-
-    graph: Graph
-    path: Path | None = None
-
-    @property
-    def inputs(self):
-        return tuple(port(v.name, v.type) for v in self.graph.inputs)
-
-    @property
-    def outputs(self):
-        return tuple(
-            port(n, v.type) for n, v in zip(self.graph.output_names, self.graph.outputs, strict=True)
-        )
-
-    @property
-    def metadata(self) -> Mapping[str, str]:
-        return self.graph.metadata
+if TYPE_CHECKING:
+    from tallow.compiler import Model
+    from tallow.graph import Graph
 
 
 def load(path: str | Path, dims: Mapping[str, int | tuple[int, int]] | None = None) -> Model:
     """The model in a file or folder, with sizes named in `dims` fixed or bounded as in `compile`;
     ImportFailed says what is wrong."""
-    from tallow.compiler import import_graph
+    from tallow.compiler import Model, import_graph
 
     return Model(import_graph(Path(path), normal_dims(dims or {})), Path(path))
 
@@ -92,12 +73,9 @@ def compile(
     sizes = normal_dims(dims or {})
     if isinstance(model, (str, Path)):
         return open_compiled(compile_file(Path(model), device, sizes), threads)
-    graph = model.graph if isinstance(model, Model) else model
-    if not isinstance(graph, Graph):
-        raise CompileError(f"expected a Model, a Graph or a path, got {type(model).__name__}")
-    from tallow.compiler import bound, compile_graph
+    from tallow.compiler import compile_model
 
-    return open_compiled(compile_graph(bound(graph, sizes), device), threads)
+    return open_compiled(compile_model(model, device, sizes), threads)
 
 
 def compile_file(path: Path, device: str, dims: Mapping[str, int | tuple[int, int]]) -> Compiled:

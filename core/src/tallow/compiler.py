@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,35 @@ from tallow import plugins
 from tallow.backend import split_device
 from tallow.compiled import Compiled, aligned
 from tallow.errors import CompileError
+from tallow.executable import port
 from tallow.graph import Graph, TensorType, walk
 from tallow.passes.bind import bind_dims
 from tallow.stages import lower, prepare
 from tallow.verify import checked, verify_after
 
 LARGEST = 1 << 47  # bytes that a process can address
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """An imported model: its Graph, and its inputs and outputs as users name them."""
+
+    graph: Graph
+    path: Path | None = None
+
+    @property
+    def inputs(self):
+        return tuple(port(v.name, v.type) for v in self.graph.inputs)
+
+    @property
+    def outputs(self):
+        return tuple(
+            port(n, v.type) for n, v in zip(self.graph.output_names, self.graph.outputs, strict=True)
+        )
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        return self.graph.metadata
 
 
 def import_graph(path: Path, sizes: Mapping[str, int | tuple[int, int | None]]) -> Graph:
@@ -28,9 +52,14 @@ def import_graph(path: Path, sizes: Mapping[str, int | tuple[int, int | None]]) 
     return checked(bind_dims, graph, bounds)
 
 
-def bound(graph: Graph, sizes: Mapping[str, int | tuple[int, int | None]]) -> Graph:
-    """The graph with sizes fixed or bounded."""
-    return checked(bind_dims, graph, sizes)
+def compile_model(
+    model: Model | Graph, device: str, sizes: Mapping[str, int | tuple[int, int | None]]
+) -> Compiled:
+    """What a model compiles to with sizes fixed or bounded; CompileError for what is none."""
+    graph = model.graph if isinstance(model, Model) else model
+    if not isinstance(graph, Graph):
+        raise CompileError(f"expected a Model, a Graph or a path, got {type(model).__name__}")
+    return compile_graph(checked(bind_dims, graph, sizes), device)
 
 
 def compile_graph(graph: Graph, device: str = "cpu") -> Compiled:

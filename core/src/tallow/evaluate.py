@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tallow.dim import Expr, symbols
 from tallow.dim import evaluate as evaluate_dim
 from tallow.errors import InputError, TallowError, VerifyError
-from tallow.graph import Graph, Location, Node, TensorType, Type, Value
+from tallow.location import Location
+from tallow.types import TensorType, Type
 
-Trace = Callable[[Node, Sequence[np.ndarray]], None]
+if TYPE_CHECKING:
+    from tallow.graph import Graph, Node, Value
+
+Trace = Callable[["Node", Sequence[np.ndarray]], None]
 
 
 def evaluate(

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -15,19 +14,18 @@ from tallow.backend import Device
 from tallow.compiled import Compiled
 from tallow.dtype import DType
 from tallow.errors import InputError
-from tallow.graph import TensorType
-from tallow.passes.bind import check_names
 from tallow.runtime.binding import Bound, bind_inputs
 from tallow.runtime.machine import Machine
 from tallow.schedule.program import KernelStep
+from tallow.sizes import check_names
+from tallow.types import TensorType
 
 if TYPE_CHECKING:
     from tallow.plan import Plan
     from tallow.profile import Profile
 
 
-@dataclass(frozen=True, slots=True)
-class Port:
+class Port(NamedTuple):
     """A named input or output: dtype and shape, symbolic sizes as strings."""
 
     name: str

@@ -10,9 +10,9 @@ import numpy as np
 from tallow.dim import Dim, Expr, Symbol, evaluate
 from tallow.dtype import DType, dtype
 from tallow.errors import InputError, TallowError
-from tallow.graph import VARIES, MapType, OptionalType, SequenceType, TensorType, Type
 from tallow.runtime import dlpack
 from tallow.schedule.program import Program
+from tallow.types import VARIES, MapType, OptionalType, SequenceType, TensorType, Type
 
 
 class Bound(NamedTuple):

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from tallow.dim import evaluate
-from tallow.graph import TensorType
 from tallow.schedule.memory import Lifetime, plan_memory
 from tallow.schedule.program import KernelStep, Program, Step
+from tallow.types import TensorType
 
 
 def root_of(program: Program, slot: int) -> int:

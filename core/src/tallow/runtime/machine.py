@@ -15,13 +15,13 @@ from tallow.backend import BoundStep, Device, Module
 from tallow.dim import evaluate
 from tallow.errors import InputError
 from tallow.evaluate import bind_sizes, evaluate_node, read_sizes, stack_scan
-from tallow.graph import TensorType, Type
 from tallow.runtime.binding import Bound
 from tallow.runtime.direct import Direct
 from tallow.runtime.frame import Arena, Frame, PhasePlan, Segment
 from tallow.runtime.layout import PhaseLayout, lay_out, lives_of, phases_of, root_of, shape_of
 from tallow.schedule.checks import verify_sizes
 from tallow.schedule.program import ControlStep, HostStep, KernelStep, Program
+from tallow.types import TensorType, Type
 
 REMEMBERED = 32  # size bindings whose prepared steps are kept
 ABSOLUTE = 0  # the base whose address is 0: offsets from it are addresses of constants

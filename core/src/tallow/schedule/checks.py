@@ -8,13 +8,17 @@ for all of them relies on nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from tallow.dim import Expr, substitute, symbols
 from tallow.errors import GraphError, InputError
-from tallow.graph import Graph, Location, Node, TensorType, Type, type_symbols
+from tallow.location import Location
+from tallow.types import TensorType, Type, type_symbols
+
+if TYPE_CHECKING:
+    from tallow.graph import Graph, Node
 
 PRIMES = (101, 103, 107, 109, 113, 127, 131, 137, 139, 149, 151, 157, 163, 167, 173, 179, 181, 191, 193, 197)
 UNTYPED = {"if", "loop", "fail", "constant"}  # their types are stated, not inferred

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from tallow.dim import Dim
-from tallow.graph import Location, Type
+from tallow.location import Location
 from tallow.schedule.checks import Check
+from tallow.types import Type
 
 if TYPE_CHECKING:
     from tallow.kernel.grammar import Kernel

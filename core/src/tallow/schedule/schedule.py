@@ -9,7 +9,6 @@ import numpy as np
 
 from tallow.errors import CompileError
 from tallow.graph import Graph, Node, TensorType, Value, captured, type_symbols
-from tallow.graph.types import Type
 from tallow.kernel.grammar import Kernel
 from tallow.lower.group import Declined, Group, KernelCall, Lowering, Temporary
 from tallow.lower.pointwise import lower_pointwise
@@ -18,6 +17,7 @@ from tallow.passes.decompose import decompose
 from tallow.schedule.checks import checks_of
 from tallow.schedule.fuse import Rules, fuse
 from tallow.schedule.program import ControlStep, HostStep, KernelStep, Program, Scheduled, Slot, Step
+from tallow.types import Type
 
 CONTROL = ("if", "loop")
 # Which prologue a root other than a reduction may be offered; its lowering can still decline.

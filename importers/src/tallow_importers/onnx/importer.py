@@ -25,7 +25,7 @@ from tallow.graph import (
     UnrankedType,
     Value,
 )
-from tallow.passes.bind import check_names
+from tallow.sizes import check_names
 from tallow_importers.onnx import families, repairs
 from tallow_importers.onnx.context import Context, Diverges, NodeView, RanksDiffer, Unsupported, attributes_of
 from tallow_importers.onnx.families.control import as_declared, fork

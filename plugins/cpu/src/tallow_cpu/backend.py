@@ -11,13 +11,14 @@ import numpy as np
 from tallow.backend import Code, DeviceInfo, GraphPass, Target
 from tallow.dtype import DType
 from tallow.errors import ArtifactError, Unavailable
-from tallow.graph import Node, TensorType
+from tallow.types import TensorType
 from tallow_cpu.runtime.module import Module, aligned
 from tallow_cpu.runtime.source import INTERFACE
 from tallow_cpu.runtime.threads import usable_cores
 from tallow_cpu.targets import cpuinfo, host_flags, make_target, missing_features
 
 if TYPE_CHECKING:
+    from tallow.graph import Node
     from tallow.kernel.grammar import Kernel
     from tallow.lower.group import Lowering
 

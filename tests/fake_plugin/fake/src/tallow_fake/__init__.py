@@ -5,13 +5,17 @@ from __future__ import annotations
 import pickle
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tallow.backend import BoundStep, Code, DeviceInfo, Target
 from tallow.errors import Unavailable
-from tallow.graph import Node, TensorType
 from tallow.hookspecs import hook
+from tallow.types import TensorType
+
+if TYPE_CHECKING:
+    from tallow.graph import Node
 
 TALLOW_API = 1
 
