@@ -22,7 +22,7 @@ from tallow_cpu.runtime.source import ENTRIES, INTERFACE, PLATFORMS, runtime_ir
 from tallow_cpu.runtime.threads import usable_cores
 from tallow_cpu.targets import abilities, base_of, machine_of, tuning
 
-FORMAT = "1"  # of cached parts; a change makes older ones unreadable
+FORMAT = "2"  # of cached parts; a change makes older ones unreadable
 CACHE, CACHE_LIMIT = "cpu", 512 << 20  # kind of cached parts, and the bytes kept of them
 _HEAD = struct.Struct("<QQ")  # entry, alignment
 RUNTIME_HEAD = 256
