@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -12,6 +12,7 @@ from tallow.graph import Graph, Node, TensorType, Value, captured, type_symbols
 from tallow.kernel.grammar import Kernel
 from tallow.lower.group import Declined, Group, KernelCall, Lowering, Temporary
 from tallow.lower.pointwise import lower_pointwise
+from tallow.lower.share import share
 from tallow.ops import OPS
 from tallow.passes.decompose import decompose
 from tallow.schedule.checks import checks_of
@@ -43,7 +44,27 @@ class Lowerer:
 
 def schedule(graph: Graph, lowerer: Lowerer) -> Scheduled:
     """The program of a graph. Nodes without a kernel become host steps, with the reason."""
-    return _Scheduler(lowerer, {}, {}).program(graph, ())
+    return _shared(_Scheduler(lowerer, {}, {}).program(graph, ()))
+
+
+def _shared(scheduled: Scheduled) -> Scheduled:
+    """The program on kernels that differ in more than numbers."""
+    instead = share(scheduled.kernels)
+    kernels = {kernel.name: kernel for kernel, _ in instead.values()}
+    return scheduled._replace(program=_on(scheduled.program, instead), kernels=kernels)
+
+
+def _on(program: Program, instead: Mapping[str, tuple[Kernel, tuple[int, ...]]]) -> Program:
+    """The program with other kernels, and the sizes that these take besides."""
+    steps: list[Step] = []
+    for step in program.steps:
+        if isinstance(step, KernelStep):
+            kernel, sizes = instead[step.entry]
+            step = step._replace(entry=kernel.name, sizes=(*step.sizes, *sizes))
+        elif isinstance(step, ControlStep):
+            step = step._replace(regions={name: _on(r, instead) for name, r in step.regions.items()})
+        steps.append(step)
+    return program._replace(steps=tuple(steps))
 
 
 class _Declines(Exception):
