@@ -27,8 +27,9 @@ def aligned(array: np.ndarray) -> np.ndarray:
     crosses cache lines costs twice."""
     if not array.flags.c_contiguous and array.dtype == object:
         return np.ascontiguousarray(array)
+    start = array.ctypes.data % 64
     if array.flags.c_contiguous and (
-        array.dtype == object or array.nbytes < 64 or array.ctypes.data % 64 == 0
+        array.dtype == object or start == 0 or (array.nbytes < 64 and array.flags.aligned)
     ):
         return array
     raw = np.empty(array.nbytes + 64, np.uint8)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 
@@ -34,6 +35,7 @@ from tallow_importers.onnx.known import KnownBuilder
 from tallow_importers.onnx.registry import REGISTRY
 from tallow_importers.onnx.sorting import in_order
 from tallow_importers.onnx.tensors import dtype_of, sparse_to_dense, to_array
+from tallow_importers.onnx.weights import read
 
 OLDEST_OPSET = 7
 # What handlers run into when a node breaks its operator's schema.
@@ -47,15 +49,12 @@ def load(path: str | Path, dims: Mapping[str, int] | None = None) -> Graph:
     """The Graph of an ONNX file, sizes in `dims` fixed; ImportFailed says what is wrong or not supported."""
     path = Path(path)
     try:
-        data = path.read_bytes()
+        model, weights = read(path)
     except OSError as error:
         raise ImportFailed(f"cannot read {path}: {error.strerror}") from None
-    model = onnx.ModelProto()
-    try:
-        model.ParseFromString(data)
     except (DecodeError, ValueError, RecursionError) as error:
         raise ImportFailed(f"{path.name} is not an ONNX model, or is truncated or damaged: {error}") from None
-    return load_model_proto(model, path.parent, path.name, dims)
+    return load_model_proto(model, path.parent, path.name, dims, weights)
 
 
 def load_model_proto(
@@ -63,19 +62,29 @@ def load_model_proto(
     folder: Path | None = None,
     source: str = "model",
     dims: Mapping[str, int] | None = None,
+    weights: Mapping[int, np.ndarray] | None = None,
 ) -> Graph:
-    """The Graph of a model in memory; `folder` is where its external data may lie."""
+    """The Graph of a model in memory; `folder` is where its external data may lie, `weights` the raw data of
+    initializers, by their number, that the model itself lacks."""
     if not model.HasField("graph") or not (model.graph.node or model.graph.output):
         raise ImportFailed(f"{source} holds no graph: it is not an ONNX model, or it is truncated")
     try:
-        return _Importer(model, folder, source, dims or {}).graph()
+        return _Importer(model, folder, source, dims or {}, weights or {}).graph()
     except (*_MALFORMED, OverflowError, MemoryError) as error:
         raise ImportFailed(f"{source} is damaged or malformed ({type(error).__name__}: {error})") from error
 
 
 class _Importer:
-    def __init__(self, model: onnx.ModelProto, folder: Path | None, source: str, dims: Mapping[str, int]):
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        folder: Path | None,
+        source: str,
+        dims: Mapping[str, int],
+        weights: Mapping[int, np.ndarray],
+    ):
         self.model, self.folder, self.source, self.dims = model, folder, source, dims
+        self.weights = weights
         self.opsets = self._opsets(model.opset_import)
         self.functions = {(f.domain, f.name, f.overload): f for f in model.functions}
         self.problems: dict[str, None] = {}
@@ -105,7 +114,7 @@ class _Importer:
         scope: dict[str, Value | None] = {"": None}
         context = Context(builder, self, scope, self.folder)
         try:
-            self._initializers(context, proto)
+            self._initializers(context, proto, self.weights)
             self._inputs(context, proto)
             self.inputs = tuple(builder.inputs)
             check_names(self.dims, self.sizes)
@@ -127,9 +136,11 @@ class _Importer:
 
     # Parts of a graph --------------------------------------------------------------------------
 
-    def _initializers(self, context: Context, proto: onnx.GraphProto) -> None:
-        for tensor in proto.initializer:
-            array, have = to_array(tensor, self.folder), context.scope.get(tensor.name)
+    def _initializers(
+        self, context: Context, proto: onnx.GraphProto, weights: Mapping[int, np.ndarray] | None = None
+    ) -> None:
+        for number, tensor in enumerate(proto.initializer):
+            array, have = to_array(tensor, self.folder, (weights or {}).get(number)), context.scope.get(tensor.name)
             if tensor.name in context.names and repairs.same(context.array(have), array):
                 repairs.warn(
                     f'{self.source}: the initializer "{tensor.name}" is there twice, the same: one is taken'
