@@ -9,6 +9,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from tallow import plugins
+from tallow.errors import Unavailable
+
 
 def pytest_configure(config) -> None:
     """Every graph is verified after every pass, also in processes that tests start."""
@@ -35,3 +38,25 @@ def save_onnx(tmp_path):
         return path
 
     return write
+
+
+DEVICES = ("cpu", "opencl")
+
+
+@pytest.fixture(scope="session")
+def usable():
+    """`usable(backend)`: the name of a device of a backend; the test is skipped where there is none."""
+
+    def find(backend: str) -> str:
+        try:
+            return plugins.backend(backend).devices()[0].name
+        except Unavailable as reason:
+            pytest.skip(str(reason))
+
+    return find
+
+
+@pytest.fixture(scope="session", params=DEVICES)
+def device(request, usable) -> str:
+    """The name of a device: the test runs on one of each backend that is usable here."""
+    return usable(request.param)

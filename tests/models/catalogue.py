@@ -21,7 +21,7 @@ TOLERANCES = {
     "float64": 2e-4,
     "float16": 4e-3,
     "int8": 1e-2,
-    "QDQ": 2.5e-2,  # four steps of a result in 8 bits; sums are in floats, in an order that no one fixes
+    "QDQ": 2.6e-2,  # four steps of a result of 159 steps: so far are others from the result in f64, too
 }
 
 

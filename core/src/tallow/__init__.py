@@ -17,6 +17,7 @@ from tallow.errors import (
     GraphError,
     ImportFailed,
     InputError,
+    NotAModel,
     PluginError,
     TallowError,
     Unavailable,
@@ -24,6 +25,7 @@ from tallow.errors import (
 )
 from tallow.evaluate import evaluate
 from tallow.executable import Executable
+from tallow.runtime.device_array import DeviceArray
 
 if TYPE_CHECKING:
     from tallow.compiler import Model
@@ -32,11 +34,13 @@ __version__ = "0.1.0"
 __all__ = [
     "ArtifactError",
     "CompileError",
+    "DeviceArray",
     "Executable",
     "GraphError",
     "ImportFailed",
     "InputError",
     "Model",
+    "NotAModel",
     "PluginError",
     "TallowError",
     "Unavailable",

@@ -60,6 +60,7 @@ class BoundStep(NamedTuple):
 
     arguments: (base number, byte offset) of each kernel parameter; bases are given at each run.
     grid: iterations of the grid loop; a thread should take at least `grain` of them at a time.
+    label: what errors call it: its operators and the user's nodes.
     """
 
     entry: str
@@ -67,13 +68,15 @@ class BoundStep(NamedTuple):
     sizes: tuple[int, ...]
     grid: int
     grain: int = 1
+    label: str = ""
 
 
 class Prepared(Protocol):
     """A sequence of bound steps, ready to run again and again, from several threads at once."""
 
     def run(self, bases: Sequence[int]) -> None:
-        """Run all steps; `bases` are device addresses. Returns when the results may be read."""
+        """Run all steps; `bases` are device addresses. Returns when the results may be read; on a device
+        that is not the host, when they are sure to be there for what is asked of the device next."""
 
     def profile(self, bases: Sequence[int]) -> list[float]:
         """As run; returns seconds per step."""
@@ -86,19 +89,33 @@ class Module(Protocol):
 
 
 class Device(Protocol):
-    """An opened device: loads code and owns memory. On a host device an address is a pointer to
-    host memory, and `upload` and `download` may return the very array they are given."""
+    """An opened device: loads code and owns memory.
+
+    Memory is any object of the device's; its address is a number that the device's `Prepared` finds it by.
+    On a host device memory is a numpy array of bytes and the address a pointer to it; only there may an
+    array be used as memory, and `upload` is never called. Other devices run what is asked of them in the
+    order asked, whichever thread asks, so that only `download` waits. MemoryError where there is none left.
+    """
 
     info: DeviceInfo
     is_host: bool
 
     def load(self, code: Code) -> Module: ...
     def allocate(self, size: int) -> object:
-        """At least `size` bytes, aligned to 64; freed with the object. `address(object)` is where."""
+        """At least `size` bytes, aligned to 64; freed with the object."""
 
     def address(self, memory: object) -> int: ...
-    def upload(self, array: np.ndarray) -> object: ...
-    def download(self, memory: object, out: np.ndarray) -> None: ...
+    def part(self, memory: object, offset: int, size: int) -> object:
+        """Memory that is `size` bytes of another from `offset` on, a multiple of 64."""
+
+    def upload(self, array: np.ndarray) -> object:
+        """Fresh memory with the bytes of a C-contiguous array, which may change as soon as this returns."""
+
+    def download(self, memory: object, out: np.ndarray) -> None:
+        """Fill a C-contiguous array from the memory, when all that was asked before is done."""
+
+    def export(self, memory: object, shape: tuple[int, ...], dtype: np.dtype) -> object | None:
+        """The memory as an object that speaks dlpack, or None where the device has none."""
 
 
 GraphPass = Callable[["Graph", Target], "Graph"]
@@ -119,7 +136,8 @@ class Backend(Protocol):
         """The devices that are here; Unavailable with the reason when there are none."""
 
     def target(self, arch: str | None = None) -> Target:
-        """The target of that name, or this host's; Unavailable with the known names if there is none."""
+        """The target of an architecture's or a device's name (what stands after `cpu:` or `opencl:`), or of
+        the device here; Unavailable with the known names if there is none."""
 
     def supports(self, node: Node, target: Target) -> str | None:
         """None if the node can run there, else the reason why not."""
@@ -131,7 +149,9 @@ class Backend(Protocol):
         """The text of a stage: "source" or "assembly"."""
 
     def open(self, device: str) -> Device:
-        """The device of that name."""
+        """The device of a name that users write, `backend` or `backend:which`; where the latter names an
+        architecture, the device here. Unavailable, with what is here, if it is not one device. Opening a
+        device again gives the same object, unless the device is the host."""
 
 
 def split_device(device: str) -> tuple[str, str | None]:

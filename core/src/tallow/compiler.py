@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tallow import plugins
+from tallow import declared, plugins
 from tallow.backend import split_device
 from tallow.compiled import Compiled, aligned
 from tallow.errors import CompileError
@@ -40,15 +40,23 @@ class Model:
 
     @property
     def metadata(self) -> Mapping[str, str]:
-        return self.graph.metadata
+        return {key: text for key, text in self.graph.metadata.items() if key != declared.KEY}
 
 
-def import_graph(path: Path, sizes: Mapping[str, int | tuple[int, int | None]]) -> Graph:
-    """The Graph of a model's files, with sizes fixed or bounded; ImportFailed says what is wrong."""
+def import_graph(
+    source: str | Path | bytes,
+    sizes: Mapping[str, int | tuple[int, int | None]],
+    format: str | None = None,
+) -> Graph:
+    """The Graph of a model's files, or bytes, with sizes fixed or bounded; ImportFailed says what is wrong."""
     fixed = {n: s for n, s in sizes.items() if isinstance(s, int)}
     bounds = {n: s for n, s in sizes.items() if n not in fixed}
-    importer = plugins.importer_for(path)
-    graph = verify_after(f"importer {importer.name}", importer.load(path, fixed))
+    importer = plugins.host().importer_of(source, format)
+    if isinstance(source, bytes):
+        graph = importer.load_bytes(source, fixed)
+    else:
+        graph = importer.load(Path(source), fixed)
+    graph = verify_after(f"importer {importer.name}", graph)
     return checked(bind_dims, graph, bounds)
 
 

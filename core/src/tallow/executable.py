@@ -14,8 +14,10 @@ from tallow.backend import Device
 from tallow.compiled import Compiled
 from tallow.dtype import DType
 from tallow.errors import InputError
-from tallow.runtime.binding import Bound, bind_inputs
+from tallow.runtime.binding import Bound, as_array, bind_inputs
+from tallow.runtime.device_array import DeviceArray
 from tallow.runtime.machine import Machine
+from tallow.runtime.memory import Constants, memory_of
 from tallow.schedule.program import KernelStep
 from tallow.sizes import check_names
 from tallow.types import TensorType
@@ -46,7 +48,8 @@ class Executable:
     """A model that runs. `exe(x, y)` takes arrays in order; `exe.run({"name": x})` by name.
 
     Runs from several threads at once are safe. Arrays are taken as they are when they are
-    C-contiguous and of the input's dtype; results are fresh arrays unless `out` gives them.
+    C-contiguous and of the input's dtype; results are fresh arrays unless `out` gives them. With
+    keep="device" results are `DeviceArray`s, which stay on the device; these are inputs without a copy.
     """
 
     def __init__(self, compiled: Compiled, device: Device, threads: int):
@@ -56,7 +59,9 @@ class Executable:
         program = compiled.program
         if program.checks or not all(isinstance(step, KernelStep) for step in program.steps):
             plugins.host()  # steps on the host may evaluate operators of plugins
-        self._machine = Machine(program, device.load(compiled.code), device, compiled.constants, threads)
+        memory = memory_of(device)
+        module = device.load(compiled.code)
+        self._machine = Machine(program, module, memory, Constants(memory, compiled.constants), threads)
         self.inputs = tuple(
             port(n, program.slots[s].type) for n, s in zip(program.input_names, program.inputs, strict=True)
         )
@@ -65,33 +70,57 @@ class Executable:
         )
 
     def __call__(
-        self, *arrays, out: np.ndarray | Sequence[np.ndarray] | Mapping[str, np.ndarray] | None = None
+        self,
+        *arrays,
+        out: np.ndarray | Sequence[np.ndarray] | Mapping[str, np.ndarray] | None = None,
+        keep: str | None = None,
     ):
         """Results for inputs in order: one array, or a tuple when the model has several results.
 
         `out`: arrays to write results into, by name, in order, or one for a model with one result.
+        `keep`: "device" leaves tensors on the device.
         """
         if len(arrays) != len(self.inputs):
             names = ", ".join(map(str, self.inputs))
             raise InputError(f"expected {len(self.inputs)} inputs ({names}), got {len(arrays)}")
-        results = self._machine.run_direct(arrays) if out is None else None
+        results = self._machine.run_direct(arrays) if out is None and keep is None else None
         if results is None:
-            results = self._run(bind_inputs(self.compiled.program, arrays), out)
+            results = self._run(bind_inputs(self.compiled.program, arrays, self.device), out, keep)
         return results[0] if len(results) == 1 else tuple(results)
 
     def run(
-        self, inputs: Mapping[str, object], out: Mapping[str, np.ndarray] | None = None
+        self,
+        inputs: Mapping[str, object],
+        out: Mapping[str, np.ndarray] | None = None,
+        keep: str | None = None,
     ) -> dict[str, np.ndarray]:
-        """Results by name for inputs by name; InputError says which names, dtypes or sizes do not fit."""
+        """Results by name for inputs by name; InputError says which names, dtypes or sizes do not fit.
+        `keep`: "device" leaves tensors on the device."""
         program, results = self.compiled.program, None
-        if out is None and isinstance(inputs, Mapping) and len(inputs) == len(program.input_names):
+        if (
+            out is None
+            and keep is None
+            and isinstance(inputs, Mapping)
+            and len(inputs) == len(program.input_names)
+        ):
             with contextlib.suppress(KeyError):
                 results = self._machine.run_direct([inputs[name] for name in program.input_names])
         if results is None:
-            results = self._run(self._bind(inputs), out)
+            results = self._run(self._bind(inputs), out, keep)
         return dict(zip(program.output_names, results, strict=True))
 
-    def _run(self, bound: Bound, out) -> list:
+    def upload(self, array: np.ndarray) -> DeviceArray:
+        """A copy of an array in the device's memory, to be an input of any number of runs."""
+        host = as_array(array, "upload")
+        if host.dtype == object:
+            raise InputError(f"upload: expected numbers, got dtype {host.dtype}: strings stay on the host")
+        return DeviceArray(self.device, self.device.upload(np.array(host, order="C")), host.shape, host.dtype)
+
+    def _run(self, bound: Bound, out, keep: str | None) -> list:
+        if keep not in (None, "device"):
+            raise InputError(f'keep = {keep!r}: expected "device", or None for arrays of the host')
+        if keep is not None and out is not None:
+            raise InputError('keep = "device" and out are both given: results can only be in one place')
         given = self._out(out)
         for position, array in given.items():
             others = [*bound.arrays, *(a for p, a in given.items() if p != position)]
@@ -101,10 +130,16 @@ class Executable:
                     f'out "{name}": it overlaps an input or another output: give memory of its own'
                 )
         try:
-            return self._machine.run(bound, given)
+            results = self._machine.run(bound, given, stay=keep is not None)
+            return results if keep is None else [self._kept(value) for value in results]
         except MemoryError as error:
             sizes = ", ".join(f"{n} = {size}" for n, size in bound.sizes.items()) or "these inputs"
             raise InputError(f"there is not enough memory to run with {sizes}: {error}") from None
+
+    def _kept(self, value):
+        """A result on the device; strings and sequences, which are the host's, as they are."""
+        tensor = isinstance(value, (np.ndarray, DeviceArray)) and value.dtype != object
+        return self._machine.memory.keep(value) if tensor else value
 
     def _bind(self, inputs: Mapping[str, object]) -> Bound:
         """Inputs by name, checked."""
@@ -122,7 +157,7 @@ class Executable:
             raise InputError(
                 f"inputs: {'; '.join(parts)}. This model takes {', '.join(map(str, self.inputs))}"
             )
-        return bind_inputs(self.compiled.program, [inputs[n] for n in names])
+        return bind_inputs(self.compiled.program, [inputs[n] for n in names], self.device)
 
     def _out(self, out) -> dict[int, np.ndarray]:
         """Result arrays that the caller gives, by the position of the output."""
@@ -149,7 +184,7 @@ class Executable:
         """Steps in order with where and why each runs, and the memory they need."""
         from tallow.plan import describe  # here and below: runs need neither plans nor profiles
 
-        return describe(self.compiled, self.threads, {})
+        return describe(self.compiled, self.threads, {}, self.device.is_host)
 
     def plan_for(self, dims: Mapping[str, int]) -> Plan:
         """The plan when sizes are these: the arena and each step's arithmetic as numbers."""
@@ -157,7 +192,8 @@ class Executable:
         from tallow.plan import describe
 
         check_names(dims, have)
-        return describe(self.compiled, self.threads, {n: int(size) for n, size in dims.items()})
+        sizes = {n: int(size) for n, size in dims.items()}
+        return describe(self.compiled, self.threads, sizes, self.device.is_host)
 
     def save(self, path: str | Path, force: bool = False) -> Path:
         """Write a `.tallow` file that opens without importers or compiler; ArtifactError if it exists
@@ -166,14 +202,21 @@ class Executable:
 
     def profile(self, inputs: Mapping[str, object], runs: int = 10, roofline: bool = True) -> Profile:
         """Time of each step, the median of `runs` runs, beside what this machine could reach: `roofline`
-        measures that once for each number of threads, in about a second."""
+        measures that once for each number of threads, in about a second; other devices have none."""
         from tallow.profile import measure
         from tallow.roofline import measure_roofline
 
         if runs < 1:
             raise InputError(f"runs = {runs}: expected 1 or more")
-        limits = measure_roofline(self.threads) if roofline else None
+        limits = measure_roofline(self.threads) if roofline and self.device.is_host else None
         return measure(self.compiled.program, self._machine, self._bind(inputs), runs, limits)
+
+    def run_observed(self, inputs: Mapping[str, object]) -> tuple[dict[str, np.ndarray], Profile]:
+        """As `run`, with the time that each step of this one run took."""
+        from tallow.profile import observe
+
+        results, profile = observe(self.compiled.program, self._machine, self._bind(inputs))
+        return dict(zip(self.compiled.program.output_names, results, strict=True)), profile
 
     def __getstate__(self):
         return {"compiled": self.compiled, "device": self.device.info.name, "threads": self.threads}

@@ -11,13 +11,14 @@ import numpy as np
 from tallow.compiled import Compiled
 from tallow.dim import substitute, symbols
 from tallow.runtime.layout import lay_out, lives_of, phases_of
+from tallow.runtime.transfers import Transfer, steps_with_transfers
 from tallow.schedule.program import ControlStep, HostStep, KernelStep, Program
 
 
 @dataclass(frozen=True, slots=True)
 class PlanStep:
     """One step: what it does, where it runs and why, and the user's own nodes in it. `flops` is a number
-    or an expression in the sizes."""
+    or an expression in the sizes. The place of a copy between host and device is "copy"."""
 
     label: str
     place: str
@@ -69,13 +70,15 @@ def _line(step: PlanStep) -> str:
     return f"  {step.place:6} {step.label}{reason}{nodes}"
 
 
-def describe(compiled: Compiled, threads: int, sizes: Mapping[str, int]) -> Plan:
-    """The plan of a compiled program, with these sizes filled in."""
+def describe(compiled: Compiled, threads: int, sizes: Mapping[str, int], is_host: bool = True) -> Plan:
+    """The plan of a compiled program, with these sizes filled in; on a device that is not the host, with the
+    copies to and from it."""
     program = compiled.program
+    steps = program.steps if is_host else steps_with_transfers(program)
     weights = tuple(_weight(name, array) for name, array in _named(compiled))
     return Plan(
         f"{compiled.target}, {threads} threads",
-        tuple(_step(s, compiled.target.backend, sizes) for s in program.steps),
+        tuple(_step(program, s, compiled.target.backend, sizes) for s in steps),
         weights,
         sum(w.bytes for w in weights),
         len(compiled.code.blob),
@@ -115,11 +118,13 @@ def is_mapped(array: np.ndarray) -> bool:
     return False
 
 
-def _step(step, backend: str, sizes: Mapping[str, int]) -> PlanStep:
+def _step(program: Program, step, backend: str, sizes: Mapping[str, int]) -> PlanStep:
     match step:
+        case Transfer(kind, slot):
+            value = program.slots[slot]
+            return PlanStep(kind, "copy", str(value.type), (value.name,), "0")
         case KernelStep():
-            names = tuple(loc.name for loc in step.location if loc.name)
-            return PlanStep(step.label, backend, "", names, str(substitute(step.flops, sizes)))
+            return PlanStep(step.label, backend, "", step.nodes, str(substitute(step.flops, sizes)))
         case HostStep():
             return PlanStep(step.op, "host", step.reason, (step.location.name,), "0")
         case ControlStep():

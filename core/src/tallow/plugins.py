@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 
 class Importer(Protocol):
-    """Reads models of one format."""
+    """Reads models of one format. One whose models may come as bytes also has `load_bytes(data, dims)`,
+    which is as `load`."""
 
     name: str
     suffixes: tuple[str, ...]
@@ -150,10 +151,18 @@ class PluginHost:
             self._made[kind, name] = self.tables[kind][name].factory()
         return self._made[kind, name]
 
-    def importer_for(self, path: Path) -> Importer:
-        """The importer that claims a file or folder; ImportFailed if none does."""
+    def importer_of(self, source: str | Path | bytes, format: str | None = None) -> Importer:
+        """The importer of that format, or the one that reads such a model."""
+        if isinstance(source, bytes):
+            return self.importer_of_bytes(format)
+        return self.importer_for(Path(source), format)
+
+    def importer_for(self, path: Path, format: str | None = None) -> Importer:
+        """The importer that claims a file or folder, or the one of that name; ImportFailed if none does."""
         if not path.exists():
             raise ImportFailed(f"there is no file {path}")
+        if format is not None:
+            return self.get("importer", format)
         for name in sorted(self.tables["importer"]):
             candidate = self.get("importer", name)
             if candidate.claims(path):
@@ -165,6 +174,18 @@ class PluginHost:
             else "no importer is installed: pip install tallow-importers"
         )
         raise ImportFailed(f"no importer reads {path.name} ({known})")
+
+    def importer_of_bytes(self, format: str | None = None) -> Importer:
+        """The importer of that name, or the only one of files that reads models from memory too; ImportFailed
+        where there is none, or more than one."""
+        names = sorted(self.tables["importer"]) if format is None else [format]
+        able = [i for i in (self.get("importer", name) for name in names) if hasattr(i, "load_bytes")]
+        able = [i for i in able if i.suffixes or format is not None]
+        if len(able) == 1:
+            return able[0]
+        kinds = ", ".join(i.name for i in able)
+        wanted = f"say which format: {kinds}" if able else "give the path of a file"
+        raise ImportFailed(f"a model in memory: {wanted if format is None else f'{format} models are files'}")
 
     def _missing(self, kind: str, name: str) -> str:
         broken = [i for i in self.infos if i.error and (i.name == name or i.distribution == f"tallow-{name}")]
@@ -227,6 +248,11 @@ def backend(name: str) -> Backend:
     return host().get("backend", name)
 
 
-def importer_for(path: str | Path) -> Importer:
-    """The importer that claims a file or folder."""
-    return host().importer_for(Path(path))
+def importer_for(path: str | Path, format: str | None = None) -> Importer:
+    """The importer that claims a file or folder, or the one of that name."""
+    return host().importer_for(Path(path), format)
+
+
+def importer_of_bytes(format: str | None = None) -> Importer:
+    """The importer of a model in memory: see PluginHost."""
+    return host().importer_of_bytes(format)

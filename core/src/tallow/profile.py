@@ -104,13 +104,20 @@ def measure(
     )
 
 
+def observe(program: Program, machine: Machine, bound: Bound) -> tuple[list, Profile]:
+    """The results of one run, and what each of its steps took."""
+    seconds: list[tuple[int, float]] = []
+    results = machine.run(bound, observe=lambda step, taken: seconds.append((step, taken)))
+    return results, Profile(tuple(_step(program, n, taken, bound.sizes, None) for n, taken in seconds))
+
+
 def _step(
     program: Program, number: int, seconds: float, sizes: dict[str, int], roofline: Roofline | None
 ) -> StepTime:
     step = program.steps[number]
     if not isinstance(step, KernelStep):
         return StepTime(step.op, "host", seconds, 0, 0, (step.location.name,))
-    nodes = tuple(loc.name for loc in step.location if loc.name)
+    nodes = step.nodes
     try:
         moved = sum(size_of(program, slot, sizes) for slot in dict.fromkeys(step.arguments))
         flops = evaluate(step.flops, sizes)

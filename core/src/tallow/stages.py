@@ -9,7 +9,7 @@ from tallow.lower.common import COMMON
 from tallow.lower.group import Lowering
 from tallow.ops import OPS
 from tallow.passes.decompose import decompose
-from tallow.passes.pipeline import clean, find_composites, run_common
+from tallow.passes.pipeline import clean, find_codes, find_composites, run_common
 from tallow.schedule.program import Scheduled
 from tallow.schedule.schedule import Lowerer, schedule
 from tallow.verify import checked
@@ -17,7 +17,7 @@ from tallow.verify import checked
 
 def prepare(graph: Graph, backend: Backend, target: Target) -> Graph:
     """The graph after all passes for a target, ready to schedule."""
-    graph = find_composites(run_common(graph))
+    graph = find_composites(run_common(find_codes(graph)))
     graph = checked(decompose, graph, lambda node: find_lowering(backend, target, node) is not None)
     graph = run_common(graph)
     for each in backend.passes:

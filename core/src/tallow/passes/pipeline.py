@@ -7,6 +7,7 @@ from tallow.passes.bounds import bound_sizes
 from tallow.passes.clean import merge_equal, remove_dead
 from tallow.passes.fold import fold_constants
 from tallow.passes.recognise import recognise
+from tallow.passes.recognise.codes import recognise_codes
 from tallow.passes.simplify import simplify
 from tallow.verify import checked
 
@@ -25,6 +26,11 @@ def run_common(graph: Graph) -> Graph:
     for each in COMMON:
         graph = checked(each, graph)
     return graph
+
+
+def find_codes(graph: Graph) -> Graph:
+    """The graph with products of dequantised values as integer products; before anything is folded."""
+    return checked(recognise_codes, graph)
 
 
 def find_composites(graph: Graph) -> Graph:

@@ -7,18 +7,21 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tallow.backend import Device
 from tallow.dim import Dim, Expr, Symbol, evaluate
 from tallow.dtype import DType, dtype
 from tallow.errors import InputError, TallowError
 from tallow.runtime import dlpack
+from tallow.runtime.device_array import DeviceArray
 from tallow.schedule.program import Program
 from tallow.types import VARIES, MapType, OptionalType, SequenceType, TensorType, Type
 
 
 class Bound(NamedTuple):
-    """Input arrays, C-contiguous and of the right dtype, and the value of each size symbol."""
+    """Inputs of the right dtype, arrays of the host among them C-contiguous, and the value of each size
+    symbol."""
 
-    arrays: tuple[np.ndarray, ...]
+    arrays: tuple
     sizes: dict[str, int]
 
 
@@ -28,9 +31,17 @@ _ON_HOST = (1, 3, 11)  # dlpack's kDLCPU, kDLCUDAHost and kDLROCMHost
 def as_array(value: object, name: str) -> np.ndarray:
     """Anything array-like as a numpy array of this machine's byte order, without a copy where numpy or
     dlpack allow."""
+    if isinstance(value, DeviceArray):
+        value = _from_device(value, name)
     if not isinstance(value, np.ndarray):
         value = _from_dlpack(value, name) if hasattr(value, "__dlpack__") else _from_python(value, name)
     return value if value.dtype.isnative else value.astype(value.dtype.newbyteorder("="))
+
+
+def _from_device(value: DeviceArray, name: str) -> np.ndarray:
+    if not value.device.is_host:
+        raise InputError(f'input "{name}": it lies on {value.device.info.name}: give its numpy()')
+    return value.numpy()
 
 
 def _from_dlpack(value: object, name: str) -> np.ndarray:
@@ -62,12 +73,13 @@ def _from_python(value: object, name: str) -> np.ndarray:
         raise InputError(f'input "{name}": expected an array, got {type(value).__name__} ({error})') from None
 
 
-def bind_inputs(program: Program, values: Sequence[object]) -> Bound:
-    """Checks and converts every input; InputError names the input, what was expected and what came."""
+def bind_inputs(program: Program, values: Sequence[object], device: Device) -> Bound:
+    """Checks and converts every input; InputError names the input, what was expected and what came.
+    Arrays on `device` are taken as they are."""
     sizes: dict[str, int] = {}
     arrays = []
     for name, slot, value in zip(program.input_names, program.inputs, values, strict=True):
-        arrays.append(_check(name, program.slots[slot].type, value, sizes))
+        arrays.append(_check(name, program.slots[slot].type, value, sizes, device))
     for name, slot, array in zip(program.input_names, program.inputs, arrays, strict=True):
         _check_derived(name, program.slots[slot].type, array, sizes)
     for symbol, (low, high) in program.symbols.items():
@@ -79,27 +91,30 @@ def bind_inputs(program: Program, values: Sequence[object]) -> Bound:
     return Bound(tuple(arrays), sizes)
 
 
-def _check(name: str, expected: Type, value: object, sizes: dict[str, int]):
+def _check(name: str, expected: Type, value: object, sizes: dict[str, int], device: Device | None):
     """The value as the program takes it; sizes that it shows are learnt."""
     match expected:
         case SequenceType():
             if not isinstance(value, (list, tuple)):
                 raise InputError(f'input "{name}": expected {expected} as a list, got {type(value).__name__}')
-            return [_check(f"{name}[{i}]", expected.element, v, {}) for i, v in enumerate(value)]
+            return [_check(f"{name}[{i}]", expected.element, v, {}, None) for i, v in enumerate(value)]
         case OptionalType():
-            return None if value is None else _check(name, expected.element, value, {})
+            return None if value is None else _check(name, expected.element, value, {}, None)
         case MapType():
             if not isinstance(value, Mapping):
                 raise InputError(
                     f'input "{name}": expected {expected} as a dictionary, got {type(value).__name__}'
                 )
             return dict(value)
-    array = as_array(value, name)
+    stays = isinstance(value, DeviceArray) and value.device is device and not device.is_host
+    array = value if stays else as_array(value, name)
     _check_dtype(name, expected, value, array)
     if expected.dtype.kind == "string":
         array = as_strings(array)
     if isinstance(expected, TensorType):
         _check_shape(name, expected, array, sizes)
+    if stays:
+        return array
     return array if array.flags.c_contiguous and array.flags.aligned else np.ascontiguousarray(array)
 
 
@@ -113,7 +128,7 @@ def as_strings(array: np.ndarray) -> np.ndarray:
     return strings.reshape(array.shape)
 
 
-def _check_dtype(name: str, expected: Type, value: object, array: np.ndarray) -> None:
+def _check_dtype(name: str, expected: Type, value: object, array) -> None:
     fits = array.dtype == expected.dtype.numpy
     if not fits and not (expected.dtype.kind == "string" and array.dtype.kind in "OUS"):
         raise InputError(
@@ -122,7 +137,7 @@ def _check_dtype(name: str, expected: Type, value: object, array: np.ndarray) ->
         )
 
 
-def _check_shape(name: str, expected: TensorType, array: np.ndarray, sizes: dict[str, int]) -> None:
+def _check_shape(name: str, expected: TensorType, array, sizes: dict[str, int]) -> None:
     if array.ndim != expected.rank:
         raise InputError(
             f'input "{name}": expected {expected} (rank {expected.rank}), got shape {array.shape}'
@@ -141,7 +156,7 @@ def _check_shape(name: str, expected: TensorType, array: np.ndarray, sizes: dict
                 )
 
 
-def _described(value: object, array: np.ndarray) -> str:
+def _described(value: object, array) -> str:
     """What came, in Tallow's words where it has some."""
     if array.ndim == 0 and array.dtype == object:
         return type(value).__name__
@@ -167,7 +182,7 @@ def _plain(dim: Dim) -> str | None:
     return None
 
 
-def _check_derived(name: str, expected, array: np.ndarray, sizes: dict[str, int]) -> None:
+def _check_derived(name: str, expected, array, sizes: dict[str, int]) -> None:
     """Sizes that are expressions of other sizes must agree with what came."""
     if not isinstance(expected, TensorType):
         return

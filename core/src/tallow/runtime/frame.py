@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -22,20 +22,27 @@ class Arena(NamedTuple):
 
 @dataclass(slots=True)
 class Frame:
-    """One run in progress: addresses by base number, and the arrays behind them."""
+    """One run in progress: addresses by base number, and the values of slots that have owners.
+
+    placed: memory of slots that kernels know. fetched: the host's copies of values on the device.
+    """
 
     bases: list[int]
-    arrays: dict[int, np.ndarray]
+    values: dict[int, object]
     sizes: dict[str, int]
-    arenas: dict[int, Arena]
     out: Mapping[int, np.ndarray]
+    arenas: dict[int, Arena] = field(default_factory=dict)
+    placed: dict[int, object] = field(default_factory=dict)
+    fetched: dict[int, np.ndarray] = field(default_factory=dict)
 
 
 class Segment(NamedTuple):
-    """Consecutive kernel steps, prepared; or the number of one host or control step."""
+    """Consecutive kernel steps, prepared, and the inputs and host results that they read; or the number of
+    one host or control step."""
 
     prepared: Prepared | None
     steps: tuple[int, ...]
+    reads: tuple[int, ...] = ()
 
 
 class PhasePlan(NamedTuple):

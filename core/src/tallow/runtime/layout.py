@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from tallow.dim import evaluate
 from tallow.schedule.memory import Lifetime, plan_memory
-from tallow.schedule.program import KernelStep, Program, Step
+from tallow.schedule.program import ControlStep, KernelStep, Program, Step
 from tallow.types import TensorType
 
 
@@ -40,6 +40,24 @@ def step_reads_writes(step: Step) -> tuple[tuple[int, ...], tuple[int, ...]]:
         return step.arguments, step.writes
     captured = getattr(step, "captured", {})
     return (*step.inputs, *(s for slots in captured.values() for s in slots)), step.outputs
+
+
+def kernel_reads(program: Program) -> frozenset[int]:
+    """The slots, views apart, that kernels of the program itself use."""
+    steps = (s for s in program.steps if isinstance(s, KernelStep))
+    return frozenset(root_of(program, slot) for step in steps for slot in step.arguments)
+
+
+def sent_to_regions(program: Program) -> frozenset[int]:
+    """The slots that kernels of its regions, at any depth, use."""
+    sent: set[int] = set()
+    for step in program.steps:
+        if isinstance(step, ControlStep):
+            for name, region in step.regions.items():
+                used = kernel_reads(region) | sent_to_regions(region)
+                given = region.inputs[len(region.inputs) - len(step.captured[name]) :]
+                sent.update(s for s, slot in zip(step.captured[name], given, strict=True) if slot in used)
+    return frozenset(sent)
 
 
 class Lives(NamedTuple):

@@ -11,17 +11,29 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from tallow.backend import BoundStep, Device, Module
+from tallow.backend import BoundStep, Module
 from tallow.dim import evaluate
 from tallow.errors import InputError
 from tallow.evaluate import bind_sizes, evaluate_node, read_sizes, stack_scan
 from tallow.runtime.binding import Bound
+from tallow.runtime.device_array import DeviceArray
 from tallow.runtime.direct import Direct
 from tallow.runtime.frame import Arena, Frame, PhasePlan, Segment
-from tallow.runtime.layout import PhaseLayout, lay_out, lives_of, phases_of, root_of, shape_of
+from tallow.runtime.layout import (
+    PhaseLayout,
+    kernel_reads,
+    lay_out,
+    lives_of,
+    phases_of,
+    root_of,
+    sent_to_regions,
+    shape_of,
+)
+from tallow.runtime.memory import Constants, Memory
+from tallow.runtime.results import arrays_in, carrier, check_out, fresh, shares_memory
 from tallow.schedule.checks import verify_sizes
 from tallow.schedule.program import ControlStep, HostStep, KernelStep, Program
-from tallow.types import TensorType, Type
+from tallow.types import TensorType
 
 REMEMBERED = 32  # size bindings whose prepared steps are kept
 ABSOLUTE = 0  # the base whose address is 0: offsets from it are addresses of constants
@@ -48,25 +60,30 @@ class Machine:
         self,
         program: Program,
         module: Module,
-        device: Device,
-        constants: Mapping[str, np.ndarray],
+        memory: Memory,
+        constants: Constants,
         threads: int,
     ):
-        self.program, self.module, self.device, self.threads = program, module, device, threads
-        self.constants = {slot: device.upload(constants[key]) for slot, key in program.constants.items()}
-        self.addresses = {slot: device.address(memory) for slot, memory in self.constants.items()}
+        self.program, self.module, self.threads = program, module, threads
+        self.memory, self.device = memory, memory.device
+        self.placed = constants  # holds the memory that `addresses` are of
+        self.constants = {slot: np.asarray(constants.arrays[key]) for slot, key in program.constants.items()}
+        read = kernel_reads(program)
+        self.addresses = {s: constants.address(key) for s, key in program.constants.items() if s in read}
+        sent = sent_to_regions(program)
+        self.sent = {s: constants.value(key) for s, key in program.constants.items() if s in sent}
         self.phases = phases_of(program)
         self.lives = lives_of(program)
         self.base_of = self._number_bases()
         self.regions = {
-            (number, name): Machine(region, module, device, constants, threads)
+            (number, name): Machine(region, module, memory, constants, threads)
             for number, step in enumerate(program.steps)
             if isinstance(step, ControlStep)
             for name, region in step.regions.items()
         }
         self._plans: OrderedDict[tuple, PhasePlan] = OrderedDict()
         self._direct: OrderedDict[tuple, Direct] = OrderedDict()
-        self._dtypes = [_carrier(program.slots[slot].type) for slot in program.inputs]
+        self._dtypes = [carrier(program.slots[slot].type) for slot in program.inputs]
         self._arenas: list[list[Arena]] = [[] for _ in self.phases]
         self._lock = threading.Lock()
         _MACHINES.add(self)
@@ -77,15 +94,23 @@ class Machine:
         return {slot: 1 + len(self.phases) + i for i, slot in enumerate(owners)}
 
     def run(
-        self, bound: Bound, out: Mapping[int, np.ndarray] | None = None, observe: Observer | None = None
+        self,
+        bound: Bound,
+        out: Mapping[int, np.ndarray] | None = None,
+        observe: Observer | None = None,
+        stay: bool = False,
     ) -> list:
-        """The results in order; `out` gives arrays for some of them by output slot."""
-        frame = Frame([0] * (1 + len(self.phases) + len(self.base_of)), {}, dict(bound.sizes), {}, out or {})
-        for slot, array in zip(self.program.inputs, bound.arrays, strict=True):
-            self._own(frame, slot, array)
+        """The results in order; `out` gives arrays for some of them by output slot. With `stay`, results on
+        a device of its own memory stay there."""
+        bases = [0] * (1 + len(self.phases) + len(self.base_of))
+        frame = Frame(
+            bases, dict(zip(self.program.inputs, bound.arrays, strict=True)), dict(bound.sizes), out or {}
+        )
         for number, phase in enumerate(self.phases):
             self._run_phase(frame, number, phase, observe)
-        results = [self._result(frame, slot, position) for position, slot in enumerate(self.program.outputs)]
+        results = [
+            self._result(frame, slot, position, stay) for position, slot in enumerate(self.program.outputs)
+        ]
         self._give_back(frame)
         if observe is None:
             self._remember_direct(bound)
@@ -116,7 +141,7 @@ class Machine:
         program = self.program
         if not self.device.is_host or len(self.phases) != 1 or None in self._dtypes:
             return
-        plan = self._plan(0, self.phases[0], Frame([], {}, dict(bound.sizes), {}, {}))
+        plan = self._plan(0, self.phases[0], Frame([], {}, dict(bound.sizes), {}))
         kernels = [segment.prepared for segment in plan.segments]
         if len(kernels) > 1 or None in kernels or len(plan.results) != len(program.outputs):
             return
@@ -136,13 +161,6 @@ class Machine:
             while len(self._direct) > REMEMBERED:
                 self._direct.popitem(last=False)
 
-    def _own(self, frame: Frame, slot: int, array) -> None:
-        frame.arrays[slot] = array
-        if isinstance(array, np.ndarray) and array.dtype != object:
-            frame.bases[self.base_of[slot]] = (
-                array.ctypes.data if not array.size else array.__array_interface__["data"][0]
-            )
-
     def _run_phase(self, frame: Frame, number: int, phase: tuple[int, ...], observe: Observer | None) -> None:
         plan = self._plan(number, phase, frame)
         if plan.layout.arena:
@@ -153,8 +171,12 @@ class Machine:
             dtype = self.program.slots[slot].type.dtype.numpy
             if given is not None:
                 check_out(self.program.output_names[position], given, shape, dtype)
-            self._own(frame, slot, np.empty(shape, dtype) if given is None else given)
+            frame.values[slot], frame.bases[self.base_of[slot]] = self.memory.empty(shape, dtype, given)
         for segment in plan.segments:
+            for slot in segment.reads:
+                if slot not in frame.placed:
+                    placed = self.memory.place(frame.values[slot])
+                    frame.placed[slot], frame.bases[self.base_of[slot]] = placed
             if segment.prepared is None:
                 self._run_other(frame, segment.steps[0], observe)
             elif observe is None:
@@ -228,16 +250,18 @@ class Machine:
         return tuple(found.values())
 
     def _kernel_segment(self, run: list[int], places, sizes) -> list[Segment]:
-        bound, kept = [], []
+        bound, kept, reads = [], [], {}
         for number in run:
             step = self.program.steps[number]
             grid = evaluate(step.grid, sizes)
             if grid > 0:
                 arguments = tuple(self._place(slot, places) for slot in step.arguments)
                 values = tuple(evaluate(dim, sizes) for dim in step.sizes)
-                bound.append(BoundStep(step.entry, arguments, values, grid, step.grain))
+                bound.append(BoundStep(step.entry, arguments, values, grid, step.grain, step.described))
                 kept.append(number)
-        return [Segment(self.module.prepare(bound, self.threads), tuple(kept))] if bound else []
+                reads |= dict.fromkeys(root_of(self.program, slot) for slot in step.arguments)
+        reads = tuple(slot for slot in reads if self.program.slots[slot].kind in ("input", "host"))
+        return [Segment(self.module.prepare(bound, self.threads), tuple(kept), reads)] if bound else []
 
     def _place(self, slot: int, places: Mapping[int, tuple[int, int]]) -> tuple[int, int]:
         root = root_of(self.program, slot)
@@ -250,19 +274,19 @@ class Machine:
 
     # Steps that are not kernels ----------------------------------------------------------------
 
-    def _view(self, frame: Frame, slot: int):
-        """The slot's value as an array on the host."""
+    def _value(self, frame: Frame, slot: int):
+        """The slot's value where it lies: an array of the host or of the device, or no array at all."""
         root = root_of(self.program, slot)
         kind = self.program.slots[root].kind
         if kind == "constant":
-            array = np.asarray(self.constants[root])
+            value = self.constants[root]
         elif kind == "temporary":
-            array = self._temporary(frame, root)
+            value = self._temporary(frame, root)
         else:
-            array = frame.arrays[root]
-        return array if slot == root else array.reshape(shape_of(self.program, slot, frame.sizes))
+            value = frame.values[root]
+        return value if slot == root else value.reshape(shape_of(self.program, slot, frame.sizes))
 
-    def _temporary(self, frame: Frame, root: int) -> np.ndarray:
+    def _temporary(self, frame: Frame, root: int) -> np.ndarray | DeviceArray:
         number = next(n for n, phase in enumerate(self.phases) if self.lives.first[root] in phase)
         offset = self._layout_of(number, frame.sizes).offsets[root]
         shape = shape_of(self.program, root, frame.sizes)
@@ -270,73 +294,93 @@ class Machine:
         arena = frame.arenas.get(number)
         if arena is None or 0 in shape:
             return np.empty(shape, dtype)
-        count = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-        host = self.device.download(arena.memory, None)
-        return host[offset : offset + count].view(dtype).reshape(shape)
+        return self.memory.part(arena.memory, offset, shape, dtype)
+
+    def _view(self, frame: Frame, slot: int):
+        """The slot's value on the host."""
+        value = self._value(frame, slot)
+        if not isinstance(value, DeviceArray):
+            return value
+        if slot not in frame.fetched:
+            frame.fetched[slot] = value.numpy()
+        return frame.fetched[slot]
 
     def _run_other(self, frame: Frame, number: int, observe: Observer | None) -> None:
         step = self.program.steps[number]
         start = time.perf_counter()
-        arrays = [self._view(frame, slot) for slot in step.inputs]
         if isinstance(step, HostStep):
+            arrays = [self._view(frame, slot) for slot in step.inputs]
             results = evaluate_node(step.op, step.attributes, arrays, frame.sizes, step.location)
             if step.defines and not step.outputs:
                 read_sizes(step.defines, arrays[0], frame.sizes, step.location)
         else:
-            results = self._run_control(frame, number, step, arrays)
+            results = self._run_control(frame, number, step)
         types = [self.program.slots[slot].type for slot in step.outputs]
         bind_sizes(types, results, frame.sizes, step.location)
-        for slot, type_, array in zip(step.outputs, types, results, strict=True):
-            if isinstance(type_, TensorType):
-                array = np.ascontiguousarray(array).reshape(np.shape(array))
-            self._own(frame, slot, array)
+        for slot, type_, value in zip(step.outputs, types, results, strict=True):
+            if isinstance(type_, TensorType) and not isinstance(value, DeviceArray):
+                value = np.ascontiguousarray(value).reshape(np.shape(value))
+            frame.values[slot] = value
         if observe is not None:
             observe(number, time.perf_counter() - start)
 
-    def _run_control(self, frame: Frame, number: int, step: ControlStep, arrays: Sequence) -> tuple:
+    def _run_control(self, frame: Frame, number: int, step: ControlStep) -> tuple:
         if step.op == "if":
-            branch = "then" if bool(np.asarray(arrays[0]).reshape(())) else "otherwise"
+            condition = self._view(frame, step.inputs[0])
+            branch = "then" if bool(np.asarray(condition).reshape(())) else "otherwise"
             return tuple(self._run_region(frame, number, step, branch, ()))
-        return self._run_loop(frame, number, step, arrays)
+        return self._run_loop(frame, number, step)
 
-    def _run_region(self, frame: Frame, number: int, step: ControlStep, name: str, arrays: Sequence) -> list:
+    def _run_region(self, frame: Frame, number: int, step: ControlStep, name: str, values: Sequence) -> list:
         machine = self.regions[number, name]
-        given = [*arrays, *(self._view(frame, slot) for slot in step.captured[name])]
+        taken = (
+            self.sent[slot] if slot in self.sent else self._value(frame, slot) for slot in step.captured[name]
+        )
+        given = [*values, *taken]
         sizes = dict(frame.sizes)
         types = [machine.program.slots[slot].type for slot in machine.program.inputs]
         bind_sizes(types, given, sizes, step.location)
         given = [
             np.ascontiguousarray(a).reshape(np.shape(a)) if isinstance(a, np.ndarray) else a for a in given
         ]
-        return machine.run(Bound(tuple(given), sizes))
+        return machine.run(Bound(tuple(given), sizes), stay=True)
 
-    def _run_loop(self, frame: Frame, number: int, step: ControlStep, arrays: Sequence) -> tuple:
-        trips, condition, *carried = arrays
-        trips, keep_going = int(np.reshape(trips, ())), bool(np.reshape(condition, ()))
+    def _run_loop(self, frame: Frame, number: int, step: ControlStep) -> tuple:
+        trips = int(np.reshape(self._view(frame, step.inputs[0]), ()))
+        keep_going = bool(np.reshape(self._view(frame, step.inputs[1]), ()))
+        carried = [self._value(frame, slot) for slot in step.inputs[2:]]
         body = step.regions["body"]
-        scans: list[list[np.ndarray]] = [[] for _ in range(len(body.outputs) - 1 - len(carried))]
+        scans: list[list] = [[] for _ in range(len(body.outputs) - 1 - len(carried))]
         iteration = 0
         while keep_going and iteration < trips:
             given = [np.asarray(iteration, np.int64), np.asarray(keep_going), *carried]
             keep, *results = self._run_region(frame, number, step, "body", given)
-            keep_going = bool(np.reshape(keep, ()))
+            keep_going = bool(np.reshape(on_host(keep), ()))
             carried = results[: len(carried)]
             for scan, element in zip(scans, results[len(carried) :], strict=True):
                 scan.append(element)
             iteration += 1
         types = [self.program.slots[slot].type for slot in step.outputs[len(carried) :]]
-        return (*carried, *(stack_scan(s, t, frame.sizes) for s, t in zip(scans, types, strict=True)))
+        stacked = [[on_host(element) for element in scan] for scan in scans]
+        return (*carried, *(stack_scan(s, t, frame.sizes) for s, t in zip(stacked, types, strict=True)))
 
     def _borrowed(self, frame: Frame) -> list[np.ndarray]:
         """Arrays that are not this run's to give away: inputs, and elements of sequences."""
         inputs = set(self.program.inputs)
-        held = (v for s, v in frame.arrays.items() if s in inputs or not isinstance(v, np.ndarray))
+        held = (v for s, v in frame.values.items() if s in inputs or not isinstance(v, np.ndarray))
         return [array for value in held for array in arrays_in(value)]
 
-    def _result(self, frame: Frame, slot: int, position: int):
+    def _result(self, frame: Frame, slot: int, position: int, stay: bool):
         root = root_of(self.program, slot)
-        value = self._view(frame, slot)
+        kind = self.program.slots[root].kind
         given = frame.out.get(position)
+        value = self._value(frame, slot)
+        if isinstance(value, DeviceArray):
+            if stay and kind != "temporary":
+                return value
+            if given is not None:
+                check_out(self.program.output_names[position], given, value.shape, value.dtype)
+            return value.numpy(given)
         if not isinstance(value, np.ndarray):
             if given is not None:
                 name, type_ = self.program.output_names[position], self.program.slots[root].type
@@ -347,42 +391,12 @@ class Machine:
             np.copyto(given, value)
             return given
         first = self.program.outputs.index(slot) == position
-        if self.program.slots[root].kind == "output" and first:
+        if kind == "output" and first:
             return value
-        mine = self.program.slots[root].kind == "host" and not any(
-            np.may_share_memory(value, other) for other in self._borrowed(frame)
-        )
+        mine = kind == "host" and not shares_memory(value, self._borrowed(frame))
         return value if mine and root in self.program.outputs else value.copy()
 
 
-def arrays_in(value) -> list[np.ndarray]:
-    """An array, or those in a sequence."""
-    if isinstance(value, list):
-        return [array for element in value for array in arrays_in(element)]
-    return [value] if isinstance(value, np.ndarray) else []
-
-
-def fresh(value):
-    """A sequence, map or absent value whose arrays belong to the caller alone."""
-    if isinstance(value, list):
-        return [fresh(v) for v in value]
-    return value.copy() if isinstance(value, (np.ndarray, dict)) else value
-
-
-def _carrier(type_: Type) -> np.dtype | None:
-    """The numpy dtype of a tensor whose elements lie in memory."""
-    if not isinstance(type_, TensorType) or type_.dtype.kind == "string":
-        return None
-    return type_.dtype.numpy
-
-
-def check_out(name: str, array: np.ndarray, shape: tuple[int, ...], dtype: np.dtype) -> None:
-    """Refuses an `out` array that results cannot be written into."""
-    flags = array.flags
-    wrong = [w for w, right in (("read-only", flags.writeable), ("strided", flags.c_contiguous)) if not right]
-    wrong += [] if flags.aligned else ["unaligned"]
-    if array.dtype != dtype or array.shape != shape or wrong:
-        raise InputError(
-            f'out "{name}": expected a writable C-contiguous {dtype} array of shape {shape}, '
-            f"got {array.dtype} {array.shape}{''.join(f', {w}' for w in wrong)}"
-        )
+def on_host(value):
+    """A value that a region made, on the host."""
+    return value.numpy() if isinstance(value, DeviceArray) else value

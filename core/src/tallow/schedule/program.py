@@ -42,6 +42,16 @@ class KernelStep(NamedTuple):
     location: tuple[Location, ...]
     label: str
 
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """Names of the user's nodes in it."""
+        return tuple(place.name for place in self.location if place.name)
+
+    @property
+    def described(self) -> str:
+        """What errors call it."""
+        return f"{self.label} ({', '.join(self.nodes)})" if self.nodes else self.label
+
 
 class HostStep(NamedTuple):
     """A node that runs in Python through its numpy meaning; `reason` says why."""

@@ -47,6 +47,19 @@ def read(path: Path, weights: bool = True) -> tuple[onnx.ModelProto, dict[int, n
         return model, {number: _read_at(file, *place) for number, place in places.items()}
 
 
+def read_bytes(data: bytes) -> tuple[onnx.ModelProto, dict[int, np.ndarray]]:
+    """As `read`, of a file's bytes, which the raw data then are views of."""
+    model = onnx.ModelProto()
+    with memoryview(data) as view:
+        try:
+            rest, places = _cut(view)
+        except (ValueError, IndexError):
+            rest, places = data, {}
+    model.ParseFromString(rest)
+    whole = np.frombuffer(data, np.uint8)
+    return model, {number: whole[start:stop] for number, (start, stop) in places.items()}
+
+
 def _without_weights(file: FileIO) -> tuple[bytes, Places]:
     """The bytes of a model but for large raw data, and where these lie."""
     if os.fstat(file.fileno()).st_size:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -73,8 +74,10 @@ class CpuBackend:
         return compiler.source_text(kernels, target, stage)
 
     def open(self, device: str) -> CpuDevice:
-        if device != "cpu":
+        name, _, arch = device.partition(":")
+        if name != "cpu":
             raise Unavailable(f"no device {device!r}: the CPU backend has one, cpu")
+        self.target(arch or None)
         return CpuDevice(self.devices()[0])
 
 
@@ -112,11 +115,18 @@ class CpuDevice:
     def address(self, memory: np.ndarray) -> int:
         return memory.__array_interface__["data"][0]
 
-    def upload(self, array: np.ndarray) -> np.ndarray:
-        return array if array.flags.c_contiguous else np.ascontiguousarray(array)
+    def part(self, memory: np.ndarray, offset: int, size: int) -> np.ndarray:
+        return memory[offset : offset + size]
 
-    def download(self, memory: np.ndarray, out: np.ndarray | None) -> np.ndarray:
-        return memory
+    def upload(self, array: np.ndarray) -> np.ndarray:
+        return np.array(array, order="C")
+
+    def download(self, memory: np.ndarray, out: np.ndarray) -> None:
+        out.reshape(-1).view(np.uint8)[:] = memory.reshape(-1).view(np.uint8)[: out.nbytes]
+
+    def export(self, memory: np.ndarray, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        size = math.prod(shape) * dtype.itemsize
+        return memory.reshape(-1).view(np.uint8)[:size].view(dtype).reshape(shape)
 
 
 def _memory() -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import time
 from collections.abc import Sequence
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,11 +27,14 @@ class FakeBackend:
     passes: tuple = ()
 
     def devices(self) -> Sequence[DeviceInfo]:
-        return [DeviceInfo("fake", "the kernel interpreter", 1 << 30)]
+        return [
+            DeviceInfo("fake", "the kernel interpreter", 1 << 30),
+            DeviceInfo("fake:apart", "the kernel interpreter with memory of its own", 1 << 30),
+        ]
 
     def target(self, arch: str | None = None) -> Target:
-        if arch not in (None, "any"):
-            raise Unavailable(f"no fake target {arch!r}: expected any")
+        if arch not in (None, "any", "apart"):
+            raise Unavailable(f"no fake target {arch!r}: expected any or apart")
         return Target("fake", "any")
 
     def supports(self, node: Node, target: Target) -> str | None:
@@ -49,8 +53,9 @@ class FakeBackend:
 
         return "\n".join(map(print_kernel, kernels))
 
-    def open(self, device: str) -> FakeDevice:
-        return FakeDevice(self.devices()[0])
+    def open(self, device: str) -> FakeDevice | ApartDevice:
+        host, apart = self.devices()
+        return _apart(apart) if device == apart.name else FakeDevice(host)
 
 
 class FakeDevice:
@@ -70,11 +75,56 @@ class FakeDevice:
     def address(self, memory: np.ndarray) -> int:
         return memory.ctypes.data
 
-    def upload(self, array: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray(array)
+    def part(self, memory: np.ndarray, offset: int, size: int) -> np.ndarray:
+        return memory[offset : offset + size]
 
-    def download(self, memory, out=None):
-        return memory
+    def upload(self, array: np.ndarray) -> np.ndarray:
+        return np.frombuffer(array.tobytes(), np.uint8)
+
+    def download(self, memory: np.ndarray, out: np.ndarray) -> None:
+        out.reshape(-1).view(np.uint8)[:] = memory[: out.nbytes]
+
+    def export(self, memory: np.ndarray, shape: tuple[int, ...], dtype: np.dtype) -> None:
+        return None
+
+
+class Apart:
+    """Memory that only its device can read."""
+
+    def __init__(self, content: np.ndarray):
+        self.content = content
+
+
+class ApartDevice(FakeDevice):
+    """A device with memory of its own; `moved` counts the bytes that cross, by direction."""
+
+    is_host = False
+
+    def __init__(self, info: DeviceInfo):
+        super().__init__(info)
+        self.moved = {"up": 0, "down": 0}
+
+    def allocate(self, size: int) -> Apart:
+        return Apart(np.full(size, 0xAB, np.uint8))
+
+    def address(self, memory: Apart) -> int:
+        return memory.content.ctypes.data
+
+    def part(self, memory: Apart, offset: int, size: int) -> Apart:
+        return Apart(memory.content[offset : offset + size])
+
+    def upload(self, array: np.ndarray) -> Apart:
+        self.moved["up"] += array.nbytes
+        return Apart(super().upload(array))
+
+    def download(self, memory: Apart, out: np.ndarray) -> None:
+        self.moved["down"] += out.nbytes
+        super().download(memory.content, out)
+
+
+@cache
+def _apart(info: DeviceInfo) -> ApartDevice:
+    return ApartDevice(info)
 
 
 class FakeModule:
@@ -115,7 +165,9 @@ class FakePrepared:
 
 
 def _memory(address: int, carrier: np.dtype) -> np.ndarray:
-    """Memory from an address on, as far as anyone could index."""
+    """Memory from an address on, as far as anyone could index; at no address there is none."""
+    if not address:
+        return np.empty(0, carrier)
     interface = {
         "data": (address, False),
         "shape": (1 << 24,),

@@ -14,8 +14,8 @@ from tallow.dtype import DTYPES
 TOLERANCE = {"f64": 1e-12, "f32": 2e-5, "f16": 4e-3, "bf16": 3e-2}
 
 
-def agree(graph, inputs, tolerance=2e-5):
-    got, want = tallow.compile(graph).run(inputs), tallow.evaluate(graph, inputs)
+def agree(graph, inputs, device, tolerance=2e-5):
+    got, want = tallow.compile(graph, device).run(inputs), tallow.evaluate(graph, inputs)
     for name, expected in want.items():
         assert got[name].dtype == expected.dtype and got[name].shape == expected.shape
         a, b = got[name].astype("f8"), np.asarray(expected).astype("f8")
@@ -33,33 +33,33 @@ def one(shape, dtype="f32", seed=0):
     [(1, 1, 1), (1, 300, 65), (3, 17, 5), (64, 64, 64), (37, 129, 33), (15, 0, 7), (0, 4, 4), (130, 40, 200)],
 )
 @pytest.mark.parametrize("constant", [True, False])
-def test_products(m, k, n, constant):
+def test_products(device, m, k, n, constant):
     b = Builder()
     x = b.input("x", "f32", ["m", k])
     w = b.constant(one((k, n), seed=1)) if constant else b.input("w", "f32", [k, n])
     y = b.relu(b.add(b.matmul(x, w), b.constant(one((n,), seed=2))))
     inputs = {"x": one((m, k))} | ({} if constant else {"w": one((k, n), seed=1)})
-    agree(b.finish({"y": y}), inputs, 1e-4)
+    agree(b.finish({"y": y}), inputs, device, 1e-4)
 
 
 @settings(max_examples=40, deadline=None)
 @given(shape=st.lists(st.integers(1, 3), min_size=2, max_size=5), keep=st.lists(st.booleans(), min_size=5))
-def test_broadcasts_of_every_pattern(shape, keep):
+def test_broadcasts_of_every_pattern(device, shape, keep):
     """Axes of one element beside others, present or not, never change what is read."""
     b = Builder()
     small = [d if k else 1 for d, k in zip(shape, keep, strict=False)]
     while small and small[0] == 1 and keep[-1]:
         small = small[1:]
     x, y = b.input("x", "f32", shape), b.input("y", "f32", small)
-    agree(b.finish({"z": b.sub(x, y)}), {"x": one(shape), "y": one(small, seed=1)}, 0)
+    agree(b.finish({"z": b.sub(x, y)}), {"x": one(shape), "y": one(small, seed=1)}, device, 0)
 
 
 @pytest.mark.parametrize("dtype", ["f64", "f16", "bf16", "i32"])
-def test_products_of_other_dtypes(dtype):
+def test_products_of_other_dtypes(device, dtype):
     b = Builder()
     x = b.input("x", dtype, [5, 19])
     y = b.matmul(x, b.constant(one((19, 21), dtype, 1)))
-    agree(b.finish({"y": y}), {"x": one((5, 19), dtype)}, TOLERANCE.get(dtype, 0))
+    agree(b.finish({"y": y}), {"x": one((5, 19), dtype)}, device, TOLERANCE.get(dtype, 0))
 
 
 CONVOLUTIONS = [
@@ -77,7 +77,7 @@ CONVOLUTIONS = [
 
 
 @pytest.mark.parametrize("case", CONVOLUTIONS)
-def test_convolutions(case):
+def test_convolutions(device, case):
     c, m, kernel, strides, pads, dilations, groups, spatial = case
     b = Builder()
     x = b.input("x", "f32", ["n", c, *spatial])
@@ -85,10 +85,10 @@ def test_convolutions(case):
     y = b.conv(x, w, strides=strides, pads=pads, dilations=dilations, groups=groups)
     y = b.relu(b.add(y, b.constant(one((m, *[1] * len(spatial)), seed=2))))
     for batch in (1, 2):
-        agree(b.finish({"y": y}), {"x": one((batch, c, *spatial))}, 1e-4)
+        agree(b.finish({"y": y}), {"x": one((batch, c, *spatial))}, device, 1e-4)
 
 
-def test_residual_blocks_keep_their_meaning_under_channels_last():
+def test_residual_blocks_keep_their_meaning_under_channels_last(device):
     b = Builder()
     x = b.input("x", "f32", [1, 8, "h", "w"])
     spec = {"strides": (1, 1), "pads": ((1, 1), (1, 1)), "dilations": (1, 1), "groups": 1}
@@ -99,23 +99,23 @@ def test_residual_blocks_keep_their_meaning_under_channels_last():
     mean = b.reduce(joined, function="add", axes=(2, 3), keepdims=False)
     graph = b.finish({"pooled": pooled, "mean": mean})
     for size in ((5, 6), (12, 1), (1, 1)):
-        agree(graph, {"x": one((1, 8, *size))}, 1e-4)
+        agree(graph, {"x": one((1, 8, *size))}, device, 1e-4)
 
 
 @pytest.mark.parametrize("axes", [(0,), (1,), (2,), (0, 2), (1, 2), (0, 1, 2)])
 @pytest.mark.parametrize("function", ["add", "max", "min", "mul"])
-def test_reductions(axes, function):
+def test_reductions(device, axes, function):
     b = Builder()
     x = b.input("x", "f32", ["a", 5, "c"])
     y = b.exp(b.neg(b.abs(b.reduce(b.mul(x, 0.5), function=function, axes=axes, keepdims=False))))
     for shape in ((3, 5, 70), (1, 5, 1), (0, 5, 4)):
-        agree(b.finish({"y": y}), {"x": one(shape)}, 1e-4)
+        agree(b.finish({"y": y}), {"x": one(shape)}, device, 1e-4)
 
 
 @pytest.mark.parametrize(
     "composite", ["softmax", "log_softmax", "layer_norm", "attention", "gelu", "cumulative", "argmax"]
 )
-def test_composites(composite):
+def test_composites(device, composite):
     b = Builder()
     x = b.input("x", "f32", ["n", 4, 6, 9])
     match composite:
@@ -134,17 +134,17 @@ def test_composites(composite):
         case "argmax":
             y = b.argmax(x, axis=1, keepdims=True, last=False)
     for batch in (1, 3):
-        agree(b.finish({"y": y}), {"x": one((batch, 4, 6, 9))}, 1e-4)
+        agree(b.finish({"y": y}), {"x": one((batch, 4, 6, 9))}, device, 1e-4)
 
 
-def test_sizes_that_only_the_run_can_tell():
+def test_sizes_that_only_the_run_can_tell(device):
     b = Builder()
     x = b.input("x", "f32", ["n"])
     where = b.nonzero(b.gt(x, 0), defines=("found",))
     picked = b.gather(x, b.reshape(where, shape=(where.shape[1],)), axis=0)
     graph = b.finish({"y": b.mul(picked, 2.0)})
     for values in ([1.0, -2.0, 3.0], [-1.0], []):
-        agree(graph, {"x": np.array(values, "f4")})
+        agree(graph, {"x": np.array(values, "f4")}, device)
 
 
 def test_threads_do_not_change_bits():
@@ -200,7 +200,7 @@ def random_graphs(draw):
 
 @settings(max_examples=60, deadline=None)
 @given(random_graphs(), st.integers(0, 5))
-def test_random_graphs(made, seed):
+def test_random_graphs(device, made, seed):
     graph, rows, columns = made
     inputs = {"x": one((rows, columns), seed=seed), "y": one((1, columns), seed=seed + 1)}
-    agree(graph, inputs, 1e-3)
+    agree(graph, inputs, device, 1e-3)

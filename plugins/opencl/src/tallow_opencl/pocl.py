@@ -2,20 +2,22 @@
 
 The PoCL of the `pocl-binary-distribution` wheel (3.0, with LLVM 14) has no setting for the processor it
 compiles for. Where its LLVM does not know the host it says "generic", which its clang then refuses
-("unknown target CPU 'generic'", github.com/pocl/pocl/issues/1049). There, the function that names the host
-is made to name an older processor with the host's vector instructions.
+("unknown target CPU 'generic'", github.com/pocl/pocl/issues/1049). There, and nowhere else, the function of
+that library which names the host is made to name an older processor with the host's vector instructions.
 """
 
 from __future__ import annotations
 
 import ctypes
 import mmap
+import os
 import platform
 import struct
 from pathlib import Path
 
 import numpy as np
 
+VERSION = "PoCL 3.0"  # of the wheel, as its platform says
 NAMES_HOST = "_ZN4llvm3sys14getHostCPUNameEv"  # llvm::StringRef llvm::sys::getHostCPUName()
 KNOWN = "POclReleaseDevice"  # any exported function: where it lies tells where the library lies
 # vector instructions -> a processor of LLVM 14 that has them, the best first
@@ -40,7 +42,8 @@ def library() -> Path | None:
 
 def teach_host(force: str | None = None) -> str | None:
     """Name a processor that PoCL's LLVM knows, where it does not know this one; before the first platform is
-    asked for. Returns the name, or None when nothing had to be done. `force` names one in any case."""
+    asked for. Returns the name, or None when nothing had to be done. `force` names one in any case. OSError
+    where the system lets no code be changed."""
     path = library() if platform.machine() == "x86_64" else None
     if path is None:
         return None
@@ -105,6 +108,6 @@ def _replace(function: int, name: str) -> None:
     protect = libc.mprotect
     protect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     if protect(first, length, mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC):
-        return
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     ctypes.memmove(function, code, len(code))
     protect(first, length, mmap.PROT_READ | mmap.PROT_EXEC)

@@ -1,0 +1,62 @@
+"""The OpenCL backend: its targets, what it compiles and the devices it opens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from tallow.backend import Code, DeviceInfo, GraphPass, Target
+from tallow.dtype import DType
+from tallow.graph import Node, TensorType
+from tallow.kernel.grammar import Kernel
+from tallow.lower.group import Lowering
+from tallow_opencl import source
+from tallow_opencl.targets import is_target_name, make_target
+
+COMPUTED = ("f64", "f32", "f16", "bf16", "i64", "i32", "i16", "i8", "u64", "u32", "u16", "u8", "bool")
+
+
+class OpenclBackend:
+    name = "opencl"
+    lowerings: Mapping[str, Lowering] = {}
+    passes: Sequence[GraphPass] = ()
+
+    def devices(self) -> Sequence[DeviceInfo]:
+        from tallow_opencl import discovery
+
+        return [found.info for found in discovery.devices()]
+
+    def target(self, arch: str | None = None) -> Target:
+        """The target of a name, or of a device that is here; see `targets`."""
+        if arch is not None and is_target_name(arch):
+            return make_target(arch)
+        from tallow_opencl import discovery
+
+        return discovery.select(arch).target
+
+    def supports(self, node: Node, target: Target) -> str | None:
+        """Kernels compute with numbers up to 64 bits, in f64 where the device does."""
+        for value in (*node.inputs, *node.outputs):
+            if not isinstance(value.type, TensorType):
+                return f"{value.type} is not a tensor"
+        dtypes = [value.dtype for value in (*node.inputs, *node.outputs)]
+        dtypes += [a for a in node.attributes.values() if isinstance(a, DType)]
+        for dtype in dtypes:
+            if dtype.name not in COMPUTED:
+                return f"no kernels for {dtype}"
+            if dtype.name == "f64" and "fp64" not in target.features:
+                return "no f64 on this device"
+        return None
+
+    def compile(self, kernels: Sequence[Kernel], target: Target) -> Code:
+        return source.compile_kernels(kernels, target)
+
+    def source(self, kernels: Sequence[Kernel], target: Target, stage: str) -> str:
+        """OpenCL C for any stage: what drivers make of it is theirs."""
+        return source.source_text(kernels, target)
+
+    def open(self, device: str):
+        from tallow_opencl import discovery
+        from tallow_opencl.device import open_device
+
+        _, _, which = device.partition(":")
+        return open_device(discovery.select(None if is_target_name(which) else which or None))
