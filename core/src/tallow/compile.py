@@ -111,6 +111,6 @@ def compile_source(
     if compiled is None:
         from tallow.compiler import compile_graph, import_graph
 
-        compiled = compile_graph(import_graph(source, dims, format), device)
-        model_cache.remember(key, compiled)
+        made = compile_graph(import_graph(source, dims, format), device)
+        compiled = model_cache.remember(key, made)
     return compiled

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from tallow.schedule.program import Program
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """A program for a target, its machine code, and its constants by key."""
+    """A program for a target, its machine code, and its constants by key, which may lie anywhere in memory."""
 
     program: Program
     target: Target
@@ -37,3 +37,11 @@ def aligned(array: np.ndarray) -> np.ndarray:
     copy = raw[skip : skip + array.nbytes].view(array.dtype).reshape(array.shape)
     copy[...] = array
     return copy
+
+
+def with_aligned_constants(compiled: Compiled) -> Compiled:
+    """The same with constants as kernels read them: in C order, from multiples of 64 bytes on."""
+    constants = {key: aligned(array) for key, array in compiled.constants.items()}
+    if all(constants[key] is array for key, array in compiled.constants.items()):
+        return compiled
+    return replace(compiled, constants=constants)

@@ -10,7 +10,7 @@ import numpy as np
 
 from tallow import declared, plugins
 from tallow.backend import split_device
-from tallow.compiled import Compiled, aligned
+from tallow.compiled import Compiled
 from tallow.errors import CompileError
 from tallow.executable import port
 from tallow.graph import Graph, TensorType, walk
@@ -76,10 +76,12 @@ def compile_graph(graph: Graph, device: str = "cpu") -> Compiled:
     backend = plugins.backend(name)
     target = backend.target(arch)
     refuse_impossible(graph)
-    scheduled = lower(prepare(graph, backend, target), backend, target)
+    metadata, given = dict(graph.metadata), [graph]
+    del graph  # so that its constants go as soon as passes replace them
+    scheduled = lower(prepare(given.pop(), backend, target), backend, target)
     code = backend.compile(list(scheduled.kernels.values()), target)
-    constants = {key: aligned(np.asarray(a)) for key, a in scheduled.constants.items()}
-    return Compiled(scheduled.program, target, code, constants, dict(graph.metadata))
+    constants = {key: np.asarray(a) for key, a in scheduled.constants.items()}
+    return Compiled(scheduled.program, target, code, constants, metadata)
 
 
 def refuse_impossible(graph: Graph) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from tallow import artifact, plugins
 from tallow.backend import Device
-from tallow.compiled import Compiled
+from tallow.compiled import Compiled, with_aligned_constants
 from tallow.dtype import DType
 from tallow.errors import InputError
 from tallow.runtime.binding import Bound, as_array, bind_inputs
@@ -53,6 +53,8 @@ class Executable:
     """
 
     def __init__(self, compiled: Compiled, device: Device, threads: int):
+        if device.is_host:
+            compiled = with_aligned_constants(compiled)
         self.compiled = compiled
         self.device = device
         self.threads = threads

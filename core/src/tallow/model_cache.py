@@ -125,9 +125,11 @@ def recall(key: str) -> Compiled | None:
     return compiled
 
 
-def remember(key: str, compiled: Compiled) -> None:
-    """Keep an entry, if it is not larger than the whole cache may be."""
+def remember(key: str, compiled: Compiled) -> Compiled:
+    """Keep an entry, if it is not larger than the whole cache may be. What comes back is the entry, its
+    constants mapped, so that those in memory may go; or what was given, if nothing is kept."""
     if cache.folder(KIND) is None or sum(a.nbytes for a in compiled.constants.values()) > LIMIT:
-        return
+        return compiled
     cache.store_file(KIND, key, lambda file: artifact.write_to(file, compiled))
     cache.trim(KIND, LIMIT)
+    return recall(key) or compiled
