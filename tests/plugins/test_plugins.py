@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import types
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from tallow.builder import Builder
 from tallow.discovery import Point
 from tallow.errors import PluginError, Unavailable
 from tallow.hookspecs import hook
+from tallow.ops import table
 from tallow.plugins import PluginHost, host
 
 
@@ -105,3 +107,38 @@ def test_the_interpreting_backend_runs_a_model():
     inputs = {"x": np.random.default_rng(0).normal(size=(4, 3)).astype("f4"), "w": np.ones((3, 2), "f4")}
     got, want = tallow.compile(graph, "fake").run(inputs), tallow.evaluate(graph, inputs)
     np.testing.assert_allclose(got["y"], want["y"], rtol=1e-6)
+
+
+def test_operators_are_registered_when_something_is_compiled():
+    @hook
+    def register_ops(register):
+        register(replace(table.op("relu"), name="later.relu"))
+
+    found = PluginHost([plugin("later", register_ops=register_ops)])
+    assert "later.relu" not in table.OPS
+    try:
+        found.register_operators()
+        found.register_operators()
+        assert "later.relu" in table.OPS
+        assert found.infos[0].provides == ["operator later.relu"]
+    finally:
+        del table.OPS["later.relu"]
+
+
+def test_a_plugin_whose_operators_fail_loses_the_rest():
+    @hook
+    def register_ops(register):
+        register(table.op("relu"))
+        raise RuntimeError("no luck with operators")
+
+    both = [
+        plugin("half", register_backends=registering("half"), register_ops=register_ops),
+        plugin("whole", register_backends=registering("whole")),
+    ]
+    found = PluginHost(both)
+    assert found.get("backend", "half") is not None
+    found.register_operators()
+    assert found.infos[0].error == "RuntimeError: no luck with operators" and not found.infos[0].provides
+    assert set(found.tables["backend"]) == {"whole"}
+    with pytest.raises(Unavailable, match="'half' is installed .* not usable: RuntimeError: no luck"):
+        found.get("backend", "half")

@@ -54,25 +54,25 @@ def load(path: str | Path, dims: Mapping[str, int] | None = None, tied: bool = T
     """
     path = Path(path)
     try:
-        model, weights = read(path)
+        rest, weights = read(path)
     except OSError as error:
         raise ImportFailed(f"cannot read {path}: {error.strerror}") from None
-    except (DecodeError, ValueError, RecursionError) as error:
-        raise _no_model(path.name, error) from None
-    return load_model_proto(model, path.parent, path.name, dims, tied, weights)
+    return load_model_proto(_parse(rest, path.name), path.parent, path.name, dims, tied, weights)
 
 
 def load_bytes(data: bytes, dims: Mapping[str, int] | None = None, tied: bool = True) -> Graph:
     """As `load`, of an ONNX file's bytes; external data has no folder there and is refused."""
+    rest, weights = read_bytes(data)
+    return load_model_proto(_parse(rest, "model"), dims=dims, tied=tied, weights=weights)
+
+
+def _parse(data: bytes, source: str) -> onnx.ModelProto:
+    model = onnx.ModelProto()
     try:
-        model, weights = read_bytes(data)
+        model.ParseFromString(data)
     except (DecodeError, ValueError, RecursionError) as error:
-        raise _no_model("model", error) from None
-    return load_model_proto(model, dims=dims, tied=tied, weights=weights)
-
-
-def _no_model(source: str, error: Exception) -> NotAModel:
-    return NotAModel(f"{source} is not an ONNX model, or is truncated or damaged: {error}")
+        raise NotAModel(f"{source} is not an ONNX model, or is truncated or damaged: {error}") from None
+    return model
 
 
 def load_model_proto(

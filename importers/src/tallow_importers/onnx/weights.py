@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import onnx
+
+from tallow.errors import ImportFailed
 
 GRAPH, INITIALIZER, RAW_DATA = 7, 5, 9  # fields of a model, of its graph, and of a tensor
 LEAST = 4096  # bytes of a weight that is worth it
@@ -33,42 +34,41 @@ class Field(NamedTuple):
     stop: int
 
 
-def read(path: Path, weights: bool = True) -> tuple[onnx.ModelProto, dict[int, np.ndarray]]:
-    """The model in a file, and the raw data of initializers by their number, which the model lacks.
-
-    Without `weights` that data is not read. Raises OSError, or what protobuf raises for bytes that are no model.
-    """
-    model = onnx.ModelProto()
+def read(path: Path) -> tuple[bytes, dict[int, np.ndarray]]:
+    """The bytes of a model's file without large raw data, and these by the number of the initializer; or all
+    bytes, of a file that is no model. Raises OSError."""
     with open(path, "rb", buffering=0) as file:
         rest, places = _without_weights(file)
-        model.ParseFromString(rest)
-        if not weights:
-            return model, {}
-        return model, {number: _read_at(file, *place) for number, place in places.items()}
+        return rest, {number: _read_at(file, *place) for number, place in places.items()}
 
 
-def read_bytes(data: bytes) -> tuple[onnx.ModelProto, dict[int, np.ndarray]]:
-    """As `read`, of a file's bytes, which the raw data then are views of."""
-    model = onnx.ModelProto()
-    with memoryview(data) as view:
-        try:
-            rest, places = _cut(view)
-        except (ValueError, IndexError):
-            rest, places = data, {}
-    model.ParseFromString(rest)
+def read_without_weights(path: Path) -> bytes:
+    """The bytes of a model's file that `read` gives first."""
+    with open(path, "rb", buffering=0) as file:
+        return _without_weights(file)[0]
+
+
+def read_bytes(data: bytes) -> tuple[bytes, dict[int, np.ndarray]]:
+    """As `read`, of a file's bytes; raw data are views of them."""
+    rest, places = _cut_if_sound(data)
     whole = np.frombuffer(data, np.uint8)
-    return model, {number: whole[start:stop] for number, (start, stop) in places.items()}
+    return rest, {number: whole[start:stop] for number, (start, stop) in places.items()}
 
 
 def _without_weights(file: FileIO) -> tuple[bytes, Places]:
     """The bytes of a model but for large raw data, and where these lie."""
-    if os.fstat(file.fileno()).st_size:
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as data:
-            try:
-                return _cut(data)
-            except (ValueError, IndexError):  # protobuf knows best what is wrong, and what is not
-                return bytes(data), {}
-    return b"", {}
+    if not os.fstat(file.fileno()).st_size:
+        return b"", {}
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        return _cut_if_sound(mapped)
+
+
+def _cut_if_sound(data: bytes | mmap.mmap) -> tuple[bytes, Places]:
+    with memoryview(data) as view:
+        try:
+            return _cut(view)
+        except (ValueError, IndexError):  # protobuf knows best what is wrong, and what is not
+            return bytes(view), {}
 
 
 def _read_at(file: FileIO, start: int, stop: int) -> np.ndarray:
@@ -80,7 +80,7 @@ def _read_at(file: FileIO, start: int, stop: int) -> np.ndarray:
     while done < len(found):
         count = os.preadv(file.fileno(), [found[done:]], start + done)
         if not count:
-            raise ValueError("the file became shorter while it was read")
+            raise ImportFailed(f"{file.name} became shorter while it was read: load it again when it is whole")
         done += count
     return found
 
