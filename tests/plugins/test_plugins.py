@@ -69,7 +69,26 @@ def test_a_misspelt_hook_is_an_error():
         register("x", object)
 
     found = PluginHost([plugin("misspelt", register_backend=register_backend)])
+    found.complete()
     assert "register_backend" in found.infos[0].error
+
+
+def test_a_hook_with_other_arguments_is_an_error():
+    @hook
+    def register_commands(register, context):
+        register(context)
+
+    found = PluginHost(
+        [plugin("more", register_backends=registering("more"), register_commands=register_commands)]
+    )
+    found.complete()
+    assert "register_commands" in found.infos[0].error and not found.tables["backend"]
+
+
+def test_a_function_without_the_mark_is_no_hook():
+    found = PluginHost([plugin("plain", register_backends=lambda register: register("plain", object))])
+    found.complete()
+    assert not found.tables["backend"] and found.infos[0].error is None
 
 
 def test_a_hook_that_fails_registers_nothing():
@@ -117,8 +136,8 @@ def test_operators_are_registered_when_something_is_compiled():
     found = PluginHost([plugin("later", register_ops=register_ops)])
     assert "later.relu" not in table.OPS
     try:
-        found.register_operators()
-        found.register_operators()
+        found.complete()
+        found.complete()
         assert "later.relu" in table.OPS
         assert found.infos[0].provides == ["operator later.relu"]
     finally:
@@ -137,7 +156,7 @@ def test_a_plugin_whose_operators_fail_loses_the_rest():
     ]
     found = PluginHost(both)
     assert found.get("backend", "half") is not None
-    found.register_operators()
+    found.complete()
     assert found.infos[0].error == "RuntimeError: no luck with operators" and not found.infos[0].provides
     assert set(found.tables["backend"]) == {"whole"}
     with pytest.raises(Unavailable, match="'half' is installed .* not usable: RuntimeError: no luck"):

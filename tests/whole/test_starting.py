@@ -20,7 +20,7 @@ COMPILER = (
     *("tallow.schedule.schedule", "tallow.schedule.fuse", "tallow.plan", "tallow.profile", "tallow.roofline"),
     *("tallow_cpu.compile", "tallow_cpu.llvm", "tallow_cpu.lowerings", "tallow_cpu.passes", "tallow_cpu.ops"),
     *("tallow_importers.onnx.importer", "onnx", "google.protobuf", "llvmlite", "ml_dtypes", "click"),
-    "importlib.metadata",
+    *("importlib.metadata", "pluggy", "tallow.hooks"),
 )
 
 

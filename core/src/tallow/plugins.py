@@ -1,7 +1,8 @@
 """Plugins: found through entry points on first use; a broken one is recorded with its reason and harms nothing.
 
-Their operators enter the table with `host()`, which all that compiles goes through. `installed()` leaves
-them out: running a compiled model needs no operator table.
+`installed()` has the backends and importers of all plugins, which is what running a compiled model takes.
+`host()`, which all that compiles goes through, has checked their hooks besides, and their operators and
+commands are there.
 """
 
 from __future__ import annotations
@@ -13,9 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple, Protocol
-
-import pluggy
 
 from tallow import hookspecs
 from tallow.backend import API_VERSION, Backend
@@ -73,7 +73,7 @@ class PluginHost:
         self.tables: dict[str, dict[str, Registered]] = {"backend": {}, "importer": {}}
         self.commands: list[Callable[[], object]] = []
         self._made: dict[tuple[str, str], object] = {}
-        self._waiting: list[tuple[PluginInfo, Callable]] = []  # plugins whose operators nobody needed yet
+        self._waiting: list[tuple[PluginInfo, ModuleType]] = []  # whose hooks are not all called yet
         self._lock = threading.RLock()
         for point in _chosen(entry_points(hookspecs.GROUP)) if points is None else points:
             self._load(point)
@@ -88,41 +88,48 @@ class PluginHost:
                 raise PluginError(
                     f"speaks plugin API {spoken}, this Tallow speaks {API_VERSION}: install matching versions"
                 )
-            manager = pluggy.PluginManager(hookspecs.GROUP)
-            manager.add_hookspecs(hookspecs)
-            manager.register(module, point.name)
-            manager.check_pending()
-            self._collect(manager, info)
+            self._collect(module, info)
+            self._waiting.append((info, module))
 
-    def _collect(self, manager: pluggy.PluginManager, info: PluginInfo) -> None:
-        """All of a plugin's registrations but its operators, applied only when every hook has succeeded."""
+    def _collect(self, module: ModuleType, info: PluginInfo) -> None:
+        """A plugin's backends and importers, registered only when both hooks have succeeded."""
         found: list[tuple[str, str, Callable]] = []
-        commands: list[Callable[[], object]] = []
-        manager.hook.register_backends(
-            register=lambda name, factory: found.append(("backend", name, factory))
-        )
-        manager.hook.register_importers(
-            register=lambda name, factory: found.append(("importer", name, factory))
-        )
-        manager.hook.register_commands(register=commands.append)
+        for kind in self.tables:
+            implementation = getattr(module, f"register_{kind}s", None)
+            if getattr(implementation, "tallow_hook", False):
+                implementation(register=lambda name, factory, kind=kind: found.append((kind, name, factory)))
         for kind, name, factory in found:
             self.register(kind, name, factory, info.distribution, info.name)
             info.provides.append(f"{kind} {name}")
-        self.commands += commands
-        self._waiting.append((info, manager.hook.register_ops))
 
-    def register_operators(self) -> None:
-        """Put the operators of all plugins into the table; one that fails loses all it registered."""
+    def complete(self) -> None:
+        """Check the hooks of all plugins and take their operators and commands; a plugin that fails in this
+        loses all that it registered."""
         with self._lock:
             while self._waiting:
-                info, hook = self._waiting[0]
+                info, module = self._waiting[0]
                 with _recorded(info):
-                    _add_operators(info, hook)
+                    self._complete(info, module)
                 if info.error:
                     for names in self.tables.values():
                         for name in [n for n, made in names.items() if made.plugin == info.name]:
                             del names[name]
                 del self._waiting[0]
+
+    def _complete(self, info: PluginInfo, module: ModuleType) -> None:
+        from tallow.hooks import checked_hooks  # here, since running a compiled model needs neither
+        from tallow.ops import table
+
+        hooks = checked_hooks(module, info.name)
+        ops: list[table.Op] = []
+        commands: list[Callable[[], object]] = []
+        hooks.register_ops(register=ops.append)
+        hooks.register_commands(register=commands.append)
+        for row in ops:
+            if table.OPS.get(row.name) is not row:
+                table.register(row)
+            info.provides.append(f"operator {row.name}")
+        self.commands += commands
 
     def register(
         self,
@@ -212,17 +219,6 @@ def _recorded(info: PluginInfo):
         info.provides.clear()
 
 
-def _add_operators(info: PluginInfo, hook: Callable) -> None:
-    from tallow.ops import table  # running a compiled model needs no operator table
-
-    found: list[table.Op] = []
-    hook(register=found.append)
-    for row in found:
-        if table.OPS.get(row.name) is not row:
-            table.register(row)
-        info.provides.append(f"operator {row.name}")
-
-
 def _chosen(points: Sequence[Point]) -> list[Point]:
     """All entry points, or those that TALLOW_PLUGINS names."""
     wanted = os.environ.get("TALLOW_PLUGINS")
@@ -232,14 +228,14 @@ def _chosen(points: Sequence[Point]) -> list[Point]:
 
 @cache
 def installed() -> PluginHost:
-    """The process's plugins, found on the first call; their operators need not be in the table yet."""
+    """The process's plugins, found on the first call, with their backends and importers."""
     return PluginHost()
 
 
 def host() -> PluginHost:
-    """The process's plugins, with their operators in the table."""
+    """The process's plugins, checked, with their operators and commands."""
     found = installed()
-    found.register_operators()
+    found.complete()
     return found
 
 
