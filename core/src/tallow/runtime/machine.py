@@ -15,7 +15,6 @@ from tallow.backend import BoundStep, Module
 from tallow.dim import evaluate
 from tallow.errors import InputError
 from tallow.evaluate import bind_sizes, evaluate_node, read_sizes, stack_scan
-from tallow.graph import TensorType
 from tallow.runtime.binding import Bound
 from tallow.runtime.device_array import DeviceArray
 from tallow.runtime.direct import Direct
@@ -35,6 +34,7 @@ from tallow.runtime.memory import Constants, Memory
 from tallow.runtime.results import arrays_in, carrier, check_out, fresh, shares_memory
 from tallow.schedule.checks import verify_sizes
 from tallow.schedule.program import ControlStep, HostStep, KernelStep, Program
+from tallow.types import TensorType
 
 REMEMBERED = 32  # size bindings whose prepared steps are kept
 ABSOLUTE = 0  # the base whose address is 0: offsets from it are addresses of constants
