@@ -17,6 +17,9 @@ from tallow.kernel.grammar import Buffer, Const, Expr, For, Let, Load, Stmt, Sto
 from tallow.lower.inline import Inliner
 
 UNROLL = 4
+TALLEST = 14  # rows
+MOST_VECTORS = 4  # of a panel's width
+NARROW = 1.05  # a narrower vector must win something
 PARALLEL_FLOPS = 60_000  # arithmetic that is worth a thread of its own
 
 
@@ -38,24 +41,31 @@ def registers(target: Target) -> int:
 
 
 def panel_width(n: int, target: Target) -> int:
-    """Columns of a packed panel: one to four vectors, little of it wasted."""
+    """Columns of a packed panel for n columns: those that take least time."""
     width = lanes(target)
-    vectors = -(-n // width)
-    if vectors <= 2:
-        return vectors * width
-    best = min(
-        (2, 3, 4) if target.vector_bytes == 64 else (2,), key=lambda v: (-(-vectors // v) * v, abs(v - 2))
-    )
-    return best * width
+    if target.vector_bytes < 64:
+        return width if n <= width else 2 * width
+    tails = (0, width // 4, width // 2)
+    widths = [v * width + t for v in range(MOST_VECTORS + 1) for t in tails if v or t]
+    return min(widths, key=lambda w: (panel_cost(n, w, target), abs(w - 2 * width)))
+
+
+def panel_cost(n: int, width: int, target: Target) -> float:
+    """Cycles of one row's step over all panels, by a model: a multiply-add each cycle, half of one for a
+    narrower last vector; or the loads of a tile's operands, where those take longer."""
+    vectors, tail = divmod(width, lanes(target))
+    arithmetic = vectors + (0.5 * NARROW if tail else 0)
+    rows = min(registers(target) // (vectors + bool(tail)), TALLEST)
+    return -(-n // width) * max(arithmetic, 1 + (vectors + bool(tail)) / rows)
 
 
 def choose_shape(m: Dim, width: int, target: Target) -> Shape:
     """The tallest tile that fits the registers and wastes few rows."""
-    most = max(1, registers(target) // (width // lanes(target)))
+    most = max(1, registers(target) // -(-width // lanes(target)))
     low, high = bounds(m)
     if not isinstance(m, int):
         return Shape(min(most, 8) if high is None or high > 8 else min(most, high), width)
-    tall = min(most, 14)
+    tall = min(most, TALLEST)
     if m <= tall:
         return Shape(max(m, 1), width)
     rows = min(range(max(tall // 2, 1), tall + 1), key=lambda r: (-(-m // r) * r + 2 * -(-m // r), -r))

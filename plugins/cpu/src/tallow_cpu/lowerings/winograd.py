@@ -18,7 +18,7 @@ from tallow.kernel.straight import Maths
 from tallow.lower.group import Declined, Group, KernelCall
 from tallow.lower.inline import Inliner
 from tallow.lower.pointwise import count_flops, unravel
-from tallow_cpu.lowerings.blocked import ITEMS
+from tallow_cpu.lowerings.blocking import ITEMS
 from tallow_cpu.lowerings.tile import PARALLEL_FLOPS, choose_shape, multiply_rows
 from tallow_cpu.winograd import apply, matrices
 
