@@ -10,6 +10,7 @@ from tallow.dtype import i32
 from tallow.graph import TensorType
 from tallow.ops import Op, op
 from tallow.ops.contraction import window_size
+from tallow_cpu.shuffle import from_runs, shuffle
 from tallow_cpu.winograd import convolve, transform_weights
 
 
@@ -50,12 +51,13 @@ def _first(x: np.ndarray) -> np.ndarray:
 
 
 def _evaluate_conv(arrays, attributes):
+    """conv of shuffle(x, count); weights have the order of `tallow_cpu.shuffle.to_runs`."""
     x, packed = arrays
-    kernel, groups, n = attributes["kernel"], attributes["groups"], attributes["n"]
-    w = unpack(packed, n).reshape(groups, *kernel, -1, n)
-    w = np.moveaxis(np.moveaxis(w, -1, 1), -1, 2).reshape(groups * n, -1, *kernel)
+    kernel, groups, count = attributes["kernel"], attributes["groups"], attributes["shuffle"]
+    w = from_runs(unpack(packed, attributes["n"]), x.shape[-1] // groups, count)
+    w = w.reshape(groups * attributes["n"], -1, *kernel)
     spec = {key: attributes[key] for key in ("strides", "pads", "dilations", "groups")}
-    return (np.moveaxis(op("conv").evaluate([_first(x), w], spec)[0], 1, -1),)
+    return (np.moveaxis(op("conv").evaluate([_first(shuffle(x, count, -1)), w], spec)[0], 1, -1),)
 
 
 def _infer_depthwise(types, attributes):
