@@ -46,7 +46,7 @@ class _Blocked:
         self.inliner = inliner = Inliner(group)
         packed = group.root.inputs[1]
         _, self.panels, self.depth, width = packed.shape
-        self.shape = choose_shape(work.rows, width, target)
+        self.shape = choose_shape(work.rows, width, target, self.depth)
         self.kind: DType = i32 if self.bytes else accumulator(group.root.inputs[0].dtype)
         self.blocking = choose_blocking(
             work.rows, product(work.outer), self.panels, self.source, self.shape, target

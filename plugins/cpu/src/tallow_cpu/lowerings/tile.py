@@ -18,6 +18,8 @@ from tallow.lower.inline import Inliner
 
 UNROLL = 4
 TALLEST = 14  # rows
+SHORT = 64  # products of a sum beside which BESIDE rows' worth of other work is done for each tile
+BESIDE = 2
 MOST_VECTORS = 4  # of a panel's width
 NARROW = 1.05  # a narrower vector must win something
 PARALLEL_FLOPS = 60_000  # arithmetic that is worth a thread of its own
@@ -59,8 +61,9 @@ def panel_cost(n: int, width: int, target: Target) -> float:
     return -(-n // width) * max(arithmetic, 1 + (vectors + bool(tail)) / rows)
 
 
-def choose_shape(m: Dim, width: int, target: Target) -> Shape:
-    """The tallest tile that fits the registers and wastes few rows."""
+def choose_shape(m: Dim, width: int, target: Target, depth: int = SHORT) -> Shape:
+    """The tallest tile that fits the registers and wastes few rows, for sums of `depth` products. What a tile
+    costs beside its products is that of some rows, of few where sums are long."""
     most = max(1, registers(target) // -(-width // lanes(target)))
     low, high = bounds(m)
     if not isinstance(m, int):
@@ -68,7 +71,8 @@ def choose_shape(m: Dim, width: int, target: Target) -> Shape:
     tall = min(most, TALLEST)
     if m <= tall:
         return Shape(max(m, 1), width)
-    rows = min(range(max(tall // 2, 1), tall + 1), key=lambda r: (-(-m // r) * r + 2 * -(-m // r), -r))
+    beside = BESIDE * min(1, SHORT / depth)
+    rows = min(range(max(tall // 2, 1), tall + 1), key=lambda r: (-(-m // r) * (r + beside), -r))
     return Shape(rows, width)
 
 
