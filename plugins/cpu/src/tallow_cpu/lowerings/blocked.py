@@ -24,7 +24,7 @@ from tallow.lower.inline import Inliner
 from tallow.lower.pointwise import count_flops, unravel
 from tallow.lower.reduce import accumulator
 from tallow_cpu.lowerings.blocking import Contraction, Words, choose_blocking, is_direct, pitch, stays
-from tallow_cpu.lowerings.tile import PARALLEL_FLOPS, choose_shape, multiply_rows
+from tallow_cpu.lowerings.tile import PARALLEL_FLOPS, choose_shape, multiply_rows, over_sums
 
 LINE = 64  # bytes of a cache line
 FEW = 4  # taps whose copies are written out
@@ -222,11 +222,7 @@ class _Blocked:
         return result
 
     def over_sums(self, statement: Callable[[Expr], Stmt]) -> For:
-        """statement(i) for each sum of a tile, as vectors of its rows."""
-        r, n = self.inliner.loop("r"), self.inliner.loop("n")
-        place = add(mul(r, const(self.shape.columns)), n)
-        line = For(n, const(self.shape.columns), (statement(place),), "vector")
-        return For(r, const(self.shape.rows), (line,), "unroll")
+        return over_sums(self.inliner, self.shape, statement)
 
     def begin(self, kept: Expr, piece: Expr) -> list[Stmt]:
         """Sums from zero at the first piece, from where they waited at the others."""

@@ -76,6 +76,14 @@ def choose_shape(m: Dim, width: int, target: Target, depth: int = SHORT) -> Shap
     return Shape(rows, width)
 
 
+def over_sums(inliner: Inliner, shape: Shape, statement: Callable[[Expr], Stmt]) -> For:
+    """statement(i) for each sum of a tile, as vectors of its rows."""
+    r, n = inliner.loop("r"), inliner.loop("n")
+    place = add(build.mul(r, const(shape.columns)), n)
+    line = For(n, const(shape.columns), (statement(place),), "vector")
+    return For(r, const(shape.rows), (line,), "unroll")
+
+
 def multiply_rows(
     inliner: Inliner,
     shape: Shape,

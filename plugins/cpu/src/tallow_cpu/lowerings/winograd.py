@@ -19,7 +19,7 @@ from tallow.lower.group import Declined, Group, KernelCall
 from tallow.lower.inline import Inliner
 from tallow.lower.pointwise import count_flops, unravel
 from tallow_cpu.lowerings.blocking import ITEMS
-from tallow_cpu.lowerings.tile import PARALLEL_FLOPS, choose_shape, multiply_rows
+from tallow_cpu.lowerings.tile import PARALLEL_FLOPS, choose_shape, multiply_rows, over_sums
 from tallow_cpu.winograd import apply, matrices
 
 
@@ -51,7 +51,7 @@ class _Winograd:
         self.picture, self.weights = inliner.buffer(self.x), inliner.buffer(packed)
         length = self.tiles * self.positions * self.shape.rows * self.pitch
         self.data = Buffer(inliner.fresh("data"), f32, length, "local", True)
-        self.sums = Buffer(inliner.fresh("sums"), f32, self.positions * tile, "local", True)
+        self.sums = Buffer(inliner.fresh("sums"), f32, self.tiles * self.positions * tile, "local", True)
         self.total = Buffer(inliner.fresh("acc"), f32, tile, "register", True)
 
     def block(self, target: Target) -> tuple[int, int]:
@@ -155,18 +155,19 @@ class _Winograd:
     # Products ---------------------------------------------------------------------------------------
 
     def multiply(self, first_tile: Expr, tiles: Expr, first_panel: Expr, panels: Expr) -> Stmt:
+        """Each panel against all tiles of the block: position by position, so that weights are read once."""
         inliner, shape = self.inliner, self.shape
-        p, t, at = inliner.loop("p"), inliner.loop("t"), inliner.loop("position")
+        p, t, at, back = (inliner.loop(name) for name in ("p", "t", "position", "t"))
         body: list[Stmt] = []
         panel = self.inliner.let(body, add(first_panel, p), "panel")
-        inner: list[Stmt] = []
-        base = add(mul(t, const(self.positions)), at)
-        base = self.inliner.let(inner, mul(base, const(shape.rows * self.pitch)), "base")
+        outer: list[Stmt] = []
         deep = add(mul(panel, const(self.positions)), at)
-        deep = self.inliner.let(inner, mul(deep, const(self.depth * self.width)), "deep")
-        n, m = inliner.loop("n"), inliner.loop("n")
-        size = const(self.total.size)
-        inner += [Alloc(self.total), For(n, size, (Store(self.total, n, const(0, f32)),), "vector")]
+        deep = self.inliner.let(outer, mul(deep, const(self.depth * self.width)), "deep")
+        inner: list[Stmt] = []
+        number = self.inliner.let(inner, add(mul(t, const(self.positions)), at), "number")
+        base = self.inliner.let(inner, mul(number, const(shape.rows * self.pitch)), "base")
+        place = self.inliner.let(inner, mul(number, const(self.total.size)), "place")
+        inner += [Alloc(self.total), over_sums(inliner, shape, lambda i: Store(self.total, i, const(0, f32)))]
         inner += multiply_rows(
             inliner,
             shape,
@@ -175,21 +176,24 @@ class _Winograd:
             lambda r, k: Load(self.data, add(add(base, k), const(r * self.pitch))),
             lambda k, n: Load(self.weights, add(add(deep, mul(k, const(self.width))), n)),
         )
-        place = add(mul(at, size), m)
-        inner.append(For(m, size, (Store(self.sums, place, Load(self.total, m)),), "vector"))
-        back = self.transform_back(add(first_tile, t), panel)
-        body.append(For(t, tiles, (For(at, const(self.positions), tuple(inner)), back)))
+        inner.append(
+            over_sums(inliner, shape, lambda i: Store(self.sums, add(place, i), Load(self.total, i)))
+        )
+        body.append(For(at, const(self.positions), (*outer, For(t, tiles, tuple(inner)))))
+        body.append(For(back, tiles, (self.transform_back(add(first_tile, back), back, panel),)))
         return For(p, panels, tuple(body))
 
     # Sums back into pictures ------------------------------------------------------------------------
 
-    def transform_back(self, tile: Expr, panel: Expr) -> Stmt:
-        """A s A^T of each picture tile, and the epilogue at each pixel that there is."""
+    def transform_back(self, tile: Expr, number: Expr, panel: Expr) -> Stmt:
+        """A s A^T of each picture tile of row tile `number` of the block, and the epilogue at each pixel that
+        there is."""
         r, n = self.inliner.loop("r"), self.inliner.loop("n")
         outer: list[Stmt] = []
         image, place = self.locate(outer, tile, r)
         first = self.inliner.let(outer, mul(panel, const(self.width)), "column")
-        line = self.inliner.let(outer, mul(r, const(self.width)), "line")
+        line = add(mul(number, const(self.positions * self.total.size)), mul(r, const(self.width)))
+        line = self.inliner.let(outer, line, "line")
         half = Buffer(self.inliner.fresh("half"), f32, self.m * self.size, "local", True)
         body = (
             Alloc(half),
