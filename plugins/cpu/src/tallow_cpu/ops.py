@@ -11,7 +11,7 @@ from tallow.graph import TensorType
 from tallow.ops import Op, op
 from tallow.ops.contraction import window_size
 from tallow_cpu.shuffle import from_runs, shuffle
-from tallow_cpu.winograd import convolve, transform_weights
+from tallow_cpu.winograd import convolve, kinds, transform_weights
 
 
 def unpack(packed: np.ndarray, n: int) -> np.ndarray:
@@ -102,12 +102,14 @@ def _evaluate_pool(arrays, attributes):
 
 def _infer_winograd(types, attributes):
     x, _ = types
-    sizes = tuple(window_size(d, 3, 1, p, 1) for d, p in zip(x.shape[1:-1], attributes["pads"], strict=True))
+    stride = attributes["stride"]
+    spec = zip(x.shape[1:-1], attributes["pads"], strict=True)
+    sizes = tuple(window_size(d, 3, stride, p, 1) for d, p in spec)
     return (TensorType(x.dtype, (x.shape[0], *sizes, attributes["n"])),)
 
 
 def _evaluate_winograd(arrays, attributes):
-    return (convolve(*arrays, attributes["tile"], attributes["pads"], attributes["n"]),)
+    return (convolve(*arrays, *(attributes[key] for key in ("tile", "stride", "pads", "n"))),)
 
 
 def _infer_attention(types, attributes):
@@ -204,11 +206,11 @@ def _infer_winograd_weights(types, attributes):
     (w,) = types
     n, channels = w.shape[:2]
     width = attributes["width"]
-    return (TensorType(w.dtype, (-(-n // width), (attributes["tile"] + 2) ** 2, channels, width)),)
+    return (TensorType(w.dtype, (-(-n // width), kinds(attributes["tile"]) ** 2, channels, width)),)
 
 
 def _evaluate_winograd_weights(arrays, attributes):
-    return (transform_weights(arrays[0], attributes["tile"], attributes["width"]),)
+    return (transform_weights(arrays[0], *(attributes[key] for key in ("tile", "stride", "width"))),)
 
 
 WINOGRAD = Op("cpu.winograd", "contraction", _infer_winograd, _evaluate_winograd, arity=(2, 2))

@@ -72,8 +72,10 @@ def _conv(
         )
     tile = choose_tile(node, target)
     if tile != DIRECT:
-        packed = pack_winograd(builder, w, tile, target)
-        result = builder.emit("cpu.winograd", last, packed, tile=tile, n=w.shape[0], pads=node["pads"])
+        stride = node["strides"][0]
+        packed = pack_winograd(builder, w, tile, stride, target)
+        spec = {"tile": tile, "stride": stride, "n": w.shape[0], "pads": node["pads"]}
+        result = builder.emit("cpu.winograd", last, packed, **spec)
         return builder.transpose(result, permutation=to_first(rank))
     each, n = w.shape[1], w.shape[0] // groups
     matrices = to_runs(weights.reshape(groups, n, each, -1), count)
