@@ -79,6 +79,13 @@ def test_what_others_read_stays_in_its_order():
     check(graph, (2, 24, 9, 7), rng)
 
 
+def test_a_shuffle_before_a_plain_convolution_stays_where_it_is():
+    rng = np.random.default_rng(6)
+    graph = unit(1, 4, 12, 5, (1, 1), rng)
+    assert sink_shuffles(graph, TARGET) is graph
+    check(graph, (2, 12, 9, 7), rng)
+
+
 def test_nan_and_infinity_stay_in_their_group():
     """Runs are filled up with zeros, never with channels of another group."""
     rng = np.random.default_rng(3)

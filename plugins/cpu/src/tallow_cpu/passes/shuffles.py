@@ -15,13 +15,13 @@ from tallow_cpu.shuffle import unshuffle
 
 def sink_shuffles(graph: Graph, target: Target) -> Graph:
     """f(shuffle(x)) becomes shuffle(f'(x)) for channel by channel operators f between a shuffle and a
-    convolution: their constants are put into the other order."""
+    convolution of groups: their constants are put into the other order."""
     made = {v: n for n in walk(graph) for v in n.outputs}
     readers = consumers(graph)
     chains = [
         chain
         for node in graph.nodes
-        if node.op == "conv" and not _is_channelwise(node, 0, made)
+        if node.op == "conv" and node["groups"] > 1 and not _is_channelwise(node, 0, made)
         for chain in [_chain(node, made, readers, set(graph.outputs))]
         if chain
     ]
