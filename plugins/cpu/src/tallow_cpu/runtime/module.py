@@ -19,7 +19,7 @@ from tallow.errors import ArtifactError, CompileError
 from tallow_cpu.runtime.source import IMPORTS, MAX_ARGUMENTS, SPINS_AT, STATE_BYTES
 from tallow_cpu.runtime.threads import usable_cores
 
-CHUNKS_PER_THREAD = 4
+CHUNKS_PER_THREAD = 16
 SPIN_SECONDS = 50e-6
 _POINTER, _INTEGER = ctypes.c_void_p, ctypes.c_int64
 _RUN = ctypes.CFUNCTYPE(None, _POINTER, _INTEGER, _POINTER, _POINTER, _INTEGER, _POINTER)
