@@ -47,6 +47,7 @@ class PluginInfo:
     version: str
     provides: list[str] = field(default_factory=list)
     error: str | None = None
+    module: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,7 @@ class PluginHost:
         self.infos.append(info)
         try:
             module = point.load()
+            info.module = module.__name__
             spoken = getattr(module, "TALLOW_API", None)
             if spoken != API_VERSION:
                 raise PluginError(
@@ -87,10 +89,7 @@ class PluginHost:
             manager.check_pending()
             self._collect(manager, info)
         except Exception as error:  # whatever a plugin does wrong must not stop the others
-            reason = str(error).strip().splitlines() or [""]
-            info.error = (
-                f"{type(error).__name__}: {reason[0]}" if not isinstance(error, PluginError) else reason[0]
-            )
+            info.error = _told(error, info.distribution)
             info.provides.clear()
 
     def _collect(self, manager: pluggy.PluginManager, info: PluginInfo) -> None:
@@ -147,6 +146,15 @@ class PluginHost:
         hint = f" Did you mean {near[0]!r}?" if near else ""
         listed = f"installed: {', '.join(have)}" if have else f"no {kind} is installed"
         return f"there is no {kind} {name!r} ({listed}).{hint} To add it: pip install tallow-{name}"
+
+
+def _told(error: Exception, distribution: str) -> str:
+    """What is wrong with a plugin, and what to install where that helps."""
+    reason = (str(error).strip().splitlines() or [""])[0]
+    if isinstance(error, PluginError):
+        return reason
+    repair = f": pip install {distribution} adds what it requires" * isinstance(error, ImportError)
+    return f"{type(error).__name__}: {reason}{repair}"
 
 
 def _chosen(points) -> list[EntryPoint]:
