@@ -6,6 +6,7 @@ y = run(x)
 """
 
 from tallow.compile import Model, compile, load, open
+from tallow.custom import custom_op, register_op, unregister_op
 from tallow.errors import (
     ArtifactError,
     CompileError,
@@ -38,7 +39,10 @@ __all__ = [
     "Unavailable",
     "VerifyError",
     "compile",
+    "custom_op",
     "evaluate",
     "load",
     "open",
+    "register_op",
+    "unregister_op",
 ]

@@ -13,7 +13,7 @@ from tallow import artifact, plugins
 from tallow.backend import Device
 from tallow.compiled import Compiled
 from tallow.dtype import DType
-from tallow.errors import InputError
+from tallow.errors import InputError, Unavailable
 from tallow.graph import TensorType
 from tallow.passes.bind import check_names
 from tallow.plan import Plan, describe
@@ -23,6 +23,7 @@ from tallow.runtime.binding import Bound, as_array, bind_inputs
 from tallow.runtime.device_array import DeviceArray
 from tallow.runtime.machine import Machine
 from tallow.runtime.memory import Constants, memory_of
+from tallow.schedule.program import operators_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,21 @@ def port(name: str, type_: TensorType) -> Port:
     return Port(name, type_.dtype, tuple(d if isinstance(d, int) else str(d) for d in type_.shape))
 
 
+def _require_operators(compiled: Compiled) -> None:
+    """Unavailable when a run would need operators that this process does not know."""
+    needed = operators_of(compiled.program)
+    if not needed:
+        return
+    from tallow.ops import OPS  # running kernels needs no operator table
+
+    missing = sorted(needed - OPS.keys())
+    if missing:
+        raise Unavailable(
+            f"{compiled.program.name} needs the numpy meaning of {', '.join(missing)}, which nobody has registered: "
+            "call tallow.register_op before opening it, or install the plugin that brings it"
+        )
+
+
 class Executable:
     """A model that runs. `exe(x, y)` takes arrays in order; `exe.run({"name": x})` by name.
 
@@ -56,6 +72,7 @@ class Executable:
         self.device = device
         self.threads = threads
         program = compiled.program
+        _require_operators(compiled)
         memory = memory_of(device)
         module = device.load(compiled.code)
         self._machine = Machine(program, module, memory, Constants(memory, compiled.constants), threads)

@@ -103,6 +103,18 @@ class Program:
     checks: tuple[Check, ...] = ()
 
 
+def operators_of(program: Program) -> set[str]:
+    """The operators whose rows a run needs: those of host steps and of checks."""
+    found = {check.op for check in program.checks}
+    for step in program.steps:
+        match step:
+            case HostStep():
+                found.add(step.op)
+            case ControlStep():
+                found = found.union(*map(operators_of, step.regions.values()))
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Scheduled:
     """A program with the kernels that its steps name and the arrays of its constants."""
