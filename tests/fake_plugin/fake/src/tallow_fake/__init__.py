@@ -10,10 +10,11 @@ from functools import cache
 import numpy as np
 
 from tallow.backend import BoundStep, Code, DeviceInfo, Target
-from tallow.errors import Unavailable
+from tallow.errors import CompileError, Unavailable
 from tallow.graph import Node, TensorType
 from tallow.hookspecs import hook
 from tallow.interpret import interpret
+from tallow.kernel.grammar import SourceKernel
 from tallow.kernel.text import print_kernel
 
 TALLOW_API = 1
@@ -44,12 +45,16 @@ class FakeBackend:
         return f"no kernels for {odd[0].type}" if odd else None
 
     def compile(self, kernels, target: Target) -> Code:
+        foreign = [k.name for k in kernels if isinstance(k, SourceKernel)]
+        if foreign:
+            raise CompileError(f"kernel {foreign[0]}: the interpreter takes no source of an operator's own")
         return Code(pickle.dumps({k.name: k for k in kernels}), {k.name: 0 for k in kernels})
 
     def source(self, kernels, target: Target, stage: str) -> str:
         return "\n".join(map(print_kernel, kernels))
 
     def open(self, device: str) -> FakeDevice | ApartDevice:
+        self.target(device.partition(":")[2] or None)
         host, apart = self.devices()
         return _apart(apart) if device == apart.name else FakeDevice(host)
 
