@@ -21,8 +21,8 @@ import numpy as np
 from benchmarks.catalogue import Model, Signature, signature
 from benchmarks.engines import ENGINES, Job
 from benchmarks.results import OURS, Latency, ModelResult, Start
+from tallow.testing.speed import TOLERANCE, difference
 
-TOLERANCE = 1e-3  # of the largest value: float32 sums in another order, or by Winograd's algorithm
 PAUSE = 0.01  # seconds between turns, in which the threads of the last engine go to sleep
 MOST_RUNS = 20000  # in one turn
 
@@ -224,21 +224,6 @@ def check(
         else:
             left_out[engine] = f"results differ from {reference}'s by {found:.2g} of their largest value"
     return differences
-
-
-def difference(ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]) -> float:
-    """The largest difference over all results, relative to the largest value of each; infinity for
-    results that are missing, of another shape, or not finite."""
-    worst = 0.0
-    for name, wanted in theirs.items():
-        found = ours.get(name)
-        if found is None or found.shape != wanted.shape:
-            return np.inf
-        if wanted.size:
-            a, b = found.astype(np.float64), wanted.astype(np.float64)
-            distance = np.abs(a - b).max() / max(np.abs(b).max(), 1e-30)
-            worst = max(worst, distance) if np.isfinite(distance) else np.inf
-    return float(worst)
 
 
 def describe_machine() -> str:

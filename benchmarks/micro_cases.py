@@ -5,134 +5,7 @@ Products with `packed` have a constant operand, which is packed at compile time;
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-
-import numpy as np
-
-from tallow.builder import Builder
-from tallow.graph import Graph, Value
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """One graph. `name` begins with its family. `operations` counts a multiplication and an addition
-    as two, and is 0 where memory is the only honest ceiling."""
-
-    name: str
-    write: Callable[[Builder], Value]
-    operations: int = 0
-
-    def graph(self) -> Graph:
-        builder = Builder("micro")
-        return builder.finish({"y": self.write(builder)})
-
-
-def bytes_moved(graph: Graph) -> int:
-    """The least that must be moved: each input, weight and result once."""
-    weights = [node["value"].nbytes for node in graph.nodes if node.op == "constant"]
-    ports = [math.prod(v.shape) * v.dtype.numpy.itemsize for v in (*graph.inputs, *graph.outputs)]
-    return sum(weights) + sum(ports)
-
-
-def _x(builder: Builder, *shape: int, name: str = "x") -> Value:
-    return builder.input(name, "f32", shape)
-
-
-def _weights(builder: Builder, *shape: int, fan: int = 1) -> Value:
-    noise = np.random.default_rng(len(builder.nodes)).standard_normal(shape, np.float32)
-    return builder.constant(noise / np.float32(math.sqrt(fan)))
-
-
-def _matmul(m: int, k: int, n: int, packed: bool) -> Case:
-    def write(b: Builder) -> Value:
-        return b.matmul(_x(b, m, k), _weights(b, k, n, fan=k) if packed else _x(b, k, n, name="w"))
-
-    family = "gemv" if m == 1 else "gemm packed" if packed else "gemm run-time"
-    return Case(f"{family} {m}x{k}x{n}", write, 2 * m * k * n)
-
-
-def _batched(batch: int, m: int, k: int, n: int) -> Case:
-    return Case(
-        f"gemm run-time {batch} of {m}x{k}x{n}",
-        lambda b: b.matmul(_x(b, batch, m, k), _x(b, batch, k, n, name="w")),
-        2 * batch * m * k * n,
-    )
-
-
-def _conv(
-    what: str,
-    channels: int,
-    size: int,
-    results: int,
-    kernel: int,
-    stride: int = 1,
-    groups: int = 1,
-    dilation: int = 1,
-) -> Case:
-    """A convolution with a bias and relu; padded so that stride 1 keeps the size."""
-    pad = dilation * (kernel - 1) // 2
-    fan = channels // groups * kernel * kernel
-    after = (size + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1
-
-    def write(b: Builder) -> Value:
-        y = b.conv(
-            _x(b, 1, channels, size, size),
-            _weights(b, results, channels // groups, kernel, kernel, fan=fan),
-            groups=groups,
-            strides=(stride, stride),
-            pads=((pad, pad), (pad, pad)),
-            dilations=(dilation, dilation),
-        )
-        return b.relu(b.add(y, _weights(b, results, 1, 1)))
-
-    name = f"{what} {kernel}x{kernel} {channels} to {results} at {size}"
-    name += f" stride {stride}" * (stride > 1) + f" dilation {dilation}" * (dilation > 1)
-    name += f" in {groups} groups" * (1 < groups < channels)
-    return Case(name, write, 2 * results * fan * after * after)
-
-
-def _depthwise(channels: int, size: int, kernel: int, stride: int = 1) -> Case:
-    return _conv("depthwise", channels, size, channels, kernel, stride, groups=channels)
-
-
-def _attention(heads: int, queries: int, keys: int, width: int, causal: bool = False) -> Case:
-    def write(b: Builder) -> Value:
-        q = _x(b, 1, heads, queries, width, name="q")
-        k, v = (_x(b, 1, heads, keys, width, name=name) for name in "kv")
-        return b.attention(q, k, v, scale=width**-0.5, causal=causal)
-
-    name = f"attention {heads} heads, {queries} on {keys} of {width}" + ", causal" * causal
-    pairs = queries * (queries + 1) // 2 if causal else queries * keys
-    return Case(name, write, 4 * heads * pairs * width)
-
-
-def _rows(family: str, *shape: int) -> Case:
-    def write(b: Builder) -> Value:
-        x = _x(b, *shape)
-        if family == "softmax":
-            return b.softmax(x, axis=len(shape) - 1)
-        return b.layer_norm(
-            x, _weights(b, shape[-1]), _weights(b, shape[-1]), axis=len(shape) - 1, epsilon=1e-5
-        )
-
-    return Case(f"{family} {'x'.join(map(str, shape))}", write)
-
-
-def _chain(b: Builder, *shape: int) -> Value:
-    """gelu(x * scale + shift) + residual, as after a layer of a transformer."""
-    scaled = b.add(b.mul(_x(b, *shape), _weights(b, shape[-1])), _weights(b, shape[-1]))
-    return b.add(b.gelu(scaled, approximate="none"), _x(b, *shape, name="residual"))
-
-
-def _elementwise() -> Iterator[Case]:
-    for name in ("exp", "tanh", "sigmoid", "erf", "relu"):
-        yield Case(f"elementwise {name} 1024x1024", lambda b, name=name: b.emit(name, _x(b, 1024, 1024)))
-    yield Case("elementwise add 4096x4096", lambda b: b.add(_x(b, 4096, 4096), _x(b, 4096, 4096, name="y")))
-    for rows, columns in ((128, 3072), (4096, 4096)):
-        yield Case(f"elementwise chain {rows}x{columns}", lambda b, r=rows, c=columns: _chain(b, r, c))
-
+from tallow.testing.speed_cases import attention, batched, conv, depthwise, elementwise, matmul, rows
 
 _SQUARES = (384, 512, 768, 1024, 1536, 2048)
 _TRANSFORMER = (
@@ -145,37 +18,37 @@ _TRANSFORMER = (
     (128, 384, 1536),
 )
 CASES = (
-    *(_matmul(n, n, n, packed) for packed in (True, False) for n in _SQUARES),
-    *(_matmul(*shape, packed) for packed in (True, False) for shape in _TRANSFORMER),
-    _batched(12, 128, 64, 128),
-    _batched(12, 128, 128, 64),
-    *(_matmul(1, *shape, True) for shape in ((64, 64), (768, 3072), (3072, 768), (4096, 4096), (768, 50257))),
-    _matmul(1, 2048, 2048, False),
-    *(_conv("conv", c, s, c, 3) for c, s in ((64, 56), (128, 28), (256, 14), (512, 7))),
-    *(_conv("conv", c, s, c, 3) for c, s in ((64, 224), (128, 112), (256, 56), (512, 28), (512, 14))),
-    _conv("conv", 64, 56, 256, 1),
-    _conv("conv", 256, 56, 64, 1),
-    _conv("conv", 1024, 14, 256, 1),
-    _conv("conv", 512, 7, 2048, 1),
-    _conv("conv", 3, 224, 64, 7, stride=2),
-    _conv("conv", 3, 224, 64, 3),
-    _conv("conv", 3, 224, 32, 3, stride=2),
-    _conv("conv", 128, 56, 128, 3, stride=2),
-    _conv("conv", 256, 56, 512, 1, stride=2),
-    _conv("conv", 96, 27, 256, 5),
-    _conv("conv", 128, 28, 128, 3, groups=32),
-    _conv("conv", 112, 28, 112, 1, groups=4),
-    _conv("conv", 256, 28, 256, 3, dilation=2),
-    _depthwise(144, 56, 3),
-    _depthwise(144, 56, 3, stride=2),
-    _depthwise(960, 7, 3),
-    _depthwise(96, 56, 7),
-    *(_rows("softmax", *shape) for shape in ((1, 1000), (12, 128, 128), (12, 512, 512), (64, 50257))),
-    *(_rows("layer_norm", *shape) for shape in ((128, 768), (1500, 384), (4096, 1024))),
-    _attention(12, 128, 128, 64),
-    _attention(12, 197, 197, 64),
-    _attention(6, 1500, 1500, 64),
-    _attention(12, 512, 512, 64, causal=True),
-    _attention(12, 1, 1024, 64),
-    *_elementwise(),
+    *(matmul(n, n, n, packed) for packed in (True, False) for n in _SQUARES),
+    *(matmul(*shape, packed) for packed in (True, False) for shape in _TRANSFORMER),
+    batched(12, 128, 64, 128),
+    batched(12, 128, 128, 64),
+    *(matmul(1, *shape, True) for shape in ((64, 64), (768, 3072), (3072, 768), (4096, 4096), (768, 50257))),
+    matmul(1, 2048, 2048, False),
+    *(conv("conv", c, s, c, 3) for c, s in ((64, 56), (128, 28), (256, 14), (512, 7))),
+    *(conv("conv", c, s, c, 3) for c, s in ((64, 224), (128, 112), (256, 56), (512, 28), (512, 14))),
+    conv("conv", 64, 56, 256, 1),
+    conv("conv", 256, 56, 64, 1),
+    conv("conv", 1024, 14, 256, 1),
+    conv("conv", 512, 7, 2048, 1),
+    conv("conv", 3, 224, 64, 7, stride=2),
+    conv("conv", 3, 224, 64, 3),
+    conv("conv", 3, 224, 32, 3, stride=2),
+    conv("conv", 128, 56, 128, 3, stride=2),
+    conv("conv", 256, 56, 512, 1, stride=2),
+    conv("conv", 96, 27, 256, 5),
+    conv("conv", 128, 28, 128, 3, groups=32),
+    conv("conv", 112, 28, 112, 1, groups=4),
+    conv("conv", 256, 28, 256, 3, dilation=2),
+    depthwise(144, 56, 3),
+    depthwise(144, 56, 3, stride=2),
+    depthwise(960, 7, 3),
+    depthwise(96, 56, 7),
+    *(rows("softmax", *shape) for shape in ((1, 1000), (12, 128, 128), (12, 512, 512), (64, 50257))),
+    *(rows("layer_norm", *shape) for shape in ((128, 768), (1500, 384), (4096, 1024))),
+    attention(12, 128, 128, 64),
+    attention(12, 197, 197, 64),
+    attention(6, 1500, 1500, 64),
+    attention(12, 512, 512, 64, causal=True),
+    attention(12, 1, 1024, 64),
+    *elementwise(),
 )

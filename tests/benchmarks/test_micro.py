@@ -11,9 +11,20 @@ import tallow
 from benchmarks import micro
 from benchmarks.__main__ import main
 from benchmarks.ceiling import Ceiling
-from benchmarks.micro import Measured, WrongResult, bound_of, family_means, make_inputs, measure_case
-from benchmarks.micro_cases import CASES, Case, bytes_moved
+from benchmarks.micro_cases import CASES
 from tallow.errors import GraphError
+from tallow.testing import speed
+from tallow.testing.speed import (
+    DeviceRates,
+    Measured,
+    NotThere,
+    WrongResult,
+    bound_of,
+    family_means,
+    make_inputs,
+    measure_case,
+)
+from tallow.testing.speed_cases import Case, bytes_moved
 
 BY_NAME = {case.name: case for case in CASES}
 
@@ -87,12 +98,12 @@ def test_a_case_is_checked_and_its_share_is_what_the_ceiling_allows_over_what_it
     case = Case(
         "gemm tiny", lambda b: b.matmul(b.input("x", "f32", (4, 8)), b.input("w", "f32", (8, 2))), 128
     )
-    monkeypatch.setattr(micro, "_time", lambda run, arrays, runs: 64.0)
+    monkeypatch.setattr(speed, "time_of", lambda work, runs: 64.0)
     # 4 * (32 + 16 + 8) bytes at one byte a second take longer than 128 operations at one a second
     assert measure_case(case, FixedCeiling(), threads=1, rounds=3, seconds=0.0) == Measured(
         "gemm tiny", 64.0, 128 / 64e9, 224 / 64e9, "copy", 3.5, 3.5
     )
-    assert measure_case(case, FixedCeiling(), threads=2, rounds=3, seconds=0.0).share == 1.75
+    assert measure_case(case, FixedCeiling(), threads=2, rounds=3, seconds=0.0, cores=2).share == 1.75
     monkeypatch.setattr(tallow, "evaluate", lambda graph, inputs: {"y": np.ones((4, 2), np.float32)})
     with pytest.raises(WrongResult, match="differs from numpy by .* of the largest value"):
         measure_case(case, FixedCeiling(), threads=1, rounds=1, seconds=0.0)
@@ -144,3 +155,31 @@ def test_the_ceiling_answers_for_both_kinds():
         rates = {kind: ceiling.ask(kind) for kind in ("sgemm", "copy")}
         assert ceiling.best == rates
     assert all(rate > 1e7 for rate in rates.values())
+
+
+def test_a_devices_ceilings_are_its_own(monkeypatch):
+    monkeypatch.setattr(speed, "SQUARES", (32, 64))
+    rates = DeviceRates("cpu", 1)
+    assert rates.ask("sgemm") > 1e7 and rates.ask("copy") > 1e7 and set(rates.best) == {"sgemm", "copy"}
+    rates = DeviceRates("example", 1)
+    assert rates.ask("sgemm") == np.inf and rates.ask("copy") > 1e7
+    assert bound_of(100, 1, np.inf, 1.0) == "copy"
+    with pytest.raises(NotThere, match="no kernel for matmul"):
+        measure_case(BY_NAME["gemm packed 384x384x384"], rates, 1, 1, 0.0, "example")
+
+
+def test_the_kits_command_measures_what_the_device_does(monkeypatch, capsys):
+    monkeypatch.setattr(speed, "SQUARES", (32,))
+    assert speed.main(["--device", "example", "relu", "1024x1024x1024", "--rounds", "1", "--seconds", "0"]) == 0
+    printed = capsys.readouterr().out
+    assert "| gemm packed 1024x1024x1024 | no kernel for matmul |" in printed
+    assert "| elementwise relu 1024x1024 |" in printed and "example: no product, " in printed
+    assert speed.main(["--device", "nothing"]) == 1
+    assert "nothing: the ceiling cannot be measured: there is no backend" in capsys.readouterr().err
+    assert speed.main(["--device", "example", "softmax", "--list"]) == 0
+    assert capsys.readouterr().out == "softmax 12x512x512\n"
+    wrong = Case("relu wrong", lambda b: b.relu(b.input("x", "f32", (3,))))
+    monkeypatch.setattr(speed, "CASES", (wrong,))
+    monkeypatch.setattr(speed, "difference", lambda ours, theirs: np.inf)
+    assert speed.main(["--device", "example", "--rounds", "1", "--seconds", "0"]) == 1
+    assert "relu wrong: differs from numpy by inf" in capsys.readouterr().err

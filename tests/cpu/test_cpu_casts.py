@@ -5,8 +5,11 @@ import numpy as np
 import pytest
 from cpu_support import BACKEND, HOST, Native, casting, element_wise
 
+import tallow
+from tallow.builder import Builder
 from tallow.dtype import DTYPES, f16, f32, f64, i32
 from tallow.kernel.grammar import Bitcast
+from tallow_cpu.backend import COMPUTED
 
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # NaN in numpy's casts
 
@@ -165,3 +168,19 @@ def test_bitcasts_keep_bits():
     native = Native([element_wise("k", lambda x: Bitcast(x, i32), [f32], i32)])
     array = np.array([1.0, -0.0, np.nan, np.inf, 1e-40], np.float32)
     np.testing.assert_array_equal(native.element_wise("k", array), array.view(np.int32))
+
+
+@pytest.mark.parametrize("dtype", [d for d in NUMBERS if d.name in COMPUTED], ids=str)
+@pytest.mark.parametrize("columns", [17, 33, 65, 18])
+def test_the_last_elements_of_a_row_are_written_and_nothing_beyond(dtype, columns):
+    """Rows whose length is known and leaves one lane: their stores are masked by a constant."""
+    b = Builder()
+    x, w = b.input("x", "f32", (3, columns)), b.input("w", "f32", (3, 1))
+    run = tallow.compile(b.finish({"y": b.cast(b.mul(x, w), dtype=dtype)}), threads=1)
+    size = 3 * columns * dtype.itemsize
+    raw = np.full(size + 64, 0xA5, np.uint8)
+    out = raw[:size].view(dtype.numpy).reshape(3, columns)
+    ones = np.ones((3, columns), np.float32)
+    run(ones, ones[:, :1].copy(), out=out)
+    assert (raw[size:] == 0xA5).all()
+    np.testing.assert_array_equal(out.astype(np.float32), ones)

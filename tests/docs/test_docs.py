@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,8 @@ from PIL import Image
 
 import tallow
 from tallow.cli import main
+from tallow.ops import OPS
+from tallow.registered import OPERATORS
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -28,6 +32,16 @@ def blocks(kind: str):
             if found["kind"] == kind and not found["before"].startswith(ILLUSTRATION):
                 name = f"{path.relative_to(ROOT).as_posix()}:{number}"
                 yield pytest.param(found["text"], id=name)
+
+
+@pytest.fixture(autouse=True)
+def only_known_operators():
+    """What blocks register is gone after them."""
+    before = dict(OPS)
+    yield
+    OPS.clear()
+    OPS.update(before)
+    OPERATORS.clear()
 
 
 @pytest.fixture
@@ -93,6 +107,13 @@ def test_the_readmes_first_program_prints_a_plan(folder, capsys):
     text = next(p.values[0] for p in blocks("python") if p.id.startswith("README.md"))
     exec(compile(text, "block", "exec"), {})
     assert "steps" in capsys.readouterr().out
+
+
+def test_the_example_of_custom_operators_runs():
+    command = [sys.executable, ROOT / "examples" / "custom_operator.py"]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert "cpu  cpu.matmul+mine.hard_swish" in [line.strip() for line in lines]
+    assert float(lines[-1].rpartition(" ")[2]) < 1e-5
 
 
 # Names --------------------------------------------------------------------------------------------

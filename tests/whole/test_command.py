@@ -17,6 +17,7 @@ from PIL import Image
 import tallow
 from tallow import plugins
 from tallow.cli import main, reference
+from tallow.errors import Unavailable
 from tallow.graph import parse
 
 
@@ -369,12 +370,55 @@ def test_listings():
     rows = {row["device"]: row for row in told("devices")}
     assert rows["cpu"]["memory"].endswith("GiB") and "not usable" in rows["broken"]["what"]
     assert "test" not in rows["cpu"]
+    assert rows["cpu"]["from"] == "tallow-cpu 0.1.0" and rows["broken"]["from"] == "tallow-broken 0.1.0"
+    assert rows["broken"]["what"].endswith("pip install tallow-broken adds what it requires")
+
+
+class Driverless:
+    """A backend whose driver says what the test wants."""
+
+    def __init__(self, answer):
+        self.answer = answer
+
+    def devices(self):
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+def test_backends_that_are_not_usable_are_listed_with_the_reason_on_one_line(monkeypatch):
+    host = plugins.PluginHost([])
+    answers = {
+        "first": OSError("no driver\nat all"),
+        "second": Unavailable("no driver\nhere: pip install x"),
+        "third": [],
+    }
+    for name, answer in answers.items():
+        host.register("backend", name, lambda answer=answer: Driverless(answer))
+    host.register("backend", "twice", object, "one")
+    host.register("backend", "twice", object, "other")
+    monkeypatch.setattr(plugins, "host", lambda: host)
+    assert {row["device"]: row["what"] for row in told("devices")} == {
+        "first": "not usable: OSError: no driver at all",
+        "second": "not usable: no driver here: pip install x",
+        "third": "not usable: it finds no device here",
+        "twice": "not usable: backend 'twice' comes from both one and other: uninstall one of them",
+    }
+
+
+def test_a_device_that_breaks_is_told(monkeypatch):
+    def broken(*words):
+        raise OSError("lost")
+
+    monkeypatch.setattr(tallow, "compile", broken)
+    rows = {row["device"]: row["test"] for row in told("devices", "--test", code=1)}
+    assert rows["cpu"] == "failed: OSError: lost"
 
 
 def test_devices_are_tried(monkeypatch):
     rows = {row["device"]: row["test"] for row in told("devices", "--test")}
     assert rows.pop("opencl:0", "ok") == "ok" and rows.pop("opencl", "not run") == "not run"
-    assert rows == {"cpu": "ok", "fake": "ok", "fake:apart": "ok", "broken": "not run"}
+    assert rows == {"cpu": "ok", "example": "ok", "fake": "ok", "fake:apart": "ok", "broken": "not run"}
     real = tallow.evaluate
     monkeypatch.setattr(
         tallow, "evaluate", lambda graph, inputs: {n: a + 1 for n, a in real(graph, inputs).items()}

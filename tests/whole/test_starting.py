@@ -16,7 +16,14 @@ from tallow.builder import Builder
 
 COMPILER = (
     *("tallow.ops", "tallow.kernel", "tallow.lower", "tallow.passes", "tallow.graph", "tallow.scalar"),
-    *("tallow.compiler", "tallow.stages", "tallow.verify", "tallow.builder", "tallow.interpret", "tallow.cstyle"),
+    *(
+        "tallow.compiler",
+        "tallow.stages",
+        "tallow.verify",
+        "tallow.builder",
+        "tallow.interpret",
+        "tallow.cstyle",
+    ),
     *("tallow.schedule.schedule", "tallow.schedule.fuse", "tallow.plan", "tallow.profile", "tallow.roofline"),
     *("tallow_cpu.compile", "tallow_cpu.llvm", "tallow_cpu.lowerings", "tallow_cpu.passes", "tallow_cpu.ops"),
     *("tallow_importers.onnx.importer", "onnx", "google.protobuf", "llvmlite", "ml_dtypes", "click"),
@@ -26,8 +33,9 @@ COMPILER = (
 
 def fresh(code: str, *words: str) -> dict:
     """What a process of its own prints as JSON."""
+    ours = os.environ | {"TALLOW_PLUGINS": "cpu,onnx"}  # others may import what they like
     found = subprocess.run(
-        [sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, env=os.environ
+        [sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, env=ours
     )
     assert found.returncode == 0, found.stderr
     return json.loads(found.stdout)

@@ -29,6 +29,7 @@ from tallow.runtime.device_array import DeviceArray
 
 if TYPE_CHECKING:
     from tallow.compiler import Model
+    from tallow.custom import custom_op, register_op, unregister_op
 
 __version__ = "0.1.0"
 __all__ = [
@@ -46,16 +47,27 @@ __all__ = [
     "Unavailable",
     "VerifyError",
     "compile",
+    "custom_op",
     "evaluate",
     "load",
     "open",
+    "register_op",
+    "unregister_op",
 ]
+
+
+_COMPILING = {  # name -> module
+    "Model": "compiler",
+    "custom_op": "custom",
+    "register_op": "custom",
+    "unregister_op": "custom",
+}
 
 
 def __getattr__(name: str):
     """The names of the compiler, and modules of this package that nothing has imported yet."""
-    if name == "Model":
-        return import_module("tallow.compiler").Model
+    if name in _COMPILING:
+        return getattr(import_module(f"tallow.{_COMPILING[name]}"), name)
     try:
         return import_module(f"tallow.{name}")
     except ModuleNotFoundError as error:

@@ -13,12 +13,12 @@ from tallow import artifact, plugins
 from tallow.backend import Device
 from tallow.compiled import Compiled, with_aligned_constants
 from tallow.dtype import DType
-from tallow.errors import InputError
+from tallow.errors import InputError, Unavailable
 from tallow.runtime.binding import Bound, as_array, bind_inputs
 from tallow.runtime.device_array import DeviceArray
 from tallow.runtime.machine import Machine
 from tallow.runtime.memory import Constants, memory_of
-from tallow.schedule.program import KernelStep
+from tallow.schedule.program import KernelStep, operators_of
 from tallow.sizes import check_names
 from tallow.types import TensorType
 
@@ -44,6 +44,21 @@ def port(name: str, type_: TensorType) -> Port:
     return Port(name, type_.dtype, tuple(d if isinstance(d, int) else str(d) for d in type_.shape))
 
 
+def _require_operators(compiled: Compiled) -> None:
+    """Unavailable when a run would need operators that this process does not know."""
+    needed = operators_of(compiled.program)
+    if not needed:
+        return
+    from tallow.ops import OPS  # running kernels needs no operator table
+
+    missing = sorted(needed - OPS.keys())
+    if missing:
+        raise Unavailable(
+            f"{compiled.program.name} needs the numpy meaning of {', '.join(missing)}, which nobody has registered: "
+            "call tallow.register_op before opening it, or install the plugin that brings it"
+        )
+
+
 class Executable:
     """A model that runs. `exe(x, y)` takes arrays in order; `exe.run({"name": x})` by name.
 
@@ -61,6 +76,7 @@ class Executable:
         program = compiled.program
         if program.checks or not all(isinstance(step, KernelStep) for step in program.steps):
             plugins.host()  # steps on the host may evaluate operators of plugins
+            _require_operators(compiled)
         memory = memory_of(device)
         module = device.load(compiled.code)
         self._machine = Machine(program, module, memory, Constants(memory, compiled.constants), threads)

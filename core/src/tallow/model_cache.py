@@ -1,7 +1,8 @@
 """Whole models in the cache: what a model's files, with given sizes, were compiled to for a target.
 
 An entry is a `.tallow` file named by a digest of everything that its content depends on: the bytes of
-the model's files, the sizes, the target, and the sources of the packages that made it.
+the model's files, the sizes, the target, the operators that the program has added, and the sources of
+the packages that made it and of all plugins.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 
-from tallow import artifact, cache
+from tallow import artifact, cache, plugins
 from tallow.backend import Backend, Target
 from tallow.compiled import Compiled
 from tallow.errors import ArtifactError
 from tallow.plugins import Importer
+from tallow.registered import OPERATORS
 
 KIND, DIGESTS = "models", "digests"
 LIMIT, DIGESTS_LIMIT = 4 << 30, 1 << 20  # bytes kept
@@ -34,13 +36,15 @@ def key_of(
     makers: Sequence[Importer | Backend],
 ) -> str:
     """The name of an entry; a file may be given by its bytes. `makers` are the importer and the backend."""
-    packages = {"tallow", *map(_package, makers)}
+    brought = (info.module.partition(".")[0] for info in plugins.installed().infos)  # maybe with operators
+    packages = {"tallow", *map(_package, makers), *filter(None, brought)}
     parts = {
         "files": [_content(file) for file in files],
         "dims": sorted(dims.items()),
         "target": asdict(target),
         "makers": [maker.name for maker in makers],
         "packages": [sources(name) for name in sorted(packages)],
+        "operators": sorted(OPERATORS.items()),
     }
     return hashlib.sha256(json.dumps(parts, default=dict).encode()).hexdigest()
 

@@ -53,6 +53,7 @@ class PluginInfo:
     version: str
     provides: list[str] = field(default_factory=list)
     error: str | None = None
+    module: str = ""
 
 
 class Registered(NamedTuple):
@@ -83,6 +84,7 @@ class PluginHost:
         self.infos.append(info)
         with _recorded(info):
             module = point.load()
+            info.module = module.__name__
             spoken = getattr(module, "TALLOW_API", None)
             if spoken != API_VERSION:
                 raise PluginError(
@@ -214,9 +216,17 @@ def _recorded(info: PluginInfo):
     try:
         yield
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [""])[0]
-        info.error = reason if isinstance(error, PluginError) else f"{type(error).__name__}: {reason}"
+        info.error = _told(error, info.distribution)
         info.provides.clear()
+
+
+def _told(error: Exception, distribution: str) -> str:
+    """What is wrong with a plugin, and what to install where that helps."""
+    reason = (str(error).strip().splitlines() or [""])[0]
+    if isinstance(error, PluginError):
+        return reason
+    repair = f": pip install {distribution} adds what it requires" * isinstance(error, ImportError)
+    return f"{type(error).__name__}: {reason}{repair}"
 
 
 def _chosen(points: Sequence[Point]) -> list[Point]:

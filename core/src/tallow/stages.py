@@ -26,17 +26,21 @@ def prepare(graph: Graph, backend: Backend, target: Target) -> Graph:
 
 
 def find_lowering(backend: Backend, target: Target, node: Node) -> Lowering | None:
-    """The backend's lowering of a node, or the common one."""
+    """The backend's lowering of a node, the operator's own, or the common one."""
     if backend.supports(node, target) is not None:
         return None
-    return backend.lowerings.get(node.op) or COMMON.get(node.op)
+    own = OPS[node.op].lowerings
+    return backend.lowerings.get(node.op) or own.get(backend.name) or own.get("") or COMMON.get(node.op)
 
 
 def refusal(backend: Backend, target: Target, node: Node) -> str | None:
     """Why a node cannot be in a kernel of the target, or None."""
     reason = backend.supports(node, target)
-    if reason is None and node.inputs and OPS[node.op].kind == "pointwise":
+    row = OPS[node.op]
+    if reason is None and node.inputs and row.kind == "pointwise":
         reason = unable(node.op, node.inputs[-1].dtype)
+    if reason is None and row.lowerings and not (row.index or find_lowering(backend, target, node)):
+        reason = f"{node.op} has kernels for {', '.join(row.lowerings)} and none for {backend.name}"
     return reason
 
 

@@ -22,6 +22,7 @@ from tallow.cstyle.functions import (
     NATIVE,
     OPERATORS,
 )
+from tallow.cstyle.source import print_source
 from tallow.dtype import DType, bf16, f16, f32, f64, i64, u32
 from tallow.errors import CompileError
 from tallow.kernel.build import walk_stmts
@@ -42,6 +43,7 @@ from tallow.kernel.grammar import (
     Let,
     Load,
     Prefetch,
+    SourceKernel,
     Stmt,
     Store,
     Update,
@@ -56,19 +58,23 @@ _BF16_READ = "return bits_u32_f32((U)p[i] << 16);"
 _BF16_BITS = "U b = bits_f32_u32(x); return x != x ? 0x7fc0 : (H)((b + 0x7fff + (b >> 16 & 1)) >> 16);"
 
 
-def print_kernel(kernel: Kernel, dialect: Dialect) -> str:
+def print_kernel(kernel: Kernel | SourceKernel, dialect: Dialect) -> str:
     """The source of one kernel, complete with the helpers it uses; CompileError for what C cannot say.
 
     The function takes the buffers in the order of the parameters and then the sizes as 64-bit integers.
     """
+    if isinstance(kernel, SourceKernel):
+        return print_source(kernel, dialect)
     return _Printer(unroll(expand(kernel, NATIVE)), dialect).source()
 
 
-def group_size(kernel: Kernel) -> int | None:
+def group_size(kernel: Kernel | SourceKernel) -> int | None:
     """Threads that a work-group must have, or None where any number will do (no `group` loop).
 
     With a size, one work-group runs one iteration of the grid; else one thread does.
     """
+    if isinstance(kernel, SourceKernel):
+        return None
     sizes = {
         (s.start, s.stop, s.step) for s in walk_stmts(kernel.body) if isinstance(s, For) and s.kind == "group"
     }

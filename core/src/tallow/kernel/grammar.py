@@ -233,4 +233,17 @@ class Kernel:
         return next(s for s in self.body if isinstance(s, For) and s.kind == "grid")
 
 
+@dataclass(frozen=True, slots=True)
+class SourceKernel:
+    """A kernel in the language of a backend: `text` is what iteration `item` of the grid does.
+
+    In it parameters and sizes have their names; the first size is `grid`, the number of iterations.
+    """
+
+    name: str
+    parameters: tuple[Buffer, ...]
+    sizes: tuple[Var, ...]
+    text: str
+
+
 TRUE = Const(True, bool_)

@@ -20,6 +20,7 @@ from tallow.kernel.grammar import (
     Prefetch,
     Ramp,
     Reduce,
+    SourceKernel,
     Splat,
     Stmt,
     Store,
@@ -69,11 +70,13 @@ def print_expr(e: Expr) -> str:
     raise VerifyError(f"no text for {e!r}")
 
 
-def print_kernel(kernel: Kernel) -> str:
-    """A kernel, one statement a line."""
+def print_kernel(kernel: Kernel | SourceKernel) -> str:
+    """A kernel, one statement a line; the text of one in a backend's language."""
     parameters = [f"{'out ' if b.writable else ''}{b.name}: {b.dtype}" for b in kernel.parameters]
     parameters += [f"{s.name}: size" for s in kernel.sizes]
-    return "\n".join([f"kernel {kernel.name}({', '.join(parameters)})", *_block(kernel.body, 1)])
+    foreign = isinstance(kernel, SourceKernel)
+    body = [f"  {line}" for line in kernel.text.splitlines()] if foreign else _block(kernel.body, 1)
+    return "\n".join([f"kernel {kernel.name}({', '.join(parameters)})", *body])
 
 
 def _block(body: tuple[Stmt, ...], depth: int) -> list[str]:

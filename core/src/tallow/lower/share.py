@@ -40,10 +40,12 @@ HOLE = Var("")
 
 
 def share(kernels: Mapping[str, Kernel]) -> dict[str, tuple[Kernel, tuple[int, ...]]]:
-    """For each kernel by name, the one to use in its stead and the values of the sizes that it has more."""
+    """For each kernel by name, the one to use in its stead and the values of the sizes that it has more.
+    One that is a backend's own source stays."""
     groups: dict[Kernel, dict[str, tuple[list[int], list[int]]]] = {}
     result = {name: (kernel, ()) for name, kernel in kernels.items()}
-    for name, kernel in kernels.items():
+    written = {name: kernel for name, kernel in kernels.items() if isinstance(kernel, Kernel)}
+    for name, kernel in written.items():
         form, numbers, sizes = _form(kernel)
         groups.setdefault(form, {})[name] = (numbers, sizes)
     for members in groups.values():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import numpy as np
@@ -51,6 +51,8 @@ class Op:
         such ops fuse by inlining. None if it is not of that shape.
     decompose: the same meaning in simpler ops, given a Builder. None if there are none simpler.
     arity: least and greatest number of operands (None: no limit). Trailing operands may be absent.
+    lowerings: backend's name ("": any) -> its lowering, for operators that bring their own.
+    definition: a digest of everything above, of operators from outside this package.
     An op with neither index nor decompose needs a lowering, or runs as a host step.
     """
 
@@ -61,17 +63,21 @@ class Op:
     index: IndexRule | None = None
     decompose: Decompose | None = None
     arity: tuple[int, int | None] = (1, 1)
+    lowerings: Mapping[str, Callable] = field(default_factory=dict)
+    definition: str = ""
 
 
 OPS: dict[str, Op] = {}
 
 
 def register(op: Op) -> Op:
-    """Add a row; PluginError if the name is taken."""
-    if op.name in OPS:
+    """Add a row; PluginError if the name is taken by another definition."""
+    known = OPS.get(op.name)
+    if known is None:
+        OPS[op.name] = op
+    elif not op.definition or op.definition != known.definition:
         raise PluginError(f"operator {op.name!r} is already registered: choose another name")
-    OPS[op.name] = op
-    return op
+    return OPS[op.name]
 
 
 def op(name: str) -> Op:
@@ -79,5 +85,6 @@ def op(name: str) -> Op:
     if name not in OPS:
         near = difflib.get_close_matches(name, OPS, 3)
         hint = f": did you mean {' or '.join(near)}?" if near else ""
+        hint += "; one of your own is added by tallow.register_op" * ("." in name)
         raise GraphError(f"there is no operator {name!r}{hint}")
     return OPS[name]

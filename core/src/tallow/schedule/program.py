@@ -100,6 +100,18 @@ class Program(NamedTuple):
     checks: tuple[Check, ...] = ()
 
 
+def operators_of(program: Program) -> set[str]:
+    """The operators whose rows a run needs: those of host steps and of checks."""
+    found = {check.op for check in program.checks}
+    for step in program.steps:
+        match step:
+            case HostStep():
+                found.add(step.op)
+            case ControlStep():
+                found = found.union(*map(operators_of, step.regions.values()))
+    return found
+
+
 class Scheduled(NamedTuple):
     """A program with the kernels that its steps name and the arrays of its constants."""
 

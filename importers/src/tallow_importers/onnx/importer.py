@@ -30,6 +30,7 @@ from tallow.graph import (
 from tallow.sizes import check_names
 from tallow_importers.onnx import families, repairs
 from tallow_importers.onnx.context import Context, Diverges, NodeView, RanksDiffer, Unsupported, attributes_of
+from tallow_importers.onnx.custom import is_custom, write_custom
 from tallow_importers.onnx.declaration import declaration
 from tallow_importers.onnx.families.control import as_declared, fork
 from tallow_importers.onnx.functions import body_of, type_proto
@@ -312,6 +313,7 @@ class _Importer:
                 results = self._apply(context, node, domain, opset)
             elif (
                 REGISTRY.find(domain, node.op_type, opset) is None
+                and not is_custom(f"{domain}.{node.op_type}")
                 and body_of(self, node, domain, opset, None) is None
             ):
                 raise Unsupported(self._unknown(domain, node, opset))
@@ -342,6 +344,8 @@ class _Importer:
         return self._write(context, node, domain, opset, wide)
 
     def _write(self, context: Context, node, domain: str, opset: int, inputs) -> Sequence[Value | None]:
+        if is_custom(f"{domain}.{node.op_type}"):
+            return write_custom(context, NodeView(node, inputs, attributes_of(node), opset))
         function = self.functions.get((domain, node.op_type, node.overload))
         handler = None if function is not None else REGISTRY.find(domain, node.op_type, opset)
         refused = None
@@ -363,6 +367,8 @@ class _Importer:
         known = {name for d, name in REGISTRY.rows if d == domain}
         near = difflib.get_close_matches(node.op_type, known, 1)
         hint = f" (did you mean {near[0]}?)" if near and node.op_type not in known else ""
+        if domain and not known:
+            hint = f" (tallow.register_op adds it under the name {domain}.{node.op_type})"
         return f"no operator {node.op_type} in {domain or 'ai.onnx'} opset {opset}{hint}"
 
     def _call(

@@ -11,8 +11,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from tallow import cache
 from tallow.backend import Code, Target
+from tallow.errors import CompileError
 from tallow.kernel.expand import expand
-from tallow.kernel.grammar import Kernel
+from tallow.kernel.grammar import Kernel, SourceKernel
 from tallow.kernel.unroll import unroll
 from tallow.kernel.vectorise import vectorise
 from tallow_cpu import elf
@@ -31,6 +32,10 @@ RUNTIME_HEAD = 256
 
 def lower_to_text(kernel: Kernel, target: Target) -> str:
     """The LLVM IR of one kernel for a target, under the name `@K`."""
+    if isinstance(kernel, SourceKernel):
+        raise CompileError(
+            f"kernel {kernel.name}: the CPU backend takes no source of an operator's own: give it an index rule or a kernel"
+        )
     kernel = expand(kernel, NATIVE)
     kernel = unroll(vectorise(kernel, target.vector_bytes))
     return print_kernel(kernel, "K", abilities(target)) + _attributes(target)

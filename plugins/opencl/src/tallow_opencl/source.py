@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from tallow.backend import Code, Target
 from tallow.cstyle.dialects import OPENCL
 from tallow.cstyle.printer import group_size, print_kernel
+from tallow.cstyle.source import element_type
 from tallow.kernel import build
-from tallow.kernel.grammar import Buffer, Expr, For, If, Kernel, Load, Stmt, Store, Update, Var
+from tallow.kernel.grammar import Buffer, Expr, For, If, Kernel, Load, SourceKernel, Stmt, Store, Update, Var
 
 INTERFACE = "1"  # of notes and of what kernels take; a change makes older code unreadable
 
@@ -66,11 +67,24 @@ def _parts(kernels: Sequence[Kernel], target: Target) -> list[str]:
     return parts
 
 
-def with_offsets(kernel: Kernel) -> Kernel:
+def with_offsets(kernel: Kernel | SourceKernel) -> Kernel | SourceKernel:
     """The kernel with a size before its own for each buffer: the element that it begins at."""
+    if isinstance(kernel, SourceKernel):
+        return _source_with_offsets(kernel)
     begins = {b: Var(f"{b.name}.at") for b in kernel.parameters}
     body = tuple(_moved(s, begins) for s in kernel.body)
     return replace(kernel, sizes=(*begins.values(), *kernel.sizes), body=body)
+
+
+def _source_with_offsets(kernel: SourceKernel) -> SourceKernel:
+    """The same for a text: its buffers are pointers to where they begin."""
+    whole = tuple(replace(b, name=f"{b.name}_whole") for b in kernel.parameters)
+    begins = tuple(Var(f"{b.name}_at") for b in kernel.parameters)
+    moved = ""
+    for b in kernel.parameters:
+        const = "" if b.writable else "const "
+        moved += f"__global {const}{element_type(b.dtype, OPENCL)} *{b.name} = {b.name}_whole + {b.name}_at; "
+    return replace(kernel, parameters=whole, sizes=(*begins, *kernel.sizes), text=moved + kernel.text)
 
 
 def _moved(s: Stmt, begins: Mapping[Buffer, Var]) -> Stmt:

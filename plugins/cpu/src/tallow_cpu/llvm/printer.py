@@ -203,6 +203,8 @@ class _Printer:
             self.lines.append(f" store {kind} {text}, ptr {self.address(buffer, index)}, align {align}")
         elif value.lanes > 1:
             guard = self.mask_text(mask, value.lanes)
+            if buffer.dtype.itemsize < 4:
+                guard = self.unforeseen(guard, value.lanes)
             name = f"@llvm.masked.store.v{value.lanes}{suffix(buffer.dtype, 1, memory(buffer.dtype))}.p0"
             address = self.address(buffer, index)
             self.lines.append(f" call void {name}({kind} {text}, ptr {address}, i32 {align}, {guard})")
@@ -213,6 +215,15 @@ class _Printer:
             self.lines.append(f" store {kind} {text}, ptr {self.address(buffer, index)}, align {align}")
             self.lines.append(f" br label %{after}")
             self.start_block(after)
+
+    def unforeseen(self, guard: str, lanes: int) -> str:
+        """The same mask, which LLVM cannot compute: the store of one lane of narrowed elements that it knows
+        would be one of a whole 32-bit element, and write beyond (seen in LLVM 22 for AVX-512)."""
+        kind = vector("i1", lanes)
+        started = self.new("icmp sge i64 %begin, 0")  # iterations are not negative, which only callers know
+        one = self.new(f"insertelement {kind} poison, i1 {started}, i32 0")
+        every = self.new(f"shufflevector {kind} {one}, {kind} poison, <{lanes} x i32> zeroinitializer")
+        return f"{kind} {self.new(f'and {guard}, {every}')}"
 
     def load(self, e: Load) -> str:
         buffer, lanes = e.buffer, max(e.lanes, e.index.lanes)

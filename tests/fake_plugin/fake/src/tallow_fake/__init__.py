@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tallow.backend import BoundStep, Code, DeviceInfo, Target
-from tallow.errors import Unavailable
+from tallow.errors import CompileError, Unavailable
 from tallow.hookspecs import hook
 from tallow.types import TensorType
 
@@ -46,6 +46,11 @@ class FakeBackend:
         return f"no kernels for {odd[0].type}" if odd else None
 
     def compile(self, kernels, target: Target) -> Code:
+        from tallow.kernel.grammar import SourceKernel
+
+        foreign = [k.name for k in kernels if isinstance(k, SourceKernel)]
+        if foreign:
+            raise CompileError(f"kernel {foreign[0]}: the interpreter takes no source of an operator's own")
         return Code(pickle.dumps({k.name: k for k in kernels}), {k.name: 0 for k in kernels})
 
     def source(self, kernels, target: Target, stage: str) -> str:
@@ -54,6 +59,7 @@ class FakeBackend:
         return "\n".join(map(print_kernel, kernels))
 
     def open(self, device: str) -> FakeDevice | ApartDevice:
+        self.target(device.partition(":")[2] or None)
         host, apart = self.devices()
         return _apart(apart) if device == apart.name else FakeDevice(host)
 
