@@ -12,14 +12,14 @@ import json
 import os
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
 from tallow.backend import Code, Target
-from tallow.compiled import Compiled
+from tallow.choices import Chosen
+from tallow.compiled import Compiled, Tuning
 from tallow.dim import Expr, parse_dim
 from tallow.dtype import DTYPES, DType, dtype
 from tallow.errors import ArtifactError, TallowError
@@ -35,10 +35,12 @@ from tallow.graph import (
 from tallow.schedule.checks import Check
 from tallow.schedule.program import ControlStep, HostStep, KernelStep, Program, Slot
 
-FORMAT = 2
+FORMAT = 3
 ALIGNMENT = 64
 LARGEST_HEADER = 256 << 20
-_CLASSES = {c.__name__: c for c in (KernelStep, HostStep, ControlStep, Program, Slot, Location, Check)}
+_CLASSES = {
+    c.__name__: c for c in (KernelStep, HostStep, ControlStep, Program, Slot, Location, Check, Tuning, Chosen)
+}
 
 
 class _Tensors:
@@ -143,11 +145,12 @@ def write_to(file: BinaryIO, compiled: Compiled) -> None:
         tensors.parts[f"support.{name}"] = np.frombuffer(blob, np.uint8)
     constants = {key: tensors.add(f"constant.{key}", array) for key, array in compiled.constants.items()}
     target = {
-        "target": {**asdict(compiled.target), "limits": dict(compiled.target.limits)},
+        "target": compiled.target.facts,
         "entries": dict(compiled.code.entries),
         "notes": dict(compiled.code.notes),
         "support": {n: [len(blob), _digest(blob)] for n, blob in compiled.code.support.items()},
         "program": encode(compiled.program, tensors),
+        "tuning": encode(compiled.tuning, tensors),
         "constants": constants,
         "code": {"size": len(compiled.code.blob), "sha256": _digest(compiled.code.blob)},
         "checksums": {n: [part.size, zlib.crc32(part)] for n, part in tensors.parts.items()},
@@ -250,4 +253,5 @@ def _restore(target: dict, manifest: dict, arrays: Mapping[str, np.ndarray], tho
         Code(blob, target["entries"], support, target["notes"]),
         constants,
         manifest["metadata"],
+        decode(target["tuning"], arrays),
     )

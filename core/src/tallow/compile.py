@@ -10,20 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from tallow import artifact, declared, model_cache, plugins
-from tallow.backend import Backend, Target
-from tallow.compiled import Compiled
+from tallow.choices import Choices
+from tallow.compiled import Compiled, aligned
 from tallow.errors import CompileError, InputError, Unavailable
 from tallow.executable import Executable, port
-from tallow.graph import Graph, Node, TensorType, walk
-from tallow.kernel.expand import unable
-from tallow.lower.common import COMMON
-from tallow.lower.group import Lowering
-from tallow.ops import OPS
+from tallow.graph import Graph, TensorType, walk
 from tallow.passes.bind import bind_dims, normal_dims
-from tallow.passes.decompose import decompose
-from tallow.passes.pipeline import clean, find_codes, find_composites, run_common
-from tallow.schedule.program import Scheduled
-from tallow.schedule.schedule import Lowerer, schedule
+from tallow.tuning import Progress, Workbench, tune_graph, unseen
 from tallow.verify import checked, verify_after
 
 LARGEST = 1 << 47  # bytes that a process can address
@@ -83,53 +76,23 @@ def split_device(device: str) -> tuple[str, str | None]:
     return name, arch or None
 
 
-def prepare(graph: Graph, backend: Backend, target: Target) -> Graph:
-    """The graph after all passes for a target, ready to schedule."""
-    graph = find_composites(run_common(find_codes(graph)))
-    graph = checked(decompose, graph, lambda node: find_lowering(backend, target, node) is not None)
-    graph = run_common(graph)
-    for each in backend.passes:
-        graph = clean(checked(each, graph, target))
-    return graph
-
-
-def find_lowering(backend: Backend, target: Target, node: Node) -> Lowering | None:
-    """The backend's lowering of a node, or the common one."""
-    if backend.supports(node, target) is not None:
-        return None
-    return backend.lowerings.get(node.op) or COMMON.get(node.op)
-
-
-def refusal(backend: Backend, target: Target, node: Node) -> str | None:
-    """Why a node cannot be in a kernel of the target, or None."""
-    reason = backend.supports(node, target)
-    if reason is None and node.inputs and OPS[node.op].kind == "pointwise":
-        reason = unable(node.op, node.inputs[-1].dtype)
-    return reason
-
-
-def lower(graph: Graph, backend: Backend, target: Target) -> Scheduled:
-    """The program and kernels of a prepared graph."""
-    return schedule(
-        graph,
-        Lowerer(
-            find=lambda node: find_lowering(backend, target, node),
-            refuses=lambda node: refusal(backend, target, node),
-            target=target,
-        ),
-    )
-
-
-def compile_graph(graph: Graph, device: str = "cpu") -> Compiled:
-    """Everything a device needs to run the graph; opens none."""
+def compile_graph(
+    graph: Graph, device: str = "cpu", threads: int | None = None, tune: Progress | bool = False
+) -> Compiled:
+    """Everything a device needs to run the graph; opens none unless `tune` asks to measure on it."""
     name, arch = split_device(device)
     backend = plugins.backend(name)
-    target = backend.target(arch)
+    bench = Workbench.of(backend, backend.target(arch), threads_or_default(threads))
     refuse_impossible(graph)
-    scheduled = lower(prepare(graph, backend, target), backend, target)
-    code = backend.compile(list(scheduled.kernels.values()), target)
+    if tune:
+        scheduled, choices = tune_graph(graph, bench, tune if callable(tune) else unseen)
+    else:
+        choices = Choices(bench.record())
+        scheduled = bench.build(graph, choices)
+    code = backend.compile(list(scheduled.kernels.values()), bench.target)
     constants = {key: aligned(np.asarray(a)) for key, a in scheduled.constants.items()}
-    return Compiled(scheduled.program, target, code, constants, dict(graph.metadata))
+    tuning = bench.report(choices)
+    return Compiled(scheduled.program, bench.target, code, constants, dict(graph.metadata), tuning)
 
 
 def refuse_impossible(graph: Graph) -> None:
@@ -141,22 +104,6 @@ def refuse_impossible(graph: Graph) -> None:
             raise CompileError(f"{type_} is larger than any memory ({where})")
 
 
-def aligned(array: np.ndarray) -> np.ndarray:
-    """The array in C order, starting at a multiple of 64 bytes, copied if it is not: a vector load that
-    crosses cache lines costs twice."""
-    if not array.flags.c_contiguous and array.dtype == object:
-        return np.ascontiguousarray(array)
-    if array.flags.c_contiguous and (
-        array.dtype == object or array.nbytes < 64 or array.ctypes.data % 64 == 0
-    ):
-        return array
-    raw = np.empty(array.nbytes + 64, np.uint8)
-    skip = -raw.ctypes.data % 64
-    copy = raw[skip : skip + array.nbytes].view(array.dtype).reshape(array.shape)
-    copy[...] = array
-    return copy
-
-
 def open_compiled(compiled: Compiled, threads: int | None = None, device: str | None = None) -> Executable:
     """Load compiled code on a device of its backend, by default the one that is here."""
     wanted = device or compiled.target.backend
@@ -165,9 +112,7 @@ def open_compiled(compiled: Compiled, threads: int | None = None, device: str | 
             f"code for {compiled.target} cannot run on {wanted!r}: expected a device of {compiled.target.backend}"
         )
     backend = plugins.backend(compiled.target.backend)
-    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
-        raise InputError(f"threads = {threads!r}: expected 1 or more")
-    return Executable(compiled, backend.open(wanted), threads or default_threads())
+    return Executable(compiled, backend.open(wanted), threads_or_default(threads))
 
 
 def open(
@@ -181,6 +126,12 @@ def open(
     Unavailable when its backend is not installed. Open files of people you trust: they hold machine code.
     """
     return open_compiled(artifact.read(Path(path), thorough), threads, device)
+
+
+def threads_or_default(threads: int | None) -> int:
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+        raise InputError(f"threads = {threads!r}: expected 1 or more")
+    return threads or default_threads()
 
 
 def default_threads() -> int:
@@ -198,21 +149,24 @@ def compile(
     dims: Mapping[str, int | tuple[int, int]] | None = None,
     threads: int | None = None,
     format: str | None = None,
+    tune: Progress | bool = False,
 ) -> Executable:
     """An Executable of a model for a device; a path, or the bytes of a file, are read as by `load`.
 
     dims fixes sizes ({"batch": 8}) or bounds them ({"batch": (1, 8)}; None is no limit). threads: at most
-    so many, by default TALLOW_THREADS or all cores.
-    Raises ImportFailed, CompileError, GraphError for dims that the model does not have, or Unavailable when
-    the backend is not installed.
+    so many, by default TALLOW_THREADS or all cores. tune: measure what estimates would decide, and keep
+    it for later compilations; a function is told how far that is: tune(done, all, what).
+    Raises ImportFailed, CompileError (also where `tune` has no device to measure on), GraphError for dims
+    that the model does not have, or Unavailable when the backend is not installed.
     """
     sizes = normal_dims(dims or {})
     if isinstance(model, (str, Path, bytes)):
-        return open_compiled(compile_source(model, device, sizes, format), threads, device)
+        return open_compiled(compile_source(model, device, sizes, format, threads, tune), threads, device)
     graph = model.graph if isinstance(model, Model) else model
     if not isinstance(graph, Graph):
         raise CompileError(f"expected a Model, a Graph or a path, got {type(model).__name__}")
-    return open_compiled(compile_graph(checked(bind_dims, graph, sizes), device), threads, device)
+    compiled = compile_graph(checked(bind_dims, graph, sizes), device, threads, tune)
+    return open_compiled(compiled, threads, device)
 
 
 def compile_source(
@@ -220,15 +174,20 @@ def compile_source(
     device: str,
     dims: Mapping[str, int | tuple[int, int]],
     format: str | None = None,
+    threads: int | None = None,
+    tune: Progress | bool = False,
 ) -> Compiled:
-    """What a model's files, or bytes, compile to, from the cache when they did before."""
+    """What a model's files, or bytes, compile to, from the cache when they did before and nothing was
+    measured since."""
     importer = find_importer(source, format)
     name, arch = split_device(device)
     backend = plugins.backend(name)
     files = [source] if isinstance(source, bytes) else importer.files(Path(source))
-    key = model_cache.key_of(files, dims, backend.target(arch), (importer, backend))
+    target = backend.target(arch)
+    key = model_cache.key_of(files, dims, target, (importer, backend))
     compiled = model_cache.recall(key)
-    if compiled is None:
-        compiled = compile_graph(load(source, dims, format=format).graph, device)
+    bench = Workbench.of(backend, target, threads_or_default(threads))
+    if compiled is None or not bench.agrees(compiled.tuning, bool(tune)):
+        compiled = compile_graph(load(source, dims, format=format).graph, device, threads, tune)
         model_cache.remember(key, compiled)
     return compiled

@@ -8,15 +8,60 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tallow.backend import Code, Target
+from tallow.choices import Chosen
 from tallow.schedule.program import Program
 
 
 @dataclass(frozen=True, slots=True)
+class Tuning:
+    """What was chosen for a program.
+
+    machine, threads: for which measurements counted; "" where no machine here runs the code.
+    ignored: other processors that have measurements for choices that were estimated.
+    """
+
+    machine: str = ""
+    threads: int = 0
+    choices: tuple[Chosen, ...] = ()
+    ignored: tuple[str, ...] = ()
+
+    @property
+    def measured(self) -> int:
+        """How many choices measurements decided."""
+        return sum(c.measured for c in self.choices)
+
+    def __str__(self) -> str:
+        text = f"choices: {len(self.choices)}, measured: {self.measured}"
+        if self.measured:
+            text += f" on {self.machine} with {self.threads} threads"
+        if self.ignored:
+            text += f"; measurements on {', '.join(self.ignored)} are not applied to this processor"
+        return text
+
+
+@dataclass(frozen=True, slots=True)
 class Compiled:
-    """A program for a target, its machine code, and its constants by key."""
+    """A program for a target, its machine code, its constants by key, and what was chosen for it."""
 
     program: Program
     target: Target
     code: Code
     constants: Mapping[str, np.ndarray]
     metadata: Mapping[str, str] = field(default_factory=dict)
+    tuning: Tuning = Tuning()
+
+
+def aligned(array: np.ndarray) -> np.ndarray:
+    """The array in C order, starting at a multiple of 64 bytes, copied if it is not: a vector load that
+    crosses cache lines costs twice."""
+    if not array.flags.c_contiguous and array.dtype == object:
+        return np.ascontiguousarray(array)
+    if array.flags.c_contiguous and (
+        array.dtype == object or array.nbytes < 64 or array.ctypes.data % 64 == 0
+    ):
+        return array
+    raw = np.empty(array.nbytes + 64, np.uint8)
+    skip = -raw.ctypes.data % 64
+    copy = raw[skip : skip + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
