@@ -23,8 +23,16 @@ from tallow.lower.group import Group, KernelCall
 from tallow.lower.inline import Inliner
 from tallow.lower.pointwise import count_flops, unravel
 from tallow.lower.reduce import accumulator
-from tallow_cpu.lowerings.blocking import Contraction, Words, choose_blocking, is_direct, pitch, stays
-from tallow_cpu.lowerings.tile import PARALLEL_FLOPS, choose_shape, multiply_rows, over_sums
+from tallow_cpu.lowerings.blocking import (
+    Blocking,
+    Contraction,
+    Words,
+    is_direct,
+    pitch,
+    possible_blockings,
+    stays,
+)
+from tallow_cpu.lowerings.tile import PARALLEL_FLOPS, Shape, multiply_rows, over_sums
 
 LINE = 64  # bytes of a cache line
 FEW = 4  # taps whose copies are written out
@@ -46,12 +54,10 @@ class _Blocked:
         self.inliner = inliner = Inliner(group)
         packed = group.root.inputs[1]
         _, self.panels, self.depth, width = packed.shape
-        self.shape = choose_shape(work.rows, width, target, self.depth)
         self.kind: DType = i32 if self.bytes else accumulator(group.root.inputs[0].dtype)
-        self.blocking = choose_blocking(
-            work.rows, product(work.outer), self.panels, self.source, self.shape, target
-        )
-        b = self.blocking
+        blockings = possible_blockings(work, self.source, self.panels, width, target)
+        self.blocking = b = Blocking(*target.choices.choose("blocking", group.root, blockings))
+        self.shape = Shape(b.rows, width)
         self.tap_groups, self.runs = -(-self.source.taps // b.taps), -(-self.source.each // b.run)
         self.pieces = self.tap_groups * self.runs
         self.pitch = pitch(b.taps * b.run)
