@@ -203,6 +203,8 @@ class _Printer:
             self.lines.append(f" store {kind} {text}, ptr {self.address(buffer, index)}, align {align}")
         elif value.lanes > 1:
             guard = self.mask_text(mask, value.lanes)
+            if buffer.dtype.itemsize < 4:
+                guard = self.unknown(guard, value.lanes)
             name = f"@llvm.masked.store.v{value.lanes}{suffix(buffer.dtype, 1, memory(buffer.dtype))}.p0"
             address = self.address(buffer, index)
             self.lines.append(f" call void {name}({kind} {text}, ptr {address}, i32 {align}, {guard})")
@@ -260,6 +262,13 @@ class _Printer:
             return f"{kind} {constant(True, bool_, lanes)}"
         text = self.expression(mask if mask.lanes == lanes else Splat(mask, lanes))
         return f"{kind} {text}"
+
+    def unknown(self, guard: str, lanes: int) -> str:
+        """The same mask, so that LLVM cannot know it: where a known mask has one lane of a narrowed vector,
+        its code for AVX-512 writes four bytes."""
+        kind = vector("i1", lanes)
+        always = self.splat(self.new("icmp sge i64 %end, 0"), bool_, lanes)
+        return f"{kind} {self.new(f'and {guard}, {always}')}"
 
     def from_memory(self, text: str, dtype: DType, lanes: int) -> str:
         if dtype.kind != "bool":
