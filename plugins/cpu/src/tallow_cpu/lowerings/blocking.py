@@ -8,7 +8,7 @@ from typing import Protocol
 
 from tallow.backend import Target
 from tallow.choices import Candidate
-from tallow.dim import Dim, bounds, ceildiv, product
+from tallow.dim import Dim, bounds, ceildiv
 from tallow.kernel.build import const, minimum, mul, sub
 from tallow.kernel.grammar import Buffer, Expr, Stmt
 from tallow.lower.group import Group
@@ -16,7 +16,10 @@ from tallow.lower.inline import Inliner
 from tallow.scalar import SCALAR
 from tallow_cpu.lowerings.tile import Shape, panel_cost, tile_heights
 
-DEPTH = 512  # elements of a piece of the summed index: a tile's rows stay in the first cache
+DEPTHS = (
+    512,
+    384,
+)  # elements of a piece of the summed index: a tile's rows stay in the first cache; if panels are copied too
 ITEMS = 16  # grid iterations that keep the threads of a machine busy
 MOST_TILES = 8  # row tiles of a block: more gain nothing
 UNKNOWN = 64  # row tiles of a size that only the run can tell
@@ -90,11 +93,30 @@ class Blocking:
     tiles: int
     panels: int
 
-    def bytes(self, source: Rows, width: int) -> int:
-        """What a thread keeps of a block: packed rows, and sums that wait between pieces."""
-        whole = self.taps * self.run >= source.taps * source.each
-        waiting = 1 if whole else self.panels * self.tiles
-        return 4 * self.rows * (self.tiles * pitch(self.taps * self.run) + waiting * width)
+    def bytes(self, task: Task) -> int:
+        """What a thread keeps of a block: packed rows, sums that wait between pieces, gathered panels."""
+        depth = self.taps * self.run
+        waiting = 1 if depth >= task.depth else self.panels * self.tiles
+        copied = depth * self.panels * task.width if task.gathers else 0
+        return 4 * (self.rows * (self.tiles * pitch(depth) + waiting * task.width) + copied)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What is to be cut: rows by panels of a width, for each of `outer`; sums of `taps` runs of `each`
+    elements. gathers: panels are copied as rows are, and must stay in the cache beside them."""
+
+    rows: Dim
+    outer: Dim
+    panels: int
+    width: int
+    taps: int
+    each: int
+    gathers: bool
+
+    @property
+    def depth(self) -> int:
+        return self.taps * self.each
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,51 +134,47 @@ class Contraction:
     result_index: Callable[[Inliner, list[Stmt], Sequence[Expr], Expr, Expr], tuple[Expr, ...]]
 
 
-def possible_blockings(
-    work: Contraction, source: Rows, panels: int, width: int, target: Target
-) -> list[Candidate]:
+def possible_blockings(task: Task, target: Target) -> list[Candidate]:
     """The blocking that the rules prefer, and those that differ from it in one thing."""
-    found = dict.fromkeys(_variations(work, source, panels, width, target))
-    first, *others = found
-    fitting = [first, *(b for b in others if b.bytes(source, width) <= LARGEST)]
+    first, *others = dict.fromkeys(_variations(task, target))
+    fitting = [first, *(b for b in others if b.bytes(task) <= LARGEST)]
     return [Candidate(astuple(b), 1 + number * WORSE) for number, b in enumerate(fitting)]
 
 
-def _variations(
-    work: Contraction, source: Rows, panels: int, width: int, target: Target
-) -> Iterator[Blocking]:
-    heights = tile_heights(work.rows, width, target, source.taps * source.each)
-
-    def by_rules(height: int, depth: int) -> Blocking:
-        return choose_blocking(work, source, panels, Shape(height, width), depth, target)
-
-    usual = by_rules(heights[0], DEPTH)
+def _variations(task: Task, target: Target) -> Iterator[Blocking]:
+    heights, depth = (
+        tile_heights(task.rows, task.width, target, task.depth),
+        GATHERED if task.gathers else DEPTH,
+    )
+    usual = choose_blocking(task, heights[0], depth, target)
     yield usual
-    row_tiles = max(1, bounds(ceildiv(work.rows, usual.rows))[1] or UNKNOWN)
+    row_tiles = max(1, bounds(ceildiv(task.rows, usual.rows))[1] or UNKNOWN)
     yield from (replace(usual, tiles=t) for t in (usual.tiles * 2, -(-usual.tiles // 2)) if t <= row_tiles)
-    yield from (replace(usual, panels=p) for p in (-(-usual.panels // 2), usual.panels * 2) if p <= panels)
-    yield from (by_rules(height, DEPTH) for height in heights[1:3])
-    yield from (by_rules(heights[0], depth) for depth in (DEPTH // 2, DEPTH * 2))
+    panels = (-(-usual.panels // 2), usual.panels * 2)
+    yield from (replace(usual, panels=p) for p in panels if p <= task.panels)
+    yield from (choose_blocking(task, height, depth, target) for height in heights[1:3])
+    yield from (choose_blocking(task, heights[0], d, target) for d in (depth // 2, depth * 2))
 
 
-def choose_blocking(
-    work: Contraction, source: Rows, panels: int, shape: Shape, depth: int, target: Target
-) -> Blocking:
+def choose_blocking(task: Task, height: int, depth: int, target: Target) -> Blocking:
     """Pieces of about `depth` elements, blocks that fit a quarter of the second cache, enough blocks."""
-    taps, run = pieces(source.taps, source.each, depth)
+    taps, run = pieces(task.taps, task.each, depth)
     cache = target.limits.get("l2", 1 << 19)
-    row_tiles = max(1, bounds(ceildiv(work.rows, shape.rows))[1] or UNKNOWN)
-    items = row_tiles * max(1, bounds(product(work.outer))[1] or 1)
-    tiles = max(1, min(cache // 4 // (shape.rows * pitch(taps * run) * 4), MOST_TILES, row_tiles))
-    across = panels
-    if taps * run < source.taps * source.each:  # sums of a block wait in the cache
-        kept = tiles * shape.rows * shape.columns * 4
-        across = min(panels, max(LEAST_PANELS, cache // 8 // kept))
-    while across > LEAST_PANELS and -(-items // tiles) * -(-panels // across) < ITEMS:
+    row_tiles = max(1, bounds(ceildiv(task.rows, height))[1] or UNKNOWN)
+    items = row_tiles * max(1, bounds(task.outer)[1] or 1)
+    tiles = max(1, min(cache // 4 // (height * pitch(taps * run) * 4), MOST_TILES, row_tiles))
+    across, least = task.panels, LEAST_PANELS
+    if taps * run < task.depth:  # sums of a block wait in the cache
+        kept = tiles * height * task.width * 4
+        across = min(across, max(LEAST_PANELS, cache // 8 // kept))
+    if task.gathers:  # copies of panels are dearer than those of rows: blocks are rather tall than wide
+        least = LEAST_PANELS // 2
+        across = max(1, min(across, cache // 4 // (taps * run * task.width * 4)))
+    while across > least and -(-items // tiles) * -(-task.panels // across) < ITEMS:
         across -= 1
-    while tiles > 1 and -(-items // tiles) * -(-panels // across) < ITEMS:
+    while tiles > 1 and -(-items // tiles) * -(-task.panels // across) < ITEMS:
         tiles -= 1
-    return Blocking(shape.rows, taps, run, evenly(row_tiles, tiles), evenly(panels, across))
+    return Blocking(height, taps, run, evenly(row_tiles, tiles), evenly(task.panels, across))
 
 
 def evenly(count: int, most: int) -> int:

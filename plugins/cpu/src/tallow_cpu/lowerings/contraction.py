@@ -17,9 +17,9 @@ from tallow.lower.group import Declined, Group, KernelCall
 from tallow.lower.inline import Inliner
 from tallow.lower.pointwise import count_flops, unravel
 from tallow.lower.reduce import accumulator
-from tallow.ops.pointwise import operand_index
 from tallow_cpu.lowerings.blocked import lower_blocked, row_index
 from tallow_cpu.lowerings.blocking import WORSE, Contraction, Write
+from tallow_cpu.lowerings.gathered import batch_start, is_large, lower_gathered
 from tallow_cpu.lowerings.tile import PARALLEL_FLOPS, Shape, lanes, multiply_rows, tile_heights
 from tallow_cpu.shuffle import run_length
 
@@ -282,22 +282,16 @@ def lower_conv(group: Group, target: Target) -> Sequence[KernelCall] | Declined:
 # Products of operands in memory ---------------------------------------------------------------------
 
 
-def batch_start(shape: Sequence[Dim], result: Sequence[Dim], inliner: Inliner, outer: Sequence[Expr]) -> Expr:
-    """Element where item `outer` of an operand starts, before its last two axes."""
-    at = operand_index(shape[:-2], result[:-2], tuple(outer))
-    flat: Expr = const(0)
-    for dim, place in zip(shape[:-2], at, strict=True):
-        flat = add(mul(flat, inliner.size(dim)), place)
-    return mul(flat, inliner.size(shape[-2] * shape[-1]))
-
-
 def lower_matmul(group: Group, target: Target) -> Sequence[KernelCall] | Declined:
-    """matmul of two operands in memory; the right one is read row by row."""
+    """matmul of two operands in memory: both are copied into blocks where that pays; else the right one is
+    read row by row."""
     if group.prologue:
         return Declined("operands of a product must be in memory")
     a, b = group.root.inputs
     if a.dtype == bool_:
         return Declined("products of bool")
+    if is_large(group.root, target):
+        return lower_gathered(group, target)
     result = group.root.output.shape
     rows, depth, columns = result[-2], a.shape[-1], result[-1]
     shape = Shape(*target.choices.choose("tile", group.root, _tiles(rows, columns, target), constants=()))
