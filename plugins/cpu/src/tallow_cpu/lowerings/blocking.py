@@ -16,10 +16,8 @@ from tallow.lower.inline import Inliner
 from tallow.scalar import SCALAR
 from tallow_cpu.lowerings.tile import Shape, panel_cost, tile_heights
 
-DEPTHS = (
-    512,
-    384,
-)  # elements of a piece of the summed index: a tile's rows stay in the first cache; if panels are copied too
+DEPTH = 512  # elements of a piece of the summed index: a tile's rows stay in the first cache
+GATHERED = 384  # the same where panels are copied too
 ITEMS = 16  # grid iterations that keep the threads of a machine busy
 MOST_TILES = 8  # row tiles of a block: more gain nothing
 UNKNOWN = 64  # row tiles of a size that only the run can tell

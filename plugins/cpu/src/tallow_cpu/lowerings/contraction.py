@@ -20,7 +20,7 @@ from tallow.lower.reduce import accumulator
 from tallow_cpu.lowerings.blocked import lower_blocked, row_index
 from tallow_cpu.lowerings.blocking import WORSE, Contraction, Write
 from tallow_cpu.lowerings.gathered import batch_start, is_large, lower_gathered
-from tallow_cpu.lowerings.tile import PARALLEL_FLOPS, Shape, lanes, multiply_rows, tile_heights
+from tallow_cpu.lowerings.tile import PARALLEL_FLOPS, Shape, is_roomy, lanes, multiply_rows, tile_heights
 from tallow_cpu.shuffle import run_length
 
 # Packed products ------------------------------------------------------------------------------------
@@ -345,7 +345,7 @@ def _tiles(rows: Dim, columns: Dim, target: Target) -> list[Candidate]:
     if isinstance(columns, int) and columns <= each:
         return [Candidate((tile_heights(rows, each, target)[0], each), 1.0)]
     widths = [2 * each]
-    if target.vector_bytes == 64 and isinstance(columns, int):
+    if is_roomy(target) and isinstance(columns, int):
         widths += [v * each for v in (3, 4) if columns >= v * each]
     shapes = [(height, width) for width in widths for height in tile_heights(rows, width, target)[:2]]
     return [Candidate(shape, 1 + number * WORSE) for number, shape in enumerate(shapes)]

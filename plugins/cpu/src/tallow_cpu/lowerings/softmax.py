@@ -21,9 +21,9 @@ from tallow.lower.inline import Inliner
 from tallow.lower.pointwise import GRAIN, count_flops, unravel
 from tallow.lower.reduce import accumulator
 from tallow_cpu.lowerings.decay import decay
+from tallow_cpu.lowerings.tile import is_roomy
 
-KEPT = 8  # vectors of a row that stays in registers
-TOGETHER = 4  # such rows at a time, at most
+TOGETHER = 4  # short rows at a time, at most
 SCRATCH = 1 << 14  # elements of a row that a thread keeps where the result cannot keep them
 BLOCK = 1024  # elements: a page
 LONG = 4 * BLOCK  # elements from which rows go block by block
@@ -40,8 +40,9 @@ def lower_softmax(group: Group, target: Target) -> Sequence[KernelCall] | Declin
         return Declined(f"{node.op} along an axis that is not the last")
     kind, length = accumulator(node.inputs[0].dtype), node.inputs[0].shape[-1]
     lanes = max(1, target.vector_bytes // kind.itemsize)
-    if isinstance(length, int) and 0 < length <= KEPT * lanes:
-        return _Short(group, lanes).calls()
+    room = 12 if is_roomy(target) else 4  # vectors that may stay in registers
+    if isinstance(length, int) and 0 < length <= min(room, 8) * lanes:
+        return _Short(group, lanes, room).calls()
     most = bounds(length)[1]
     plain = not group.epilogue and node.output.dtype == kind
     if not plain and (most is None or most > SCRATCH):
@@ -136,12 +137,12 @@ class _Softmax:
 class _Short(_Softmax):
     """Rows of a few vectors, which are filled up with elements that add nothing."""
 
-    def __init__(self, group: Group, lanes: int):
+    def __init__(self, group: Group, lanes: int, room: int):
         length = group.root.inputs[0].shape[-1]
         self.vectors = -(-length // lanes)
         self.padded = self.vectors * lanes
         rows = bounds(product(group.root.inputs[0].shape[:-1]))[1]
-        together = max(1, min(TOGETHER, 2 * KEPT // self.vectors))
+        together = max(1, min(TOGETHER, room // self.vectors))
         super().__init__(group, together if rows is None or rows >= together else 1)
 
     def write(self) -> None:

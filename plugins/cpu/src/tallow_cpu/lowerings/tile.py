@@ -16,6 +16,7 @@ from tallow.kernel import build
 from tallow.kernel.build import add, const
 from tallow.kernel.grammar import Buffer, Const, Expr, For, Let, Load, Stmt, Store, Update, Var
 from tallow.lower.inline import Inliner
+from tallow_cpu.targets import abilities
 
 UNROLL = 4
 TALLEST = 14  # rows
@@ -39,16 +40,24 @@ def lanes(target: Target) -> int:
 
 
 def registers(target: Target) -> int:
-    """Vector registers that sums may take; the rest hold operands."""
-    return 28 if target.vector_bytes == 64 else 12
+    """Vector registers that sums may take; the rest hold operands (AVX-512 reads one of them from memory)
+    and, where products are not fused with additions, products."""
+    if is_roomy(target):
+        return 28 if target.vector_bytes == 64 else 24
+    return 12 if "fma" in abilities(target) else 8
+
+
+def is_roomy(target: Target) -> bool:
+    """Whether there are 32 vector registers, not 16."""
+    return target.limits.get("registers", 16) >= 32
 
 
 def panel_widths(n: int, target: Target) -> list[Candidate]:
     """Columns that a packed panel for n columns may have; two vectors are best where all cost the same."""
     width = lanes(target)
-    if target.vector_bytes < 64:
+    if not is_roomy(target):
         return [Candidate(width if n <= width else 2 * width, 1.0)]
-    tails = (0, width // 4, width // 2)
+    tails = (0, width // 4, width // 2) if width >= 16 else (0,)
     widths = [v * width + t for v in range(MOST_VECTORS + 1) for t in tails if v or t]
     return [Candidate(w, panel_cost(n, w, target) + 1e-9 * abs(w - 2 * width)) for w in widths]
 
