@@ -49,8 +49,8 @@ def _matmul(m: int, k: int, n: int, packed: bool) -> Case:
     def write(b: Builder) -> Value:
         return b.matmul(_x(b, m, k), _weights(b, k, n, fan=k) if packed else _x(b, k, n, name="w"))
 
-    family = "gemv" if m == 1 else "gemm packed" if packed else "gemm run-time"
-    return Case(f"{family} {m}x{k}x{n}", write, 2 * m * k * n)
+    family = "gemv" if m == 1 else "gemm"
+    return Case(f"{family} {'packed' if packed else 'run-time'} {m}x{k}x{n}", write, 2 * m * k * n)
 
 
 def _batched(batch: int, m: int, k: int, n: int) -> Case:
@@ -111,11 +111,11 @@ def _attention(heads: int, queries: int, keys: int, width: int, causal: bool = F
 def _rows(family: str, *shape: int) -> Case:
     def write(b: Builder) -> Value:
         x = _x(b, *shape)
-        if family == "softmax":
-            return b.softmax(x, axis=len(shape) - 1)
-        return b.layer_norm(
-            x, _weights(b, shape[-1]), _weights(b, shape[-1]), axis=len(shape) - 1, epsilon=1e-5
-        )
+        axis = len(shape) - 1
+        if family in ("softmax", "log_softmax"):
+            return b.emit(family, x, axis=axis)
+        weights = [_weights(b, shape[-1]) for _ in range(1 if family == "rms_norm" else 2)]
+        return b.emit(family, x, *weights, axis=axis, epsilon=1e-5)
 
     return Case(f"{family} {'x'.join(map(str, shape))}", write)
 
@@ -144,13 +144,13 @@ _TRANSFORMER = (
     (1500, 384, 1536),
     (128, 384, 1536),
 )
+_GEMV = ((64, 64), (768, 768), (768, 3072), (3072, 768), (2048, 2048), (4096, 4096), (768, 50257))
 CASES = (
     *(_matmul(n, n, n, packed) for packed in (True, False) for n in _SQUARES),
     *(_matmul(*shape, packed) for packed in (True, False) for shape in _TRANSFORMER),
     _batched(12, 128, 64, 128),
     _batched(12, 128, 128, 64),
-    *(_matmul(1, *shape, True) for shape in ((64, 64), (768, 3072), (3072, 768), (4096, 4096), (768, 50257))),
-    _matmul(1, 2048, 2048, False),
+    *(_matmul(1, *shape, packed) for packed in (True, False) for shape in _GEMV),
     *(_conv("conv", c, s, c, 3) for c, s in ((64, 56), (128, 28), (256, 14), (512, 7))),
     *(_conv("conv", c, s, c, 3) for c, s in ((64, 224), (128, 112), (256, 56), (512, 28), (512, 14))),
     _conv("conv", 64, 56, 256, 1),
@@ -170,8 +170,11 @@ CASES = (
     _depthwise(144, 56, 3, stride=2),
     _depthwise(960, 7, 3),
     _depthwise(96, 56, 7),
-    *(_rows("softmax", *shape) for shape in ((1, 1000), (12, 128, 128), (12, 512, 512), (64, 50257))),
-    *(_rows("layer_norm", *shape) for shape in ((128, 768), (1500, 384), (4096, 1024))),
+    *(_rows("softmax", *shape) for shape in ((1, 1000), (256, 128), (1024, 32), (12, 128, 128))),
+    *(_rows("softmax", *shape) for shape in ((12, 512, 512), (64, 50257), (4096, 4096), (131072, 64))),
+    *(_rows("log_softmax", *shape) for shape in ((12, 128, 128), (64, 50257), (4096, 4096))),
+    *(_rows("layer_norm", *shape) for shape in ((128, 768), (1500, 384), (4096, 1024), (16384, 768))),
+    *(_rows("rms_norm", *shape) for shape in ((128, 768), (4096, 4096))),
     _attention(12, 128, 128, 64),
     _attention(12, 197, 197, 64),
     _attention(6, 1500, 1500, 64),

@@ -30,6 +30,7 @@ from tallow.kernel.grammar import (
     Kernel,
     Let,
     Load,
+    Prefetch,
     Ramp,
     Reduce,
     Stmt,
@@ -254,6 +255,9 @@ class _Vectoriser:
                 return self._store(buffer, index, self._vector(value, lane), self._mask(mask, lane), lane)
             case Update():
                 return self._update(s, lane)
+            case Prefetch(buffer, index, write):
+                line = self._affine(index, lane)
+                return [] if line is None else [Prefetch(buffer, line[1], write)]
             case If(condition, then, otherwise):
                 return self._if(condition, then, otherwise, lane)
             case For(var, stop, inner, kind, start, step):

@@ -15,7 +15,7 @@ from tallow.backend import Target
 from tallow.dim import bounds, ceildiv, product
 from tallow.kernel import build
 from tallow.kernel.build import add, call, const, less, minimum, mul, select
-from tallow.kernel.grammar import Alloc, Buffer, Expr, For, If, Load, Stmt, Store, Update
+from tallow.kernel.grammar import Alloc, Buffer, Expr, For, If, Load, Prefetch, Stmt, Store, Update
 from tallow.lower.group import Declined, Group, KernelCall
 from tallow.lower.inline import Inliner
 from tallow.lower.pointwise import GRAIN, count_flops, unravel
@@ -213,7 +213,7 @@ class _Row(_Softmax):
 
         def powers(body: list[Stmt], i: Expr) -> None:
             e = self.decay(body, element(body, i), high)
-            body += [] if self.logarithm else [Store(kept, add(begin, i), e)]
+            body.append(self.keep(kept, add(begin, i), e))
             body.append(Update(total, const(0), "add", e))
 
         self.body.append(self.each(powers))
@@ -224,6 +224,10 @@ class _Row(_Softmax):
             self.store(body, (*row, i), self.finished(self.let(x, "k", body), high, last))
 
         self.body.append(self.each(scale))
+
+    def keep(self, kept: Buffer, place: Expr, e: Expr) -> Stmt:
+        """The store of an exponential; log_softmax needs none, but its results will go there."""
+        return Prefetch(kept, place, True) if self.logarithm else Store(kept, place, e)
 
     def begin(self, row: Index) -> Expr:
         return self.let(self.inliner.linear(self.result.shape, (*row, const(0))), "begin")
@@ -273,7 +277,7 @@ class _Long(_Row):
 
         def powers(inner: list[Stmt], i: Expr) -> None:
             e = self.decay(inner, self.element(inner, i), ground)
-            inner += [] if self.logarithm else [Store(self.kept, add(self.start, i), e)]
+            inner.append(self.keep(self.kept, add(self.start, i), e))
             inner.append(Update(self.total, zero, "add", e))
 
         return [*body, self.each(powers, stop, first), Store(self.grounds, block, new)]
