@@ -128,7 +128,7 @@ def test_choices_survive_in_the_artifact(tmp_path, monkeypatch):
 
 
 def each_answer() -> list[tuple[str, object]]:
-    """Every candidate of every question that compiling the network may ask."""
+    """The first, second and last candidates of every question that compiling the network may ask."""
     backend = plugins.backend("cpu")
     bench = Workbench.of(backend, backend.target(), 2)
     found: dict[str, list] = {}
@@ -139,7 +139,8 @@ def each_answer() -> list[tuple[str, object]]:
         bench.build(network(), choices)
         for text, question in choices.asked.items():
             if text not in found:
-                found[text] = [c.value for c in question.candidates]
+                values = [c.value for c in question.candidates]
+                found[text] = list(dict.fromkeys([*values[:2], values[-1]]))
                 waiting += [record | {text: value} for value in found[text]]
     return [(text, value) for text, values in found.items() for value in values]
 

@@ -22,6 +22,7 @@ from tallow.graph import Graph, Node, TensorType
 from tallow.kernel.grammar import Kernel
 from tallow.runtime.binding import bind_inputs
 from tallow.runtime.machine import Machine
+from tallow.runtime.memory import Constants, memory_of
 from tallow.schedule.program import KernelStep, Scheduled
 from tallow.stages import lower, prepare
 
@@ -193,12 +194,14 @@ class _Trial:
             if isinstance(step, KernelStep) and _nameless(scheduled.kernels[step.entry]) not in shared
         }
         device = bench.backend.open(bench.target.backend)
-        module = device.load(code)
+        module, memory = device.load(code), memory_of(device)
         constants = {key: np.asarray(array) for key, array in scheduled.constants.items()}
         copies = min(COPIES, -(-COLD // max(1, sum(a.nbytes for a in constants.values()))))
         copied = [{key: aligned(a.copy()) for key, a in constants.items()} for _ in range(copies)]
-        self.machines = [Machine(program, module, device, c, bench.threads) for c in copied]
-        self.bound = bind_inputs(program, [noise(program.slots[s].type) for s in program.inputs])
+        self.machines = [
+            Machine(program, module, memory, Constants(memory, c), bench.threads) for c in copied
+        ]
+        self.bound = bind_inputs(program, [noise(program.slots[s].type) for s in program.inputs], device)
         self.out = [dict(enumerate(machine.run(self.bound))) for machine in self.machines][-1]
 
     def run(self) -> float:
