@@ -16,7 +16,7 @@ from tallow.cli.main import main
 from tallow.compile import compile_graph, open_compiled
 from tallow.graph import Graph
 from tallow.kernel.grammar import Kernel
-from tallow.tuning import Workbench
+from tallow.workbench import Workbench
 
 CONV = "algorithm of conv(f32[1, 24, 14, 14], f32[32, 24, 3, 3])"
 
@@ -136,7 +136,7 @@ def each_answer() -> list[tuple[str, object]]:
     while waiting:
         record = waiting.pop()
         choices = Choices(record)
-        bench.build(network(), choices)
+        tuning.build(bench, network(), choices)
         for text, question in choices.asked.items():
             if text not in found:
                 values = [c.value for c in question.candidates]
@@ -205,7 +205,7 @@ def _asked() -> tuple[Workbench, object]:
     b = Builder("g")
     y = b.matmul(b.input("x", "f32", (40, 40)), b.input("w", "f32", (40, 24)))
     choices = Choices()
-    bench.build(b.finish({"y": y}), choices)
+    tuning.build(bench, b.finish({"y": y}), choices)
     (question,) = choices.open
     assert len(question.candidates) == 2
     return bench, question
@@ -260,7 +260,7 @@ def test_steps_that_candidates_share_do_not_count():
     assert tuning._nameless(kernel) == tuning._nameless(replace(kernel, name="b"))
     bench, question = _asked()
     small = tuning.alone(question)
-    programs = [bench.build(small, Choices({question.text: c.value})) for c in question.candidates]
+    programs = [tuning.build(bench, small, Choices({question.text: c.value})) for c in question.candidates]
     for trial in tuning._trials(question.candidates, programs, bench):
         assert trial.own == {0}
     same = tuning._trials(question.candidates, [programs[0]] * 2, bench)

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
+from tallow.dtype import DType
 
-from tallow.graph import Graph, Node, TensorType
+if TYPE_CHECKING:
+    from tallow.graph import Node
+
+PLAIN = (bool, int, float, str, tuple, DType)  # attributes that speed may depend on
 
 Answer = int | tuple[int, ...]
 
@@ -91,12 +95,13 @@ class Choices:
 
 def is_static(node: Node) -> bool:
     """Whether all sizes of a node are known."""
-    types = [v.type for v in (*node.inputs, *node.outputs)]
-    return all(isinstance(t, TensorType) and t.is_static for t in types)
+    return all(getattr(v.type, "is_static", False) for v in (*node.inputs, *node.outputs))
 
 
 def described(node: Node) -> str:
     """A node by all that its speed depends on: operator, types, attributes."""
     types = ", ".join(str(v.type) for v in node.inputs)
-    plain = {k: a for k, a in node.attributes.items() if not isinstance(a, (np.ndarray, Graph))}
-    return " ".join([f"{node.op}({types})", *(f"{k}={plain[k]}" for k in sorted(plain))])
+    plain = [
+        (k, node.attributes[k]) for k in sorted(node.attributes) if isinstance(node.attributes[k], PLAIN)
+    ]
+    return " ".join([f"{node.op}({types})", *(f"{k}={a}" for k, a in plain)])

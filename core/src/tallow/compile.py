@@ -16,8 +16,9 @@ from tallow.errors import CompileError, InputError, Unavailable
 from tallow.executable import Executable, port
 from tallow.graph import Graph, TensorType, walk
 from tallow.passes.bind import bind_dims, normal_dims
-from tallow.tuning import Progress, Workbench, tune_graph, unseen
+from tallow.tuning import Progress, build, tune_graph, unseen
 from tallow.verify import checked, verify_after
+from tallow.workbench import Workbench
 
 LARGEST = 1 << 47  # bytes that a process can address
 
@@ -88,7 +89,7 @@ def compile_graph(
         scheduled, choices = tune_graph(graph, bench, tune if callable(tune) else unseen)
     else:
         choices = Choices(bench.record())
-        scheduled = bench.build(graph, choices)
+        scheduled = build(bench, graph, choices)
     code = backend.compile(list(scheduled.kernels.values()), bench.target)
     constants = {key: aligned(np.asarray(a)) for key, a in scheduled.constants.items()}
     tuning = bench.report(choices)

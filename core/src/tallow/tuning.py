@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from tallow import records
-from tallow.backend import Backend, Code, Target
+from tallow.backend import Code, Target
 from tallow.choices import Answer, Candidate, Choices, Question
-from tallow.compiled import Tuning, aligned
-from tallow.errors import CompileError, Unavailable
+from tallow.compiled import aligned
+from tallow.errors import CompileError
 from tallow.graph import Graph, Node, TensorType
 from tallow.kernel.grammar import Kernel
 from tallow.runtime.binding import bind_inputs
@@ -25,6 +25,7 @@ from tallow.runtime.machine import Machine
 from tallow.runtime.memory import Constants, memory_of
 from tallow.schedule.program import KernelStep, Scheduled
 from tallow.stages import lower, prepare
+from tallow.workbench import Workbench
 
 Progress = Callable[[int, int, str], None]  # (questions answered, questions known, the next one)
 
@@ -40,50 +41,10 @@ def unseen(done: int, total: int, what: str) -> None:
     """Progress that nobody looks at."""
 
 
-@dataclass(frozen=True, slots=True)
-class Workbench:
-    """What is compiled for, with how many threads, and the processor here that runs it: `machine`, or ""
-    and the reason `why` there is none."""
-
-    backend: Backend
-    target: Target
-    threads: int
-    machine: str
-    why: str = ""
-
-    @classmethod
-    def of(cls, backend: Backend, target: Target, threads: int) -> Workbench:
-        if not hasattr(backend, "machine"):
-            return cls(backend, target, threads, "", f"the {backend.name} backend leaves nothing to choose")
-        try:
-            return cls(backend, target, threads, backend.machine(target))
-        except Unavailable as reason:
-            return cls(backend, target, threads, "", str(reason))
-
-    @property
-    def scope(self) -> str:
-        return records.scope(self.target, self.threads)
-
-    def record(self) -> records.Record:
-        """What was measured on this machine so far."""
-        return records.load(self.machine, self.scope) if self.machine else {}
-
-    def build(self, graph: Graph, choices: Choices) -> Scheduled:
-        """The program of a graph, with these choices."""
-        target = replace(self.target, choices=choices)
-        return lower(prepare(graph, self.backend, target), self.backend, target)
-
-    def report(self, choices: Choices) -> Tuning:
-        """What a program made with these choices says of them."""
-        estimated = [c.question for c in choices.made if not c.measured]
-        others = records.elsewhere(self.machine, self.scope, estimated) if self.machine else ()
-        return Tuning(self.machine, self.threads, choices.made, tuple(others))
-
-    def agrees(self, tuning: Tuning, tuned: bool) -> bool:
-        """Whether a program would be compiled the same again; if it is to be `tuned`, nothing is estimated."""
-        record = self.record()
-        same = all(record.get(c.question) == c.record for c in tuning.choices)
-        return same and not (tuned and tuning.measured < len(tuning.choices))
+def build(bench: Workbench, graph: Graph, choices: Choices) -> Scheduled:
+    """The program of a graph, with these choices."""
+    target = replace(bench.target, choices=choices)
+    return lower(prepare(graph, bench.backend, target), bench.backend, target)
 
 
 def tune_graph(graph: Graph, bench: Workbench, progress: Progress = unseen) -> tuple[Scheduled, Choices]:
@@ -130,7 +91,7 @@ def measure(question: Question, bench: Workbench, record: records.Record) -> Ans
     """The answer that is fastest on this machine; the rest as in the record, else by estimate."""
     chosen = _worth_measuring(question)
     graph = alone(question)
-    programs = [bench.build(graph, Choices({**record, question.text: c.value})) for c in chosen]
+    programs = [build(bench, graph, Choices({**record, question.text: c.value})) for c in chosen]
     trials = _trials(chosen, programs, bench)
     if not any(trial.own for trial in trials):
         return question.best.value
