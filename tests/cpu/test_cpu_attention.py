@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 import tallow
 from tallow.builder import Builder
-from tallow.compile import compile_graph, open_compiled
+from tallow.compile import open_compiled
+from tallow.compiler import compile_graph
 from tallow.dtype import f32
 from tallow.kernel.build import const
 from tallow.kernel.grammar import Buffer, For, Kernel, Load, Store, Var

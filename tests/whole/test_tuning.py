@@ -13,7 +13,8 @@ from tallow import plugins, records, tuning
 from tallow.builder import Builder
 from tallow.choices import Candidate, Choices, described
 from tallow.cli.main import main
-from tallow.compile import compile_graph, open_compiled
+from tallow.compile import open_compiled
+from tallow.compiler import compile_graph
 from tallow.graph import Graph
 from tallow.kernel.grammar import Kernel
 from tallow.workbench import Workbench

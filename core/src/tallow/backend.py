@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Protocol
-
-import numpy as np
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from tallow.choices import Choices
-from tallow.graph import Graph, Node
-from tallow.kernel.grammar import Kernel
-from tallow.lower.group import Lowering
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from tallow.graph import Graph, Node
+    from tallow.kernel.grammar import Kernel
+    from tallow.lower.group import Lowering
 
 API_VERSION = 1
 
@@ -45,8 +47,7 @@ class Target:
         return f"{self.backend}:{self.arch}"
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceInfo:
+class DeviceInfo(NamedTuple):
     """One device that is here: its `name` is what users write (`cpu`, `opencl:0`)."""
 
     name: str
@@ -55,18 +56,16 @@ class DeviceInfo:
     features: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Code:
+class Code(NamedTuple):
     """Compiled kernels: one blob, where each kernel starts in it, and what the device needs beside it."""
 
     blob: bytes
     entries: Mapping[str, int]
-    support: Mapping[str, bytes] = field(default_factory=dict)
-    notes: Mapping[str, str] = field(default_factory=dict)  # JSON-able facts the device checks on opening
+    support: Mapping[str, bytes] = {}
+    notes: Mapping[str, str] = {}  # JSON-able facts the device checks on opening
 
 
-@dataclass(frozen=True, slots=True)
-class BoundStep:
+class BoundStep(NamedTuple):
     """One kernel call with everything known but the addresses.
 
     arguments: (base number, byte offset) of each kernel parameter; bases are given at each run.
@@ -129,7 +128,7 @@ class Device(Protocol):
         """The memory as an object that speaks dlpack, or None where the device has none."""
 
 
-GraphPass = Callable[[Graph, Target], Graph]
+GraphPass = Callable[["Graph", Target], "Graph"]
 
 
 class Backend(Protocol):
@@ -171,3 +170,9 @@ class Tunable(Protocol):
     def machine(self, target: Target) -> str:
         """The model of the processor here that runs code of the target, by which measurements are kept;
         Unavailable says why none does."""
+
+
+def split_device(device: str) -> tuple[str, str | None]:
+    """Backend and architecture of `cpu` or `cpu:x86-64-v3`."""
+    name, _, arch = device.partition(":")
+    return name, arch or None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from tallow.dtype import DType
 
@@ -43,8 +43,7 @@ class Question:
         return min(self.candidates, key=lambda c: c.estimate)
 
 
-@dataclass(frozen=True, slots=True)
-class Chosen:
+class Chosen(NamedTuple):
     """A question, the answer that was taken, and what the record said (None: nothing)."""
 
     question: str

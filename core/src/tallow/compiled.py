@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,8 +13,7 @@ from tallow.choices import Chosen
 from tallow.schedule.program import Program
 
 
-@dataclass(frozen=True, slots=True)
-class Tuning:
+class Tuning(NamedTuple):
     """What was chosen for a program.
 
     machine, threads: for which measurements counted; "" where no machine here runs the code.
@@ -41,7 +41,8 @@ class Tuning:
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """A program for a target, its machine code, its constants by key, and what was chosen for it."""
+    """A program for a target, its machine code, its constants by key, which may lie anywhere in memory, and
+    what was chosen for it."""
 
     program: Program
     target: Target
@@ -56,8 +57,9 @@ def aligned(array: np.ndarray) -> np.ndarray:
     crosses cache lines costs twice."""
     if not array.flags.c_contiguous and array.dtype == object:
         return np.ascontiguousarray(array)
+    start = array.ctypes.data % 64
     if array.flags.c_contiguous and (
-        array.dtype == object or array.nbytes < 64 or array.ctypes.data % 64 == 0
+        array.dtype == object or start == 0 or (array.nbytes < 64 and array.flags.aligned)
     ):
         return array
     raw = np.empty(array.nbytes + 64, np.uint8)
@@ -65,3 +67,11 @@ def aligned(array: np.ndarray) -> np.ndarray:
     copy = raw[skip : skip + array.nbytes].view(array.dtype).reshape(array.shape)
     copy[...] = array
     return copy
+
+
+def with_aligned_constants(compiled: Compiled) -> Compiled:
+    """The same with constants as kernels read them: in C order, from multiples of 64 bytes on."""
+    constants = {key: aligned(array) for key, array in compiled.constants.items()}
+    if all(constants[key] is array for key, array in compiled.constants.items()):
+        return compiled
+    return replace(compiled, constants=constants)

@@ -183,7 +183,7 @@ def _trials(candidates: Sequence[Candidate], programs: Sequence[Scheduled], benc
     trials = []
     for number, (candidate, program) in enumerate(zip(candidates, programs, strict=True)):
         entries = {e: code.entries[f"{number}.{e}"] for e in program.kernels}
-        trials.append(_Trial(candidate.value, program, replace(code, entries=entries), shared, bench))
+        trials.append(_Trial(candidate.value, program, code._replace(entries=entries), shared, bench))
     return trials
 
 

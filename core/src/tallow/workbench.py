@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from tallow import records
 from tallow.backend import Backend, Target
 from tallow.choices import Choices
 from tallow.compiled import Tuning
-from tallow.errors import Unavailable
+from tallow.errors import InputError, Unavailable
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,3 +51,18 @@ class Workbench:
         record = self.record()
         same = all(record.get(c.question) == c.record for c in tuning.choices)
         return same and not (tuned and tuning.measured < len(tuning.choices))
+
+
+def threads_or_default(threads: int | None) -> int:
+    """The number of threads that is given, or that of all cores; InputError for what is none."""
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+        raise InputError(f"threads = {threads!r}: expected 1 or more")
+    return threads or default_threads()
+
+
+def default_threads() -> int:
+    """All cores; backends use no more than they may."""
+    given = os.environ.get("TALLOW_THREADS") or str(os.cpu_count() or 1)
+    if not given.isdecimal() or int(given) < 1:
+        raise InputError(f"TALLOW_THREADS = {given!r}: expected a number of 1 or more")
+    return int(given)

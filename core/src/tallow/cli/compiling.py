@@ -23,7 +23,7 @@ from tallow.cli.options import (
     sizes_of,
     writable,
 )
-from tallow.compile import compile_graph
+from tallow.compiler import compile_graph
 from tallow.plan import arena_size
 
 

@@ -18,7 +18,8 @@ from tallow.kernel.grammar import Buffer, Const, Expr, For, Let, Load, Stmt, Sto
 from tallow.lower.inline import Inliner
 from tallow_cpu.targets import abilities
 
-UNROLL = 4
+STEPS = 4  # of a sum that small tiles take at a time
+ENOUGH = 256  # sums of a tile whose single step hides the loop: more steps cost compile time and gain nothing
 TALLEST = 14  # rows
 SHORT = 64  # products of a sum beside which BESIDE rows' worth of other work is done for each tile
 BESIDE = 2
@@ -108,7 +109,7 @@ def multiply_rows(
     panel: Callable[[Expr, Expr], Expr],
     function: str = "mul",
 ) -> list[Stmt]:
-    """total[r, n] += row(r, k) * panel(k, n) for k below `length`, UNROLL steps at a time and then what is
+    """total[r, n] += row(r, k) * panel(k, n) for k below `length`, some steps at a time and then what is
     left. With `function` "dot_bytes", each k is a word of four bytes and the product that of bytes."""
 
     def one(k: Expr) -> list[Stmt]:
@@ -125,12 +126,12 @@ def multiply_rows(
             body.append(For(n, const(shape.columns), (update,), "vector"))
         return body
 
-    k = inliner.loop("k")
-    if isinstance(length, Const) and length.value <= UNROLL:
+    k, steps = inliner.loop("k"), 1 if shape.rows * shape.columns >= ENOUGH else STEPS
+    if isinstance(length, Const) and length.value <= steps:
         return [s for i in range(length.value) for s in one(const(i))]
-    whole = build.mul(build.floordiv(length, const(UNROLL)), const(UNROLL))
-    body = [s for u in range(UNROLL) for s in one(add(k, const(u)))]
-    result: list[Stmt] = [For(k, whole, tuple(body), "serial", const(0), UNROLL)]
+    whole = build.mul(build.floordiv(length, const(steps)), const(steps))
+    body = [s for u in range(steps) for s in one(add(k, const(u)))]
+    result: list[Stmt] = [For(k, whole, tuple(body), "serial", const(0), steps)]
     if whole != length:
         rest = inliner.loop("k")
         result.append(For(rest, length, tuple(one(rest)), "serial", whole))

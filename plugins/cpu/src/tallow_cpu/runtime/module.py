@@ -7,7 +7,6 @@ import hashlib
 import json
 import mmap
 import os
-import signal
 import struct
 import threading
 import time
@@ -100,6 +99,8 @@ class Pool:
 
     def _start_workers(self, count: int) -> int:
         """Workers take no signals, so that handlers interrupt the threads that wait for them."""
+        import signal  # takes a while, and runs on one thread start no workers
+
         before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             return self._start(self.address, count)

@@ -25,7 +25,7 @@ for each argument, then the sizes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 INTERFACE = "2"  # of state, step table and entries: changes when any of them does
 MAX_RUNS = 64
@@ -36,8 +36,7 @@ MAX_ARGUMENTS = 256
 ENTRIES = ("tallow_run", "tallow_start", "tallow_spin")
 
 
-@dataclass(frozen=True, slots=True)
-class Platform:
+class Platform(NamedTuple):
     """What differs between processors on Linux: the futex call's number and the pause instruction."""
 
     futex: int
