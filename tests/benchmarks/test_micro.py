@@ -48,7 +48,8 @@ class FixedCeiling:
 def test_names_are_unique_and_every_family_is_there():
     assert len(BY_NAME) == len(CASES)
     assert {name.split()[0] for name in BY_NAME} == {
-        "gemm", "gemv", "conv", "depthwise", "softmax", "layer_norm", "attention", "elementwise",
+        "gemm", "gemv", "conv", "depthwise", "softmax", "log_softmax", "layer_norm", "rms_norm", "attention",
+        "elementwise",
     }  # fmt: skip
 
 
@@ -57,7 +58,7 @@ def test_names_are_unique_and_every_family_is_there():
     [
         ("gemm packed 384x384x384", 2 * 384**3, 3 * 384 * 384),
         ("gemm run-time 12 of 128x64x128", 2 * 12 * 128 * 64 * 128, 12 * (128 * 64 * 2 + 128 * 128)),
-        ("gemv 1x64x64", 2 * 64 * 64, 64 + 64 * 64 + 64),
+        ("gemv packed 1x64x64", 2 * 64 * 64, 64 + 64 * 64 + 64),
         (
             "conv 7x7 3 to 64 at 224 stride 2",
             2 * 64 * 3 * 49 * 112 * 112,

@@ -16,6 +16,7 @@ from tallow.kernel.grammar import (
     Barrier,
     Buffer,
     Call,
+    Cast,
     Const,
     For,
     If,
@@ -282,3 +283,25 @@ def test_splat_of_constant_index():
     out = np.zeros(4, np.float32)
     Native([kernel])("k", np.arange(4, dtype=np.float32), out)
     assert (out == 2).all()
+
+
+@pytest.mark.parametrize("arch", ["x86-64", "x86-64-v3", HOST.arch])
+def test_narrowed_results_write_nothing_beyond_their_last(arch):
+    target = BACKEND.target(arch)
+    if target.vector_bytes > HOST.vector_bytes:
+        pytest.skip("this processor lacks the instructions")
+    kernels, cases = [], []
+    for source, result in (("f32", "bf16"), ("f64", "f16"), ("f32", "i16"), ("f64", "i8"), ("i32", "u8")):
+        for count in range(1, 20):
+            x, y = Buffer("x", DTYPES[source]), Buffer("y", DTYPES[result], writable=True)
+            value = Cast(Load(x, INDEX), DTYPES[result])
+            body = loop(Store(y, INDEX, value), stop=const(count))
+            kernels.append(Kernel(f"{source}_{result}_{count}", (x, y), (), (grid([body]),)))
+            cases.append((source, result, count))
+    native = Native(kernels, target)
+    for kernel, (source, result, count) in zip(kernels, cases, strict=True):
+        memory = np.full(64, 0x55, np.uint8)
+        native(kernel.name, np.ones(32, DTYPES[source].numpy), memory)
+        written = count * DTYPES[result].itemsize
+        assert (memory[written:] == 0x55).all(), kernel.name
+        assert (memory[:written].view(DTYPES[result].numpy) == 1).all(), kernel.name

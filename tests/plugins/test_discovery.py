@@ -33,7 +33,9 @@ def test_installed_distributions(group):
 
 
 def test_the_first_distribution_of_a_name_counts(tmp_path, alone):
-    distribution(tmp_path / "a", "my_plugin", "2", "# note\n[other]\nx = y\n\n[tallow]\none = m.a\n two=m:f.g \n")
+    distribution(
+        tmp_path / "a", "my_plugin", "2", "# note\n[other]\nx = y\n\n[tallow]\none = m.a\n two=m:f.g \n"
+    )
     distribution(tmp_path / "b", "My.Plugin", "1", "[tallow]\none = m.b\n")
     distribution(tmp_path / "b", "old", "3.0", "[tallow]\nthree = o\n", "egg-info")
     (tmp_path / "b" / "bare-1.dist-info").mkdir()

@@ -12,14 +12,14 @@ import json
 import os
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
 from tallow.backend import Code, Target
-from tallow.compiled import Compiled
+from tallow.choices import Chosen
+from tallow.compiled import Compiled, Tuning
 from tallow.dim import Expr, parse_dim
 from tallow.dtype import DTYPES, DType, dtype
 from tallow.errors import ArtifactError, TallowError
@@ -35,12 +35,14 @@ from tallow.types import (
     UnrankedType,
 )
 
-FORMAT = 2
+FORMAT = 3
 ALIGNMENT = 64
 LARGEST_HEADER = 256 << 20
 LARGEST_CHECKSUM = (1 << 32) - 1
 PIECE = 8 << 20  # bytes of a constant that are packed at a time when it is written
-_CLASSES = {c.__name__: c for c in (KernelStep, HostStep, ControlStep, Program, Slot, Location, Check)}
+_CLASSES = {
+    c.__name__: c for c in (KernelStep, HostStep, ControlStep, Program, Slot, Location, Check, Tuning, Chosen)
+}
 
 
 class _Tensors:
@@ -146,11 +148,12 @@ def write_to(file: BinaryIO, compiled: Compiled) -> None:
         tensors.parts[f"support.{name}"] = np.frombuffer(blob, np.uint8)
     constants = {key: tensors.add(f"constant.{key}", array) for key, array in compiled.constants.items()}
     target = {
-        "target": {**asdict(compiled.target), "limits": dict(compiled.target.limits)},
+        "target": compiled.target.facts,
         "entries": dict(compiled.code.entries),
         "notes": dict(compiled.code.notes),
         "support": {n: [len(blob), _digest(blob)] for n, blob in compiled.code.support.items()},
         "program": encode(compiled.program, tensors),
+        "tuning": encode(compiled.tuning, tensors),
         "constants": constants,
         "code": {"size": len(compiled.code.blob), "sha256": _digest(compiled.code.blob)},
     }
@@ -283,4 +286,5 @@ def _restore(target: dict, manifest: dict, arrays: Mapping[str, np.ndarray], tho
         Code(blob, target["entries"], support, target["notes"]),
         constants,
         manifest["metadata"],
+        decode(target["tuning"], arrays),
     )

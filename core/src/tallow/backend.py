@@ -6,8 +6,10 @@ A backend is any object with the members of `Backend`; plugins register a factor
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from tallow.choices import Choices
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,6 +27,7 @@ class Target:
 
     vector_bytes: width of a vector register, 0 where the compiler vectorises for itself.
     limits: sizes a lowering may want, such as "l1", "l2" (bytes) or "registers".
+    choices: answers to what passes and lowerings ask; no part of what the target is.
     """
 
     backend: str
@@ -32,6 +35,13 @@ class Target:
     features: tuple[str, ...] = ()
     vector_bytes: int = 0
     limits: Mapping[str, int] = field(default_factory=dict)
+    choices: Choices = field(default_factory=Choices, compare=False, repr=False)
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """What the target is, as JSON can say it."""
+        known = {f.name: getattr(self, f.name) for f in fields(self) if f.compare}
+        return {**known, "limits": dict(self.limits)}
 
     def __str__(self) -> str:
         return f"{self.backend}:{self.arch}"
@@ -152,6 +162,14 @@ class Backend(Protocol):
         """The device of a name that users write, `backend` or `backend:which`; where the latter names an
         architecture, the device here. Unavailable, with what is here, if it is not one device. Opening a
         device again gives the same object, unless the device is the host."""
+
+
+class Tunable(Protocol):
+    """What a backend has besides if its passes and lowerings ask `target.choices`."""
+
+    def machine(self, target: Target) -> str:
+        """The model of the processor here that runs code of the target, by which measurements are kept;
+        Unavailable says why none does."""
 
 
 def split_device(device: str) -> tuple[str, str | None]:

@@ -5,7 +5,6 @@ All that compiling needs is imported when something is compiled: running a compi
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,13 +12,15 @@ from typing import TYPE_CHECKING
 from tallow import artifact, model_cache, plugins
 from tallow.backend import split_device
 from tallow.compiled import Compiled
-from tallow.errors import InputError, Unavailable
+from tallow.errors import Unavailable
 from tallow.executable import Executable
 from tallow.sizes import normal_dims
+from tallow.workbench import Workbench, threads_or_default
 
 if TYPE_CHECKING:
     from tallow.compiler import Model
     from tallow.graph import Graph
+    from tallow.tuning import Progress
 
 
 def load(
@@ -45,9 +46,7 @@ def open_compiled(compiled: Compiled, threads: int | None = None, device: str | 
             f"code for {compiled.target} cannot run on {wanted!r}: expected a device of {compiled.target.backend}"
         )
     backend = plugins.installed().get("backend", compiled.target.backend)
-    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
-        raise InputError(f"threads = {threads!r}: expected 1 or more")
-    return Executable(compiled, backend.open(wanted), threads or default_threads())
+    return Executable(compiled, backend.open(wanted), threads_or_default(threads))
 
 
 def open(
@@ -63,14 +62,6 @@ def open(
     return open_compiled(artifact.read(Path(path), thorough), threads, device)
 
 
-def default_threads() -> int:
-    """All cores; backends use no more than they may."""
-    given = os.environ.get("TALLOW_THREADS") or str(os.cpu_count() or 1)
-    if not given.isdecimal() or int(given) < 1:
-        raise InputError(f"TALLOW_THREADS = {given!r}: expected a number of 1 or more")
-    return int(given)
-
-
 def compile(
     model: Model | Graph | str | Path | bytes,
     device: str = "cpu",
@@ -78,20 +69,22 @@ def compile(
     dims: Mapping[str, int | tuple[int, int]] | None = None,
     threads: int | None = None,
     format: str | None = None,
+    tune: Progress | bool = False,
 ) -> Executable:
     """An Executable of a model for a device; a path, or the bytes of a file, are read as by `load`.
 
     dims fixes sizes ({"batch": 8}) or bounds them ({"batch": (1, 8)}; None is no limit). threads: at most
-    so many, by default TALLOW_THREADS or all cores.
-    Raises ImportFailed, CompileError, GraphError for dims that the model does not have, or Unavailable when
-    the backend is not installed.
+    so many, by default TALLOW_THREADS or all cores. tune: measure what estimates would decide, and keep
+    it for later compilations; a function is told how far that is: tune(done, all, what).
+    Raises ImportFailed, CompileError (also where `tune` has no device to measure on), GraphError for dims
+    that the model does not have, or Unavailable when the backend is not installed.
     """
     sizes = normal_dims(dims or {})
     if isinstance(model, (str, Path, bytes)):
-        return open_compiled(compile_source(model, device, sizes, format), threads, device)
+        return open_compiled(compile_source(model, device, sizes, format, threads, tune), threads, device)
     from tallow.compiler import compile_model
 
-    return open_compiled(compile_model(model, device, sizes), threads, device)
+    return open_compiled(compile_model(model, device, sizes, threads, tune), threads, device)
 
 
 def compile_source(
@@ -99,18 +92,23 @@ def compile_source(
     device: str,
     dims: Mapping[str, int | tuple[int, int]],
     format: str | None = None,
+    threads: int | None = None,
+    tune: Progress | bool = False,
 ) -> Compiled:
-    """What a model's files, or bytes, compile to, from the cache when they did before."""
+    """What a model's files, or bytes, compile to, from the cache when they did before and nothing was
+    measured since."""
     found = plugins.installed()
     importer = found.importer_of(source, format)
     name, arch = split_device(device)
     backend = found.get("backend", name)
     files = [source] if isinstance(source, bytes) else model_cache.files_of(Path(source), importer)
-    key = model_cache.key_of(files, dims, backend.target(arch), (importer, backend))
+    target = backend.target(arch)
+    key = model_cache.key_of(files, dims, target, (importer, backend))
     compiled = model_cache.recall(key)
-    if compiled is None:
+    bench = Workbench.of(backend, target, threads_or_default(threads))
+    if compiled is None or not bench.agrees(compiled.tuning, bool(tune)):
         from tallow.compiler import compile_graph, import_graph
 
-        made = compile_graph(import_graph(source, dims, format), device)
+        made = compile_graph(import_graph(source, dims, format), device, threads, tune)
         compiled = model_cache.remember(key, made)
     return compiled

@@ -4,22 +4,52 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 
 from tallow.backend import Code, Target
+from tallow.choices import Chosen
 from tallow.schedule.program import Program
+
+
+class Tuning(NamedTuple):
+    """What was chosen for a program.
+
+    machine, threads: for which measurements counted; "" where no machine here runs the code.
+    ignored: other processors that have measurements for choices that were estimated.
+    """
+
+    machine: str = ""
+    threads: int = 0
+    choices: tuple[Chosen, ...] = ()
+    ignored: tuple[str, ...] = ()
+
+    @property
+    def measured(self) -> int:
+        """How many choices measurements decided."""
+        return sum(c.measured for c in self.choices)
+
+    def __str__(self) -> str:
+        text = f"choices: {len(self.choices)}, measured: {self.measured}"
+        if self.measured:
+            text += f" on {self.machine} with {self.threads} threads"
+        if self.ignored:
+            text += f"; measurements on {', '.join(self.ignored)} are not applied to this processor"
+        return text
 
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """A program for a target, its machine code, and its constants by key, which may lie anywhere in memory."""
+    """A program for a target, its machine code, its constants by key, which may lie anywhere in memory, and
+    what was chosen for it."""
 
     program: Program
     target: Target
     code: Code
     constants: Mapping[str, np.ndarray]
     metadata: Mapping[str, str] = field(default_factory=dict)
+    tuning: Tuning = Tuning()
 
 
 def aligned(array: np.ndarray) -> np.ndarray:

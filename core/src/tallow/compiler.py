@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from tallow import declared, plugins
 from tallow.backend import split_device
+from tallow.choices import Choices
 from tallow.compiled import Compiled
 from tallow.errors import CompileError
 from tallow.executable import port
 from tallow.graph import Graph, TensorType, walk
 from tallow.passes.bind import bind_dims
 from tallow.stages import lower, prepare
+from tallow.tuning import Progress, tune_graph, unseen
 from tallow.verify import checked, verify_after
+from tallow.workbench import Workbench, threads_or_default
 
 LARGEST = 1 << 47  # bytes that a process can address
 
@@ -61,27 +64,38 @@ def import_graph(
 
 
 def compile_model(
-    model: Model | Graph, device: str, sizes: Mapping[str, int | tuple[int, int | None]]
+    model: Model | Graph,
+    device: str,
+    sizes: Mapping[str, int | tuple[int, int | None]],
+    threads: int | None = None,
+    tune: Progress | bool = False,
 ) -> Compiled:
     """What a model compiles to with sizes fixed or bounded; CompileError for what is none."""
     graph = model.graph if isinstance(model, Model) else model
     if not isinstance(graph, Graph):
         raise CompileError(f"expected a Model, a Graph or a path, got {type(model).__name__}")
-    return compile_graph(checked(bind_dims, graph, sizes), device)
+    return compile_graph(checked(bind_dims, graph, sizes), device, threads, tune)
 
 
-def compile_graph(graph: Graph, device: str = "cpu") -> Compiled:
-    """Everything a device needs to run the graph; opens none."""
+def compile_graph(
+    graph: Graph, device: str = "cpu", threads: int | None = None, tune: Progress | bool = False
+) -> Compiled:
+    """Everything a device needs to run the graph; opens none unless `tune` asks to measure on it."""
     name, arch = split_device(device)
     backend = plugins.backend(name)
-    target = backend.target(arch)
+    bench = Workbench.of(backend, backend.target(arch), threads_or_default(threads))
     refuse_impossible(graph)
     metadata, given = dict(graph.metadata), [graph]
     del graph  # so that its constants go as soon as passes replace them
-    scheduled = lower(prepare(given.pop(), backend, target), backend, target)
-    code = backend.compile(list(scheduled.kernels.values()), target)
+    if tune:
+        scheduled, choices = tune_graph(given.pop(), bench, tune if callable(tune) else unseen)
+    else:
+        choices = Choices(bench.record())
+        target = replace(bench.target, choices=choices)
+        scheduled = lower(prepare(given.pop(), backend, target), backend, target)
+    code = backend.compile(list(scheduled.kernels.values()), bench.target)
     constants = {key: np.asarray(a) for key, a in scheduled.constants.items()}
-    return Compiled(scheduled.program, target, code, constants, metadata)
+    return Compiled(scheduled.program, bench.target, code, constants, metadata, bench.report(choices))
 
 
 def refuse_impossible(graph: Graph) -> None:

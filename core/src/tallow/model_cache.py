@@ -13,7 +13,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 
@@ -41,7 +40,7 @@ def key_of(
     parts = {
         "files": [_content(file) for file in files],
         "dims": sorted(dims.items()),
-        "target": asdict(target),
+        "target": target.facts,
         "makers": [maker.name for maker in makers],
         "packages": [sources(name) for name in sorted(packages)],
         "operators": sorted(OPERATORS.items()),

@@ -8,7 +8,7 @@ from mmap import mmap
 
 import numpy as np
 
-from tallow.compiled import Compiled
+from tallow.compiled import Compiled, Tuning
 from tallow.dim import substitute, symbols
 from tallow.runtime.layout import lay_out, lives_of, phases_of
 from tallow.runtime.transfers import Transfer, steps_with_transfers
@@ -41,7 +41,7 @@ class Weight:
 @dataclass(frozen=True, slots=True)
 class Plan:
     """Steps in order; sizes in bytes. `arena` is what temporaries take, known before the run; None while
-    it depends on sizes (`Executable.plan_for` gives them)."""
+    it depends on sizes (`Executable.plan_for` gives them). `tuning`: what was chosen and by what."""
 
     target: str
     steps: tuple[PlanStep, ...]
@@ -49,6 +49,7 @@ class Plan:
     constants: int
     code: int
     arena: int | None
+    tuning: Tuning = Tuning()
 
     @property
     def mapped(self) -> int:
@@ -61,7 +62,8 @@ class Plan:
         head = (
             f"{self.target}: {len(self.steps)} steps, arena {arena}, {weights}, code {self.code / 1e3:.0f} kB"
         )
-        return "\n".join([head, *(_line(s) for s in self.steps)])
+        chosen = [f"  {self.tuning}"] if self.tuning.choices else []
+        return "\n".join([head, *chosen, *(_line(s) for s in self.steps)])
 
 
 def _line(step: PlanStep) -> str:
@@ -83,6 +85,7 @@ def describe(compiled: Compiled, threads: int, sizes: Mapping[str, int], is_host
         sum(w.bytes for w in weights),
         len(compiled.code.blob),
         arena_size(program, sizes),
+        compiled.tuning,
     )
 
 

@@ -9,7 +9,20 @@ import click
 
 import tallow
 from tallow import artifact
-from tallow.cli.options import DEVICE, DIMS, FORCE, JSON, MODEL, show_json, sizes_of, working, writable
+from tallow.cli.options import (
+    DEVICE,
+    DIMS,
+    FORCE,
+    JSON,
+    MODEL,
+    THREADS,
+    TUNE,
+    compiling,
+    say_ignored,
+    show_json,
+    sizes_of,
+    writable,
+)
 from tallow.compiler import compile_graph
 from tallow.plan import arena_size
 
@@ -21,15 +34,18 @@ from tallow.plan import arena_size
 )
 @DEVICE
 @DIMS
+@TUNE
+@THREADS
 @FORCE
 @JSON
-def compile_(model: Path, output: Path, device: str, dims, force: bool, as_json: bool) -> None:
+def compile_(model: Path, output: Path, device: str, dims, tune, threads, force: bool, as_json: bool) -> None:
     """Compile a model into a .tallow file, which opens without importers or compiler."""
     writable(output, force)
     start = time.perf_counter()
-    with working(f"compiling {model.name}"):
-        compiled = compile_graph(tallow.load(model, sizes_of(dims)).graph, device)
+    with compiling(model, tune) as progress:
+        compiled = compile_graph(tallow.load(model, sizes_of(dims)).graph, device, threads, progress)
         artifact.write(compiled, output, force)
+    say_ignored(compiled.tuning)
     facts = {
         "file": str(output),
         "target": str(compiled.target),
@@ -38,6 +54,8 @@ def compile_(model: Path, output: Path, device: str, dims, force: bool, as_json:
         "code_bytes": len(compiled.code.blob),
         "file_bytes": output.stat().st_size,
         "arena_bytes": arena_size(compiled.program),
+        "choices": len(compiled.tuning.choices),
+        "measured": compiled.tuning.measured,
     }
     if as_json:
         show_json(facts)
@@ -46,6 +64,8 @@ def compile_(model: Path, output: Path, device: str, dims, force: bool, as_json:
         click.echo(
             f"{output}: {facts['target']}, {facts['steps']} steps, {size:.1f} MB, {facts['seconds']} s"
         )
+        if compiled.tuning.measured:
+            click.echo(compiled.tuning)
 
 
 VERBS = (compile_,)

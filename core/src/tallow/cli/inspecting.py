@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -26,7 +27,10 @@ STAGES = ["graph", "prepared", "program", "kernels", "source", "assembly"]
 @DIMS
 @JSON
 def inspect(model: Path, dims, as_json: bool) -> None:
-    """Show a model's inputs, outputs, operators and metadata."""
+    """Show a model's inputs, outputs, operators and metadata; of a .tallow file, its steps and what was chosen."""
+    if model.suffix == ".tallow":
+        _inspect_artifact(model, as_json)
+        return
     loaded = tallow.load(model, sizes_of(dims))
     counts = Counter(node.op for node in walk(loaded.graph))
     parameters = sum(n["value"].size for n in walk(loaded.graph) if n.op == "constant")
@@ -39,6 +43,23 @@ def inspect(model: Path, dims, as_json: bool) -> None:
     rows += [{"": key, "value": value} for key, value in facts["metadata"].items() if value]
     show_table(rows, f"{model.name}: {parameters / 1e6:.2f} M parameters, {counts.total()} nodes")
     click.echo(", ".join(f"{op} {n}" for op, n in counts.most_common()))
+
+
+def _inspect_artifact(path: Path, as_json: bool) -> None:
+    exe = tallow.open(path)
+    plan, tuning = exe.plan, exe.compiled.tuning
+    ports = {"inputs": [str(p) for p in exe.inputs], "outputs": [str(p) for p in exe.outputs]}
+    chosen = [{"question": c.question, "answer": c.value, "measured": c.measured} for c in tuning.choices]
+    if as_json:
+        facts = {"target": plan.target, "steps": [asdict(s) for s in plan.steps], "choices": chosen}
+        measured_on = {"machine": tuning.machine, "threads": tuning.threads}
+        show_json({**ports, **facts, "measured_on": measured_on, "metadata": dict(exe.compiled.metadata)})
+        return
+    for kind, texts in ports.items():
+        click.echo(f"{kind}: {'; '.join(texts)}")
+    click.echo(plan)
+    for choice in tuning.choices:
+        click.echo(f"  {choice}")
 
 
 @click.command()

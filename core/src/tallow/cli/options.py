@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import click
@@ -14,7 +15,10 @@ from rich.table import Table
 
 import tallow
 from tallow.cli.arrays import Picture
+from tallow.compiled import Tuning
+from tallow.errors import InputError
 from tallow.executable import Executable
+from tallow.tuning import Progress
 
 MODEL = click.argument("model", type=click.Path(exists=True, path_type=Path))
 INPUTS = click.argument("inputs", nargs=-1, metavar="[NAME=VALUE]...")
@@ -28,6 +32,9 @@ DIMS = click.option(
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 THREADS = click.option("--threads", type=click.IntRange(min=1), help="Use at most so many threads.")
+TUNE = click.option(
+    "--tune", is_flag=True, help="Measure what estimates would choose, and keep it for later compilations."
+)
 FORCE = click.option("--force", is_flag=True, help="Overwrite files that exist.")
 
 Sizes = dict[str, int | tuple[int, int | None]]
@@ -81,13 +88,41 @@ def working(what: str) -> AbstractContextManager:
     return Console(stderr=True).status(what) if sys.stderr.isatty() else nullcontext()
 
 
-def opened(model: Path, device: str, dims: Sequence[str], threads: int | None) -> Executable:
+@contextmanager
+def compiling(model: Path, tune: bool) -> Iterator[Progress | bool]:
+    """Shows that a model is compiled, where a person looks on; gives what `compile` takes for `tune`."""
+    with working(f"compiling {model.name}") as status:
+        start = time.perf_counter()
+
+        def progress(done: int, total: int, what: str) -> None:
+            if status is not None:
+                spent = time.perf_counter() - start
+                status.update(f"tuning {model.name}: {done} of {total} choices, {spent:.0f} s, {what}")
+
+        yield progress if tune else False
+
+
+def opened(model: Path, device: str, dims: Sequence[str], threads: int | None, tune: bool) -> Executable:
     """A model compiled for a device, or a `.tallow` file opened."""
     sizes = sizes_of(dims)
     if model.suffix == ".tallow":
+        if tune:
+            raise InputError(f"{model.name} is compiled already: tune when compiling the model")
         return tallow.open(model, threads)
-    with working(f"compiling {model.name}"):
-        return tallow.compile(model, device, dims=sizes, threads=threads)
+    with compiling(model, tune) as progress:
+        exe = tallow.compile(model, device, dims=sizes, threads=threads, tune=progress)
+    say_ignored(exe.compiled.tuning)
+    return exe
+
+
+def say_ignored(tuning: Tuning) -> None:
+    """A word on stderr where measurements exist that are of no use on this processor."""
+    if tuning.ignored:
+        click.echo(
+            f"measurements on {', '.join(tuning.ignored)} are not applied to this processor: "
+            "--tune measures here",
+            err=True,
+        )
 
 
 def writable(path: Path | None, force: bool) -> None:

@@ -19,6 +19,7 @@ from tallow.cli.options import (
     JSON,
     MODEL,
     THREADS,
+    TUNE,
     opened,
     picture_options,
     show_json,
@@ -35,6 +36,7 @@ from tallow.errors import InputError
 @DEVICE
 @DIMS
 @THREADS
+@TUNE
 @picture_options
 @click.option(
     "--labels", type=click.Path(exists=True, path_type=Path), help="One label a line, or a JSON list."
@@ -49,12 +51,26 @@ from tallow.errors import InputError
 @click.option("--atol", default=1e-5, show_default=True)
 @JSON
 def run(
-    model, inputs, device, dims, threads, picture, labels, top, save, force, expected, rtol, atol, as_json
+    model,
+    inputs,
+    device,
+    dims,
+    threads,
+    tune,
+    picture,
+    labels,
+    top,
+    save,
+    force,
+    expected,
+    rtol,
+    atol,
+    as_json,
 ) -> None:
     """Run a model. Values are @file.npy, @picture.png, numbers, lists such as [1,2], or random."""
     writable(save, force)
     names = _labels(labels) if labels else None
-    exe = opened(model, device, dims, threads)
+    exe = opened(model, device, dims, threads, tune)
     wanted = _wanted(expected, [p.name for p in exe.outputs])
     results = exe.run(parse_inputs(inputs, exe.inputs, sizes_of(dims), picture))
     if save:

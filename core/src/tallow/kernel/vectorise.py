@@ -30,6 +30,7 @@ from tallow.kernel.grammar import (
     Kernel,
     Let,
     Load,
+    Prefetch,
     Ramp,
     Reduce,
     Stmt,
@@ -254,6 +255,9 @@ class _Vectoriser:
                 return self._store(buffer, index, self._vector(value, lane), self._mask(mask, lane), lane)
             case Update():
                 return self._update(s, lane)
+            case Prefetch(buffer, index, write):
+                line = self._affine(index, lane)
+                return [] if line is None else [Prefetch(buffer, line[1], write)]
             case If(condition, then, otherwise):
                 return self._if(condition, then, otherwise, lane)
             case For(var, stop, inner, kind, start, step):
@@ -315,16 +319,13 @@ class _Vectoriser:
                 at = const(lane.copy * lanes)
             else:
                 raise _Cannot
-        before = Load(target, at, lanes)
-        after = combine(s.op, before, self._vector(s.value, lane), lanes, dtype)
         in_memory = target is s.buffer
+        mask = lane.mask if in_memory else None
+        before = Load(target, at, lanes, mask)
+        after = combine(s.op, before, self._vector(s.value, lane), lanes, dtype)
         if lane.mask is not None and not in_memory:
             after = Call("select", (lane.mask, after, before), dtype)
-        if in_memory and lane.mask is not None:
-            after = combine(
-                s.op, Load(target, at, lanes, lane.mask), self._vector(s.value, lane), lanes, dtype
-            )
-        return [Store(target, at, after, lane.mask if in_memory else None)]
+        return [Store(target, at, after, mask)]
 
     def _accumulator(self, s: Update) -> Buffer:
         found = self.accumulators.get(id(s))

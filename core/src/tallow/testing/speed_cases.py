@@ -46,8 +46,8 @@ def matmul(m: int, k: int, n: int, packed: bool) -> Case:
     def write(b: Builder) -> Value:
         return b.matmul(_x(b, m, k), _weights(b, k, n, fan=k) if packed else _x(b, k, n, name="w"))
 
-    family = "gemv" if m == 1 else "gemm packed" if packed else "gemm run-time"
-    return Case(f"{family} {m}x{k}x{n}", write, 2 * m * k * n)
+    family = "gemv" if m == 1 else "gemm"
+    return Case(f"{family} {'packed' if packed else 'run-time'} {m}x{k}x{n}", write, 2 * m * k * n)
 
 
 def batched(batch: int, m: int, k: int, n: int) -> Case:
@@ -108,11 +108,11 @@ def attention(heads: int, queries: int, keys: int, width: int, causal: bool = Fa
 def rows(family: str, *shape: int) -> Case:
     def write(b: Builder) -> Value:
         x = _x(b, *shape)
-        if family == "softmax":
-            return b.softmax(x, axis=len(shape) - 1)
-        return b.layer_norm(
-            x, _weights(b, shape[-1]), _weights(b, shape[-1]), axis=len(shape) - 1, epsilon=1e-5
-        )
+        axis = len(shape) - 1
+        if family in ("softmax", "log_softmax"):
+            return b.emit(family, x, axis=axis)
+        weights = [_weights(b, shape[-1]) for _ in range(1 if family == "rms_norm" else 2)]
+        return b.emit(family, x, *weights, axis=axis, epsilon=1e-5)
 
     return Case(f"{family} {'x'.join(map(str, shape))}", write)
 

@@ -16,7 +16,15 @@ from tallow.types import TensorType
 from tallow_cpu.runtime.module import Module, aligned
 from tallow_cpu.runtime.source import INTERFACE
 from tallow_cpu.runtime.threads import usable_cores
-from tallow_cpu.targets import cpuinfo, host_flags, make_target, missing_features
+from tallow_cpu.targets import (
+    base_of,
+    cpuinfo,
+    host_flags,
+    host_model,
+    machine_of,
+    make_target,
+    missing_features,
+)
 
 if TYPE_CHECKING:
     from tallow.graph import Node
@@ -52,6 +60,16 @@ class CpuBackend:
     def target(self, arch: str | None = None) -> Target:
         """A target by name, or the widest base that this machine has; see `targets`."""
         return make_target(arch)
+
+    def machine(self, target: Target) -> str:
+        """This machine's processor, or Unavailable when it is none of the target's."""
+        machine = machine_of(base_of(target).triple)
+        missing = missing_features(target.features)
+        if machine != platform.machine():
+            raise Unavailable(f"{target} is for {machine}, and this machine is {platform.machine()}")
+        if missing:
+            raise Unavailable(f"{target} needs {', '.join(missing)}, which this machine lacks")
+        return host_model()
 
     def supports(self, node: Node, target: Target) -> str | None:
         """Kernels compute with numbers up to 64 bits; other dtypes run as host steps."""

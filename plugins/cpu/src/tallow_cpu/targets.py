@@ -132,6 +132,13 @@ def host_arch() -> str:
     return "+".join((base, *gained))
 
 
+def host_model() -> str:
+    """This machine's processor, by all that says how fast code runs on it."""
+    name = cpuinfo("model name") or platform.machine()
+    keys = ("cpu family", "model\t", "stepping", "CPU implementer", "CPU part")
+    return " ".join([name, *(f"{key.strip()} {found}" for key in keys if (found := cpuinfo(key)))])
+
+
 def host_base() -> str:
     """The name of the widest base that this machine runs; Unavailable where there is none."""
     if sys.platform != "linux":

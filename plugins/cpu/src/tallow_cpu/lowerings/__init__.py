@@ -2,8 +2,9 @@
 
 from tallow_cpu.lowerings.attention import decline_plain, lower_attention
 from tallow_cpu.lowerings.contraction import lower_conv, lower_packed
-from tallow_cpu.lowerings.rows import lower_layer_norm, lower_softmax
+from tallow_cpu.lowerings.rows import lower_layer_norm
 from tallow_cpu.lowerings.single_row import lower_product
+from tallow_cpu.lowerings.softmax import lower_softmax
 from tallow_cpu.lowerings.window import lower_depthwise, lower_pool
 from tallow_cpu.lowerings.winograd import lower_winograd
 
@@ -20,6 +21,7 @@ LOWERINGS = {
     "cpu.depthwise_bytes": lower_depthwise,
     "cpu.pool": lower_pool,
     "softmax": lower_softmax,
+    "log_softmax": lower_softmax,
     "layer_norm": lower_layer_norm,
     "rms_norm": lower_layer_norm,
 }

@@ -24,7 +24,7 @@ from tallow.lower.pointwise import unravel
 from tallow.lower.reduce import accumulator
 from tallow.ops.pointwise import operand_index
 from tallow_cpu.lowerings.decay import decay
-from tallow_cpu.lowerings.tile import PARALLEL_FLOPS, Shape, multiply_rows
+from tallow_cpu.lowerings.tile import PARALLEL_FLOPS, Shape, is_roomy, multiply_rows
 
 KEYS = 128  # keys of a block, about: their scores stay in the nearest cache
 
@@ -43,10 +43,7 @@ class Blocks:
 
 def choose_blocks(queries: Dim, keys: Dim, width: int, kind: DType, target: Target) -> Blocks:
     """Tiles that fit the registers and waste little: one vector of queries if there are no more."""
-    registers, lanes = (
-        (30 if target.vector_bytes == 64 else 14),
-        max(target.vector_bytes, 16) // kind.itemsize,
-    )
+    registers, lanes = 30 if is_roomy(target) else 14, max(target.vector_bytes, 16) // kind.itemsize
     most = bounds(queries)[1]
     across = 1 if most is not None and most <= lanes else 2
     columns = across * lanes

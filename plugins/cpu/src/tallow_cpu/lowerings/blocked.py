@@ -23,8 +23,17 @@ from tallow.lower.group import Group, KernelCall
 from tallow.lower.inline import Inliner
 from tallow.lower.pointwise import count_flops, unravel
 from tallow.lower.reduce import accumulator
-from tallow_cpu.lowerings.blocking import Contraction, Words, choose_blocking, is_direct, pitch, stays
-from tallow_cpu.lowerings.tile import PARALLEL_FLOPS, choose_shape, multiply_rows, over_sums
+from tallow_cpu.lowerings.blocking import (
+    Blocking,
+    Contraction,
+    Task,
+    Words,
+    is_direct,
+    pitch,
+    possible_blockings,
+    stays,
+)
+from tallow_cpu.lowerings.tile import PARALLEL_FLOPS, Shape, multiply_rows, over_sums
 
 LINE = 64  # bytes of a cache line
 FEW = 4  # taps whose copies are written out
@@ -32,11 +41,13 @@ FEW = 4  # taps whose copies are written out
 
 def lower_blocked(group: Group, target: Target, name: str, work: Contraction) -> Sequence[KernelCall]:
     """The kernel call of a contraction whose second operand is packed weights."""
-    return _Blocked(group, target, work).call(name)
+    return Blocked(group, target, work).call(name)
 
 
-class _Blocked:
-    """One blocked kernel while it is written."""
+class Blocked:
+    """One blocked kernel while it is written; the second operand is packed weights."""
+
+    gathers = False  # whether panels are copied, as rows are
 
     def __init__(self, group: Group, target: Target, work: Contraction):
         self.group, self.work, self.source = group, work, work.source
@@ -44,21 +55,28 @@ class _Blocked:
         if self.bytes:
             self.source = Words(work.source)
         self.inliner = inliner = Inliner(group)
-        packed = group.root.inputs[1]
-        _, self.panels, self.depth, width = packed.shape
-        self.shape = choose_shape(work.rows, width, target, self.depth)
+        self.panels, self.depth, width = self.panel_shape(target)
         self.kind: DType = i32 if self.bytes else accumulator(group.root.inputs[0].dtype)
-        self.blocking = choose_blocking(
-            work.rows, product(work.outer), self.panels, self.source, self.shape, target
+        task = Task(
+            work.rows,
+            product(work.outer),
+            self.panels,
+            width,
+            self.source.taps,
+            self.source.each,
+            self.gathers,
         )
-        b = self.blocking
+        constants = () if self.gathers else (1,)
+        answer = target.choices.choose("blocking", group.root, possible_blockings(task, target), constants)
+        self.blocking = b = Blocking(*answer)
+        self.shape = Shape(b.rows, width)
         self.tap_groups, self.runs = -(-self.source.taps // b.taps), -(-self.source.each // b.run)
         self.pieces = self.tap_groups * self.runs
         self.pitch = pitch(b.taps * b.run)
         self.in_place = self.pieces == 1 and stays(work, self.source, self.shape, target)
         self.near = target.limits.get("l2", 1 << 19) // 2  # bytes of a value that is in the second cache
         tile = self.shape.rows * width
-        self.weights = inliner.buffer(packed)
+        self.weights = self.panel_memory()
         size = b.tiles * self.shape.rows * self.pitch
         self.rows = Buffer(inliner.fresh("rows"), self.kind, size, "local", True)
         self.unit = 4 if self.bytes else 1
@@ -66,6 +84,22 @@ class _Blocked:
         waiting = b.panels * b.tiles if self.pieces > 1 else 1
         self.sums = Buffer(inliner.fresh("sums"), self.kind, waiting * tile, "local", True)
         self.total = Buffer(inliner.fresh("acc"), self.kind, tile, "register", True)
+
+    def panel_shape(self, target: Target) -> tuple[int, int, int]:
+        """How many panels there are, their depth and their width."""
+        return self.group.root.inputs[1].shape[1:]
+
+    def panel_memory(self) -> Buffer:
+        return self.inliner.buffer(self.group.root.inputs[1])
+
+    def gather(self, outer, first_panel: Expr, panels: Expr, start: Expr, length: Expr) -> list[Stmt]:
+        """What must be done for a piece of the panels before rows meet them."""
+        return []
+
+    def panel_start(self, outer, number: Expr, panel: Expr, start: Expr) -> Expr:
+        """Where in the panels' memory a piece begins of a panel, the `number`th of its block."""
+        whole = add(mul(self.work.group(outer), const(self.panels)), panel)
+        return mul(add(mul(whole, const(self.depth)), start), const(self.shape.columns))
 
     def call(self, name: str) -> Sequence[KernelCall]:
         inliner, work, b, shape = self.inliner, self.work, self.blocking, self.shape
@@ -78,6 +112,7 @@ class _Blocked:
         if not self.in_place:
             body += [Alloc(self.copies), *([Alias(self.rows, self.copies)] if self.bytes else [])]
         body.append(Alloc(self.sums))
+        body += [Alloc(self.weights)] if self.gathers else []
         first_tile = self.inliner.let(body, mul(down, const(b.tiles)), "tile")
         tiles = inliner.size(ceildiv(work.rows, shape.rows))
         tiles = self.inliner.let(body, minimum(sub(tiles, first_tile), const(b.tiles)), "tiles")
@@ -111,6 +146,7 @@ class _Blocked:
             body.append(self.pack(outer, first_row, tiles, tap, taps, first, run))
         start = self.inliner.let(body, add(mul(tap, const(source.each)), first), "start")
         length = self.inliner.let(body, mul(taps, run), "length")
+        body += self.gather(outer, first_panel, panels, start, length)
         position = add(mul(group_at, const(self.runs)), run_at)
         position = {(False, False): const(0), (True, False): group_at, (False, True): run_at}.get(
             (self.tap_groups > 1, self.runs > 1), position
@@ -165,10 +201,7 @@ class _Blocked:
         body: list[Stmt] = []
         panel = self.inliner.let(body, add(first_panel, p), "panel")
         column = self.inliner.let(body, mul(panel, const(shape.columns)), "column")
-        whole = add(mul(self.work.group(outer), const(self.panels)), panel)
-        deep = self.inliner.let(
-            body, mul(add(mul(whole, const(self.depth)), start), const(shape.columns)), "deep"
-        )
+        deep = self.inliner.let(body, self.panel_start(outer, p, panel, start), "deep")
         inner: list[Stmt] = []
         row = self.inliner.let(inner, add(first_row, mul(t, const(shape.rows))), "row")
         if self.in_place:  # the last tile ends with the last row, and repeats what others compute too

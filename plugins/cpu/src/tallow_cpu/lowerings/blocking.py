@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import astuple, dataclass, replace
 from typing import Protocol
 
 from tallow.backend import Target
+from tallow.choices import Candidate
 from tallow.dim import Dim, bounds, ceildiv
 from tallow.kernel.build import const, minimum, mul, sub
 from tallow.kernel.grammar import Buffer, Expr, Stmt
 from tallow.lower.group import Group
 from tallow.lower.inline import Inliner
 from tallow.scalar import SCALAR
-from tallow_cpu.lowerings.tile import Shape, panel_cost
+from tallow_cpu.lowerings.tile import Shape, panel_cost, tile_heights
 
 DEPTH = 512  # elements of a piece of the summed index: a tile's rows stay in the first cache
+GATHERED = 384  # the same where panels are copied too
 ITEMS = 16  # grid iterations that keep the threads of a machine busy
 MOST_TILES = 8  # row tiles of a block: more gain nothing
 UNKNOWN = 64  # row tiles of a size that only the run can tell
 LEAST_PANELS = 4  # panels for which copying the rows is cheap
+LARGEST = 768 << 10  # bytes of a thread's stack that a block's rows and sums may take
+WORSE = 1e-3  # by which the rules like each further blocking less
 COPIED = 8  # multiply-adds for each element of a row from which copying it is cheap
 SHORT = 256  # summed elements of a product whose sums go from registers into results
 LIGHT = 8  # arithmetic for each element of an epilogue that is written out for each register
@@ -78,13 +82,39 @@ class Words:
 
 @dataclass(frozen=True, slots=True)
 class Blocking:
-    """taps, run: how many taps, and how many elements of each, are packed at a time (one tap, if not all
-    of its elements). tiles, panels: size of a block."""
+    """rows: of the register tile. taps, run: how many taps, and how many elements of each, are packed at a
+    time (one tap, if not all of its elements). tiles, panels: size of a block."""
 
+    rows: int
     taps: int
     run: int
     tiles: int
     panels: int
+
+    def bytes(self, task: Task) -> int:
+        """What a thread keeps of a block: packed rows, sums that wait between pieces, gathered panels."""
+        depth = self.taps * self.run
+        waiting = 1 if depth >= task.depth else self.panels * self.tiles
+        copied = depth * self.panels * task.width if task.gathers else 0
+        return 4 * (self.rows * (self.tiles * pitch(depth) + waiting * task.width) + copied)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What is to be cut: rows by panels of a width, for each of `outer`; sums of `taps` runs of `each`
+    elements. gathers: panels are copied as rows are, and must stay in the cache beside them."""
+
+    rows: Dim
+    outer: Dim
+    panels: int
+    width: int
+    taps: int
+    each: int
+    gathers: bool
+
+    @property
+    def depth(self) -> int:
+        return self.taps * self.each
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,24 +132,47 @@ class Contraction:
     result_index: Callable[[Inliner, list[Stmt], Sequence[Expr], Expr, Expr], tuple[Expr, ...]]
 
 
-def choose_blocking(
-    rows: Dim, outer: Dim, panels: int, source: Rows, shape: Shape, target: Target
-) -> Blocking:
-    """Pieces of about DEPTH elements, blocks that fit a quarter of the second cache, enough blocks."""
-    taps, run = pieces(source.taps, source.each)
+def possible_blockings(task: Task, target: Target) -> list[Candidate]:
+    """The blocking that the rules prefer, and those that differ from it in one thing."""
+    first, *others = dict.fromkeys(_variations(task, target))
+    fitting = [first, *(b for b in others if b.bytes(task) <= LARGEST)]
+    return [Candidate(astuple(b), 1 + number * WORSE) for number, b in enumerate(fitting)]
+
+
+def _variations(task: Task, target: Target) -> Iterator[Blocking]:
+    heights, depth = (
+        tile_heights(task.rows, task.width, target, task.depth),
+        GATHERED if task.gathers else DEPTH,
+    )
+    usual = choose_blocking(task, heights[0], depth, target)
+    yield usual
+    row_tiles = max(1, bounds(ceildiv(task.rows, usual.rows))[1] or UNKNOWN)
+    yield from (replace(usual, tiles=t) for t in (usual.tiles * 2, -(-usual.tiles // 2)) if t <= row_tiles)
+    panels = (-(-usual.panels // 2), usual.panels * 2)
+    yield from (replace(usual, panels=p) for p in panels if p <= task.panels)
+    yield from (choose_blocking(task, height, depth, target) for height in heights[1:3])
+    yield from (choose_blocking(task, heights[0], d, target) for d in (depth // 2, depth * 2))
+
+
+def choose_blocking(task: Task, height: int, depth: int, target: Target) -> Blocking:
+    """Pieces of about `depth` elements, blocks that fit a quarter of the second cache, enough blocks."""
+    taps, run = pieces(task.taps, task.each, depth)
     cache = target.limits.get("l2", 1 << 19)
-    row_tiles = max(1, bounds(ceildiv(rows, shape.rows))[1] or UNKNOWN)
-    items = row_tiles * max(1, bounds(outer)[1] or 1)
-    tiles = max(1, min(cache // 4 // (shape.rows * pitch(taps * run) * 4), MOST_TILES, row_tiles))
-    across = panels
-    if taps * run < source.taps * source.each:  # sums of a block wait in the cache
-        kept = tiles * shape.rows * shape.columns * 4
-        across = min(panels, max(LEAST_PANELS, cache // 8 // kept))
-    while across > LEAST_PANELS and -(-items // tiles) * -(-panels // across) < ITEMS:
+    row_tiles = max(1, bounds(ceildiv(task.rows, height))[1] or UNKNOWN)
+    items = row_tiles * max(1, bounds(task.outer)[1] or 1)
+    tiles = max(1, min(cache // 4 // (height * pitch(taps * run) * 4), MOST_TILES, row_tiles))
+    across, least = task.panels, LEAST_PANELS
+    if taps * run < task.depth:  # sums of a block wait in the cache
+        kept = tiles * height * task.width * 4
+        across = min(across, max(LEAST_PANELS, cache // 8 // kept))
+    if task.gathers:  # copies of panels are dearer than those of rows: blocks are rather tall than wide
+        least = LEAST_PANELS // 2
+        across = max(1, min(across, cache // 4 // (taps * run * task.width * 4)))
+    while across > least and -(-items // tiles) * -(-task.panels // across) < ITEMS:
         across -= 1
-    while tiles > 1 and -(-items // tiles) * -(-panels // across) < ITEMS:
+    while tiles > 1 and -(-items // tiles) * -(-task.panels // across) < ITEMS:
         tiles -= 1
-    return Blocking(taps, run, evenly(row_tiles, tiles), evenly(panels, across))
+    return Blocking(height, taps, run, evenly(row_tiles, tiles), evenly(task.panels, across))
 
 
 def evenly(count: int, most: int) -> int:
@@ -127,13 +180,14 @@ def evenly(count: int, most: int) -> int:
     return -(-count // -(-count // most))
 
 
-def pieces(taps: int, each: int) -> tuple[int, int]:
-    if taps * each <= DEPTH * 3 // 2:
+def pieces(taps: int, each: int, depth: int) -> tuple[int, int]:
+    """Taps and elements of each that make a piece of about `depth` elements."""
+    if taps * each <= depth * 3 // 2:
         return taps, each
-    if each > DEPTH * 3 // 2:
-        count = -(-each // DEPTH)
+    if each > depth * 3 // 2:
+        count = -(-each // depth)
         return 1, -(-each // count // 4) * 4
-    most = max(1, DEPTH * 3 // 2 // each)
+    most = max(1, depth * 3 // 2 // each)
     whole = next(t for t in range(most, 0, -1) if taps % t == 0)
     return (whole if 2 * whole > most else most), each
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tallow.backend import Target
+from tallow.choices import Candidate
 from tallow.dim import Dim, bounds, ceildiv, product
 from tallow.dtype import bool_, u8
 from tallow.graph import Node, Value
@@ -16,10 +17,10 @@ from tallow.lower.group import Declined, Group, KernelCall
 from tallow.lower.inline import Inliner
 from tallow.lower.pointwise import count_flops, unravel
 from tallow.lower.reduce import accumulator
-from tallow.ops.pointwise import operand_index
 from tallow_cpu.lowerings.blocked import lower_blocked, row_index
-from tallow_cpu.lowerings.blocking import Contraction, Write
-from tallow_cpu.lowerings.tile import PARALLEL_FLOPS, Shape, choose_shape, lanes, multiply_rows
+from tallow_cpu.lowerings.blocking import WORSE, Contraction, Write
+from tallow_cpu.lowerings.gathered import batch_start, is_large, lower_gathered
+from tallow_cpu.lowerings.tile import PARALLEL_FLOPS, Shape, is_roomy, lanes, multiply_rows, tile_heights
 from tallow_cpu.shuffle import run_length
 
 # Packed products ------------------------------------------------------------------------------------
@@ -281,26 +282,19 @@ def lower_conv(group: Group, target: Target) -> Sequence[KernelCall] | Declined:
 # Products of operands in memory ---------------------------------------------------------------------
 
 
-def batch_start(shape: Sequence[Dim], result: Sequence[Dim], inliner: Inliner, outer: Sequence[Expr]) -> Expr:
-    """Element where item `outer` of an operand starts, before its last two axes."""
-    at = operand_index(shape[:-2], result[:-2], tuple(outer))
-    flat: Expr = const(0)
-    for dim, place in zip(shape[:-2], at, strict=True):
-        flat = add(mul(flat, inliner.size(dim)), place)
-    return mul(flat, inliner.size(shape[-2] * shape[-1]))
-
-
 def lower_matmul(group: Group, target: Target) -> Sequence[KernelCall] | Declined:
-    """matmul of two operands in memory; the right one is read row by row."""
+    """matmul of two operands in memory: both are copied into blocks where that pays; else the right one is
+    read row by row."""
     if group.prologue:
         return Declined("operands of a product must be in memory")
     a, b = group.root.inputs
     if a.dtype == bool_:
         return Declined("products of bool")
+    if is_large(group.root, target):
+        return lower_gathered(group, target)
     result = group.root.output.shape
     rows, depth, columns = result[-2], a.shape[-1], result[-1]
-    wide = not isinstance(columns, int) or columns > lanes(target)
-    shape = choose_shape(rows, (2 if wide else 1) * lanes(target), target)
+    shape = Shape(*target.choices.choose("tile", group.root, _tiles(rows, columns, target), constants=()))
     inliner = Inliner(group)
     left, right = inliner.buffer(a), inliner.buffer(b)
     row_tiles, column_tiles = ceildiv(rows, shape.rows), ceildiv(columns, shape.columns)
@@ -343,6 +337,18 @@ def lower_matmul(group: Group, target: Target) -> Sequence[KernelCall] | Decline
     each = 2 * shape.rows * shape.columns * (bounds(depth)[1] or 256)
     loop = For(item, inliner.size(grid), tuple(body), "grid")
     return [inliner.call("matmul", [loop], grid, max(1, PARALLEL_FLOPS // max(1, each)), flops)]
+
+
+def _tiles(rows: Dim, columns: Dim, target: Target) -> list[Candidate]:
+    """Rows and columns of the register tile; two vectors wide is best as a rule."""
+    each = lanes(target)
+    if isinstance(columns, int) and columns <= each:
+        return [Candidate((tile_heights(rows, each, target)[0], each), 1.0)]
+    widths = [2 * each]
+    if is_roomy(target) and isinstance(columns, int):
+        widths += [v * each for v in (3, 4) if columns >= v * each]
+    shapes = [(height, width) for width in widths for height in tile_heights(rows, width, target)[:2]]
+    return [Candidate(shape, 1 + number * WORSE) for number, shape in enumerate(shapes)]
 
 
 def _write_row(

@@ -1,8 +1,7 @@
-"""Row kernels: softmax and the normalisations, one grid iteration for each row."""
+"""Row kernels of the normalisations, one grid iteration for each row."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from tallow.backend import Target
@@ -58,38 +57,6 @@ class _Row:
         return [
             self.inliner.call(name, [loop], grid, max(1, GRAIN // max(1, work)), self.source.type.size * cost)
         ]
-
-
-def lower_softmax(group: Group, target: Target) -> Sequence[KernelCall] | Declined:
-    """The maximum, then the exponentials (kept in the result) and their sum, then the division."""
-    node = group.root
-    if node["axis"] != node.inputs[0].rank - 1 or not node.inputs[0].rank:
-        return Declined("softmax along an axis that is not the last")
-    if group.epilogue or node.output.dtype.bits < 32:
-        return Declined("an epilogue after softmax, or narrow floats")
-    row = _Row(group, 1)
-    zero = const(0)
-    top = row.register("top", build.const(-math.inf, row.kind))
-    row.each(lambda body, index: body.append(Update(top, zero, "max", row.read(body, index))))
-    result = row.inliner.buffer(node.output, writable=True)
-    total = row.register("total", build.const(0, row.kind))
-    high = row.let(Load(top, zero), "high")
-
-    def powers(body: list[Stmt], index) -> None:
-        e = Var(row.inliner.fresh("e"), row.kind)
-        body.append(Let(e, build.call("exp", build.call("sub", row.read(body, index), high))))
-        body.append(Store(result, row.inliner.linear(node.output.shape, index), e))
-        body.append(Update(total, zero, "add", e))
-
-    row.each(powers)
-    share = row.let(build.call("div", build.const(1, row.kind), Load(total, zero)), "share")
-
-    def scale(body: list[Stmt], index) -> None:
-        place = row.inliner.linear(node.output.shape, index)
-        body.append(Store(result, place, build.call("mul", Load(result, place), share)))
-
-    row.each(scale)
-    return row.finish("softmax", 12)
 
 
 def lower_layer_norm(group: Group, target: Target) -> Sequence[KernelCall] | Declined:

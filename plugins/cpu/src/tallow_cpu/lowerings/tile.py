@@ -10,11 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tallow.backend import Target
+from tallow.choices import Candidate
 from tallow.dim import Dim, bounds
 from tallow.kernel import build
 from tallow.kernel.build import add, const
 from tallow.kernel.grammar import Buffer, Const, Expr, For, Let, Load, Stmt, Store, Update, Var
 from tallow.lower.inline import Inliner
+from tallow_cpu.targets import abilities
 
 STEPS = 4  # of a sum that small tiles take at a time
 ENOUGH = 256  # sums of a tile whose single step hides the loop: more steps cost compile time and gain nothing
@@ -39,18 +41,26 @@ def lanes(target: Target) -> int:
 
 
 def registers(target: Target) -> int:
-    """Vector registers that sums may take; the rest hold operands."""
-    return 28 if target.vector_bytes == 64 else 12
+    """Vector registers that sums may take; the rest hold operands (AVX-512 reads one of them from memory)
+    and, where products are not fused with additions, products."""
+    if is_roomy(target):
+        return 28 if target.vector_bytes == 64 else 24
+    return 12 if "fma" in abilities(target) else 8
 
 
-def panel_width(n: int, target: Target) -> int:
-    """Columns of a packed panel for n columns: those that take least time."""
+def is_roomy(target: Target) -> bool:
+    """Whether there are 32 vector registers, not 16."""
+    return target.limits.get("registers", 16) >= 32
+
+
+def panel_widths(n: int, target: Target) -> list[Candidate]:
+    """Columns that a packed panel for n columns may have; two vectors are best where all cost the same."""
     width = lanes(target)
-    if target.vector_bytes < 64:
-        return width if n <= width else 2 * width
-    tails = (0, width // 4, width // 2)
+    if not is_roomy(target):
+        return [Candidate(width if n <= width else 2 * width, 1.0)]
+    tails = (0, width // 4, width // 2) if width >= 16 else (0,)
     widths = [v * width + t for v in range(MOST_VECTORS + 1) for t in tails if v or t]
-    return min(widths, key=lambda w: (panel_cost(n, w, target), abs(w - 2 * width)))
+    return [Candidate(w, panel_cost(n, w, target) + 1e-9 * abs(w - 2 * width)) for w in widths]
 
 
 def panel_cost(n: int, width: int, target: Target) -> float:
@@ -63,18 +73,23 @@ def panel_cost(n: int, width: int, target: Target) -> float:
 
 
 def choose_shape(m: Dim, width: int, target: Target, depth: int = SHORT) -> Shape:
-    """The tallest tile that fits the registers and wastes few rows, for sums of `depth` products. What a tile
-    costs beside its products is that of some rows, of few where sums are long."""
+    """The tallest tile that fits the registers and wastes few rows, for sums of `depth` products."""
+    return Shape(tile_heights(m, width, target, depth)[0], width)
+
+
+def tile_heights(m: Dim, width: int, target: Target, depth: int = SHORT) -> list[int]:
+    """Rows of tiles that fit the registers, from those that waste least on. What a tile costs beside its
+    products is that of some rows, of few where sums are long."""
     most = max(1, registers(target) // -(-width // lanes(target)))
     low, high = bounds(m)
     if not isinstance(m, int):
-        return Shape(min(most, 8) if high is None or high > 8 else min(most, high), width)
+        return [min(most, 8) if high is None or high > 8 else min(most, high)]
     tall = min(most, TALLEST)
     if m <= tall:
-        return Shape(max(m, 1), width)
+        return [max(m, 1)]
     beside = BESIDE * min(1, SHORT / depth)
-    rows = min(range(max(tall // 2, 1), tall + 1), key=lambda r: (-(-m // r) * (r + beside), -r))
-    return Shape(rows, width)
+    heights = range(max(tall // 2, 1), tall + 1)
+    return sorted(heights, key=lambda r: (-(-m // r) * (r + beside), -r))
 
 
 def over_sums(inliner: Inliner, shape: Shape, statement: Callable[[Expr], Stmt]) -> For:

@@ -11,6 +11,7 @@ import functools
 from collections.abc import Callable, Sequence
 
 from tallow.backend import Target
+from tallow.choices import Candidate
 from tallow.dim import bounds, floordiv, product
 from tallow.graph import Value
 from tallow.kernel import build
@@ -21,6 +22,8 @@ from tallow.lower.group import Declined, Group, KernelCall
 from tallow.lower.inline import Inliner
 from tallow.lower.pointwise import GRAIN, count_flops, unravel
 from tallow.lower.reduce import accumulator
+from tallow_cpu.lowerings.blocking import WORSE
+from tallow_cpu.lowerings.tile import is_roomy
 
 CHANNELS = 128  # of a grid iteration, where there are too few lines to share out
 LINES = 16
@@ -60,8 +63,11 @@ class _Window:
         (self.low, _), self.stride, self.dilation = (
             self.node[key][-1] for key in ("pads", "strides", "dilations")
         )
-        registers = 26 if target.limits.get("registers", 16) >= 32 else 12
-        self.most = max(1, min(8, registers - (self.kernel[-1] if taps is not None else 0)))
+        registers = 26 if is_roomy(target) else 12
+        most = max(1, min(8, registers - (self.kernel[-1] if taps is not None else 0)))
+        strips = [Candidate(n, 1 + (most - n) * WORSE) for n in (most, 6, 4) if n <= most]
+        constants = () if taps is None else (1,)
+        self.most = target.choices.choose("strip", self.node, strips, constants)
 
     # The kernel -------------------------------------------------------------------------------------
 

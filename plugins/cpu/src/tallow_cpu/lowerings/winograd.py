@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tallow.backend import Target
+from tallow.choices import Candidate
 from tallow.dim import bounds, ceildiv, product
 from tallow.dtype import bool_, f32
 from tallow.kernel import build
@@ -18,7 +19,7 @@ from tallow.kernel.straight import Maths
 from tallow.lower.group import Declined, Group, KernelCall
 from tallow.lower.inline import Inliner
 from tallow.lower.pointwise import count_flops, unravel
-from tallow_cpu.lowerings.blocking import ITEMS
+from tallow_cpu.lowerings.blocking import ITEMS, WORSE
 from tallow_cpu.lowerings.tile import PARALLEL_FLOPS, choose_shape, multiply_rows, over_sums
 from tallow_cpu.winograd import apply, kinds, matrices, tile_size
 
@@ -48,7 +49,7 @@ class _Winograd:
         self.rows = product(self.grid)
         self.shape = choose_shape(self.rows, self.width, target)
         self.pitch = self.depth + 16  # rows of a tile must not share the sets of a cache
-        self.tiles, self.across = self.block(target)
+        self.tiles, self.across = target.choices.choose("block", self.node, self.blocks(target))
         tile = self.shape.rows * self.width
         self.picture, self.weights = inliner.buffer(self.x), inliner.buffer(packed)
         length = self.tiles * self.positions * self.shape.rows * self.pitch
@@ -56,11 +57,11 @@ class _Winograd:
         self.sums = Buffer(inliner.fresh("sums"), f32, self.tiles * self.positions * tile, "local", True)
         self.total = Buffer(inliner.fresh("acc"), f32, tile, "register", True)
 
-    def block(self, target: Target) -> tuple[int, int]:
+    def blocks(self, target: Target) -> list[Candidate]:
         """Row tiles and panels of a grid iteration: half the second cache of data, enough iterations."""
         each = self.positions * self.shape.rows * self.pitch * 4
-        count = bounds(ceildiv(self.rows, self.shape.rows))[1] or 64
-        tiles = max(1, min(target.limits.get("l2", 1 << 19) // 2 // each, count // ITEMS))
+        room, count = target.limits.get("l2", 1 << 19), bounds(ceildiv(self.rows, self.shape.rows))[1] or 64
+        tiles = max(1, min(room // 2 // each, count // ITEMS))
         across = self.panels
         while (
             across > 1
@@ -68,7 +69,11 @@ class _Winograd:
             and across * self.width > 128
         ):
             across = -(-across // 2)
-        return tiles, across
+        kept = each + self.positions * self.shape.rows * self.width * 4
+        others = [(t, across) for t in (tiles * 2, -(-tiles // 2)) if t <= count and t * kept <= room]
+        others += [(tiles, a) for a in (-(-across // 2), across * 2) if a <= self.panels]
+        found = dict.fromkeys([(tiles, across), *others])
+        return [Candidate(block, 1 + number * WORSE) for number, block in enumerate(found)]
 
     def call(self) -> Sequence[KernelCall]:
         inliner, shape = self.inliner, self.shape

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 from tallow.backend import Target
+from tallow.choices import Candidate
 from tallow.dim import bounds, product
 from tallow.graph import Node
 from tallow_cpu.winograd import TILES, kinds, tile_size
@@ -23,7 +26,8 @@ def choose_tile(node: Node, target: Target) -> int:
         return DIRECT
     if any(not isinstance(p, int) for pair in node["pads"] for p in pair) or min(w.shape[:2]) < 16:
         return DIRECT
-    return min((DIRECT, *TILES), key=lambda tile: estimate(node, tile, target))
+    candidates = [Candidate(tile, estimate(node, tile, target)) for tile in (DIRECT, *TILES)]
+    return target.choices.choose("algorithm", node, [c for c in candidates if c.estimate < math.inf])
 
 
 def estimate(node: Node, tile: int, target: Target) -> float:
@@ -42,7 +46,7 @@ def estimate(node: Node, tile: int, target: Target) -> float:
     rows = images * product(-(-d // tile) for d in spatial)
     rows = -(-rows // 4) * 4
     if 16 * positions * (channels + 16) * 4 > LARGEST_DATA:
-        return float("inf")
+        return math.inf
     work = positions * rows * channels * n / lanes
     work += rows * positions * 4 * (channels + n) / lanes
     return work / CLOCK + _transfer(kinds(tile) ** 2 * channels * n * 4, target)

@@ -23,7 +23,7 @@ from tallow.passes.rewrite import rewrite
 from tallow.passes.simplify import Facts
 from tallow_cpu.lowerings.contraction import are_lines_whole
 from tallow_cpu.passes.layout import is_product, to_first, to_last
-from tallow_cpu.passes.pack import pack
+from tallow_cpu.passes.pack import pack, usual_width
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +169,7 @@ def _packed(builder: Builder, small: np.ndarray, target: Target) -> Value:
     full = np.zeros((groups, taps, 4 * words, n), np.int8)
     full[:, :, :each] = small
     order = full.reshape(groups, taps * words, 4, n).swapaxes(2, 3)
-    return pack(builder, builder.byte_words(builder.constant(order)), target)
+    return pack(builder, builder.byte_words(builder.constant(order)), usual_width(n, target))
 
 
 def _less(builder: Builder, total: Value, codes: Codes, sums: Value) -> Value:

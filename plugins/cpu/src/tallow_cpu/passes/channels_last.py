@@ -18,7 +18,7 @@ from tallow.passes.rewrite import resolve, rewrite
 from tallow.passes.simplify import simplify
 from tallow_cpu.passes.algorithms import DIRECT, choose_tile
 from tallow_cpu.passes.layout import is_product, to_first, to_last
-from tallow_cpu.passes.pack import pack, pack_winograd
+from tallow_cpu.passes.pack import choose_width, pack, pack_winograd
 from tallow_cpu.passes.shuffles import shuffle_of
 from tallow_cpu.shuffle import to_runs
 
@@ -73,13 +73,13 @@ def _conv(
     tile = choose_tile(node, target)
     if tile != DIRECT:
         stride = node["strides"][0]
-        packed = pack_winograd(builder, w, tile, stride, target)
+        packed = pack_winograd(builder, w, tile, stride, node, target)
         spec = {"tile": tile, "stride": stride, "n": w.shape[0], "pads": node["pads"]}
         result = builder.emit("cpu.winograd", last, packed, **spec)
         return builder.transpose(result, permutation=to_first(rank))
     each, n = w.shape[1], w.shape[0] // groups
     matrices = to_runs(weights.reshape(groups, n, each, -1), count)
-    packed = pack(builder, builder.constant(matrices), target)
+    packed = pack(builder, builder.constant(matrices), choose_width(n, node, target))
     if is_product(node):
         result = builder.emit("cpu.matmul", last, packed, n=n)
     else:

@@ -6,13 +6,22 @@ from tallow.backend import Target
 from tallow.builder import Builder
 from tallow.graph import Graph, Node, Value, walk
 from tallow.passes.rewrite import rewrite
-from tallow_cpu.lowerings.tile import panel_width
+from tallow_cpu.lowerings.tile import panel_widths
 
 
-def pack(builder: Builder, matrices: Value, target: Target) -> Value:
+def usual_width(n: int, target: Target) -> int:
+    """Columns of a panel by estimate."""
+    return min(panel_widths(n, target), key=lambda c: c.estimate).value
+
+
+def choose_width(n: int, node: Node, target: Target, what: str = "panel") -> int:
+    """Columns of a panel of the weights of a node."""
+    return target.choices.choose(what, node, panel_widths(n, target))
+
+
+def pack(builder: Builder, matrices: Value, width: int) -> Value:
     """[groups, K, n] as [groups, panels, K, width], filled with zeros to whole panels."""
     groups, k, n = matrices.shape
-    width = panel_width(n, target)
     panels = -(-n // width)
     if panels * width != n:
         matrices = builder.pad(matrices, before=(0, 0, 0), after=(0, 0, panels * width - n), mode="constant")
@@ -20,9 +29,9 @@ def pack(builder: Builder, matrices: Value, target: Target) -> Value:
     return builder.transpose(split, permutation=(0, 2, 1, 3))
 
 
-def pack_winograd(builder: Builder, w: Value, tile: int, stride: int, target: Target) -> Value:
+def pack_winograd(builder: Builder, w: Value, tile: int, stride: int, node: Node, target: Target) -> Value:
     """[n, C, 3, 3] transformed for Winograd tiles, as [panels, kinds^2, C, width]."""
-    width = panel_width(w.shape[0], target)
+    width = choose_width(w.shape[0], node, target, f"panel of F({tile}, 3)")
     return builder.emit("cpu.winograd_weights", w, tile=tile, stride=stride, width=width)
 
 
@@ -36,7 +45,9 @@ def pack_products(graph: Graph, target: Target) -> Graph:
         a, w = node.inputs
         if w.rank != 2 or 0 in w.shape or w.dtype.name not in ("f32", "f16", "bf16", "f64", "i32"):
             return None
-        packed = pack(builder, builder.reshape(w, shape=(1, *w.shape)), target)
+        packed = pack(
+            builder, builder.reshape(w, shape=(1, *w.shape)), choose_width(w.shape[1], node, target)
+        )
         return builder.emit("cpu.matmul", a, packed, n=w.shape[1])
 
     return rewrite(graph, rule)
