@@ -24,8 +24,8 @@ from tallow.lower.workgroup import PASSES, WORKGROUP
 from tallow.scalar import SCALAR
 from tallow.target import Target
 
-SMALL = Target("groups", "small", (), 0, {"group": 16, "local_memory": 4096, "units": 1})
-LARGE = Target("groups", "large", (), 0, {"group": 256, "local_memory": 48 << 10, "units": 4})
+SMALL = Target("groups", "small", (), 0, {"group": 16, "shared": 4096, "units": 1})
+LARGE = Target("groups", "large", (), 0, {"group": 256, "shared": 48 << 10, "units": 4})
 VECTORS = Target("groups", "vectors", (), 64, {"registers": 32, "l2": 1 << 20})
 NARROW_VECTORS = Target("groups", "narrow", (), 32, {"registers": 16})
 TARGETS = {"small": SMALL, "large": LARGE, "vectors": VECTORS, "narrow": NARROW_VECTORS}
@@ -102,22 +102,25 @@ class Loaded:
 
 def memory_at(address: int, carrier: np.dtype) -> np.ndarray:
     """Memory from an address on, as far as anyone could index."""
-    interface = {"data": (address, False), "shape": (1 << 24,), "typestr": f"|V{carrier.itemsize}", "version": 3}
+    interface = {
+        "data": (address, False),
+        "shape": (1 << 24,),
+        "typestr": f"|V{carrier.itemsize}",
+        "version": 3,
+    }
     holder = type("Memory", (), {"__array_interface__": interface})()
     return np.asarray(holder).view(carrier)
 
 
 def interpreted(kernel: Kernel, places: Sequence[int], sizes: Sequence[int], grid: int) -> None:
     kernel = expand(kernel, frozenset(SCALAR) - frozenset(APPROXIMATIONS))
-    arrays = {
-        b.name: memory_at(at, b.dtype.numpy) for b, at in zip(kernel.parameters, places, strict=True)
-    }
+    arrays = {b.name: memory_at(at, b.dtype.numpy) for b, at in zip(kernel.parameters, places, strict=True)}
     named = {v.name: s for v, s in zip(kernel.sizes, sizes, strict=True)}
     interpret(kernel, arrays, named, 0, grid)
 
 
 class Pocl:
-    """Runs kernels on an OpenCL device that shares the host's memory."""
+    """Runs the kernels of one program on an OpenCL device that shares the host's memory."""
 
     def __init__(self, device, target: Target):
         self.device, self.vector_bytes = device, target.vector_bytes
@@ -125,20 +128,20 @@ class Pocl:
 
     def __call__(self, kernel: Kernel, places: Sequence[int], sizes: Sequence[int], grid: int) -> None:
         cl, group = self.device.cl, group_size(kernel)
-        text = print_kernel(kernel, OPENCL, self.vector_bytes)
-        if text not in self.programs:
+        if kernel.name not in self.programs:
+            text = print_kernel(kernel, OPENCL, self.vector_bytes)
             built = cl.Program(self.device.context, text).build(["-w"])
-            self.programs[text] = built, built.all_kernels()[0]
+            self.programs[kernel.name] = built, built.all_kernels()[0]
         if grid == 0:
             return
-        entry = self.programs[text][1]
+        entry = self.programs[kernel.name][1]
         for number, (b, at) in enumerate(zip(kernel.parameters, places, strict=True)):
             entry.set_arg(number, cl.SVM(memory_at(at, b.dtype.numpy).view("u1")))
         for number, size in enumerate(sizes):
             entry.set_arg(len(places) + number, np.int64(size))
-        shape = (grid, (1,) if self.vector_bytes else None) if group is None else (grid * group, (group,))
-        threads, local = shape
-        cl.enqueue_nd_range_kernel(self.device.queue, entry, (threads,) if isinstance(threads, int) else threads, local)
+        alone = (1,) if self.vector_bytes else None
+        threads, local = (grid, alone) if group is None else (grid * group, (group,))
+        cl.enqueue_nd_range_kernel(self.device.queue, entry, (threads,), local)
         self.device.queue.finish()
 
 
@@ -152,7 +155,9 @@ def compiled(graph: Graph, target: Target, run) -> Executable:
     return Executable(program, Machine(run), 1)
 
 
-def agree(graph: Graph, inputs: dict[str, np.ndarray], tolerance: float, target: Target, run=interpreted) -> None:
+def agree(
+    graph: Graph, inputs: dict[str, np.ndarray], tolerance: float, target: Target, run=interpreted
+) -> None:
     """The device's results are those of the numpy meaning, within `tolerance` of the largest."""
     want = tallow.evaluate(graph, inputs)
     got = compiled(graph, target, run).run(inputs)

@@ -12,8 +12,8 @@ class Target:
 
     vector_bytes: width of a vector register, 0 where the compiler vectorises for itself.
     limits: sizes a lowering may want. "l1", "l2": bytes of caches. "registers": vector registers of a
-    thread. "group": threads of a work-group, "local_memory": bytes that it shares, "units": work-groups
-    that run at once.
+    thread. "group": threads that a work-group may have, "shared": bytes of memory that it shares, "units":
+    work-groups that run at once.
     """
 
     backend: str

@@ -62,7 +62,7 @@ class Contraction:
 @dataclass(frozen=True, slots=True)
 class Matrix:
     """An operand of a product: its last two axes are `lines` of summed elements, or the other way round;
-    the axes before broadcast to those of the result."""
+    the axes before broadcast to `batch`, or are lines too where there is none."""
 
     value: Value
     batch: tuple[Dim, ...]
@@ -70,12 +70,15 @@ class Matrix:
     along: Literal["depth", "line"]
 
     def place(self, inliner: Inliner, body: list[Stmt], outer: Sequence[Expr], line: Expr) -> object:
-        lead = operand_index(self.value.shape[:-2], self.batch, tuple(outer))
+        shape = self.value.shape
         if self.value in inliner.producer:
-            return lead, line
+            return operand_index(shape[:-2], self.batch, tuple(outer)), line
+        lead: tuple[Expr, ...] = (const(0),) * (len(shape) - 2)
+        if self.batch:
+            lead = operand_index(shape[:-2], self.batch, tuple(outer))
         step = inliner.size(self.value.shape[-1])
         at: Expr = const(0)
-        for dim, index in zip(self.value.shape[:-1], (*lead, const(0)), strict=True):
+        for dim, index in zip(shape[:-1], (*lead, const(0)), strict=True):
             at = add(mul(at, inliner.size(dim)), index)
         return inliner.let(body, add(mul(at, step), mul(line, step) if self.lines_first else line), "line")
 
@@ -93,35 +96,6 @@ class Matrix:
             return value if guard is None else select(guard, value, const(0, value.dtype))
         inside = add(at, mul(beside, step)) if self.lines_first else add(mul(at, step), beside)
         return Load(inliner.buffer(self.value), add(place, inside), 1, guard)
-
-
-@dataclass(frozen=True, slots=True)
-class Panels:
-    """Packed weights [groups, panels, K, width] as columns; `outer` item number `group` says which group."""
-
-    value: Value
-    group: int | None
-    each: int
-    along: Literal["depth", "line"] = "line"
-
-    def place(self, inliner: Inliner, body: list[Stmt], outer: Sequence[Expr], line: Expr) -> object:
-        _, panels, depth, width = self.value.shape
-        panel, column = floordiv(line, const(width)), mod(line, const(width))
-        if panels == 1:
-            panel, column = const(0), line
-        if self.group is not None:
-            panel = add(mul(outer[self.group], const(panels)), panel)
-        return inliner.let(body, add(mul(panel, const(depth * width)), column), "panel")
-
-    def tap(self, inliner: Inliner, body: list[Stmt], place: Expr, tap: Expr) -> object:
-        width = self.value.shape[3]
-        return inliner.let(body, add(place, mul(tap, const(self.each * width))), "panel")
-
-    def element(
-        self, inliner: Inliner, body: list[Stmt], place: Expr, at: Expr, guard: Expr | None, beside: Expr
-    ) -> Expr:
-        at = add(mul(at, const(self.value.shape[3])), beside)
-        return Load(inliner.buffer(self.value), add(place, at), 1, guard)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,11 +169,16 @@ class Pixels:
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """The weights [M, C / groups, *kernel] of a convolution as columns; outer items are image and group."""
+    """The weights of a convolution as columns: [M, C / groups, *kernel], or [*kernel, C / groups, M] where
+    channels are last. Outer items are image and group."""
 
     w: Value
     columns: Dim
-    along: Literal["depth", "line"] = "depth"
+    channels_last: bool
+
+    @property
+    def along(self) -> Literal["depth", "line"]:
+        return "line" if self.channels_last else "depth"
 
     def place(self, inliner: Inliner, body: list[Stmt], outer: Sequence[Expr], line: Expr) -> object:
         return inliner.let(body, add(mul(outer[1], inliner.size(self.columns)), line), "filter")
@@ -210,7 +189,10 @@ class Filters:
     def element(
         self, inliner: Inliner, body: list[Stmt], place: object, at: Expr, guard: Expr | None, beside: Expr
     ) -> Expr:
-        line, tap = place
-        taps = inliner.size(product(self.w.shape[2:]))
-        at = add(mul(add(mul(add(line, beside), inliner.size(self.w.shape[1])), at), taps), tap)
-        return Load(inliner.buffer(self.w), at, 1, guard)
+        (line, tap), size = place, inliner.size
+        shape = self.w.shape
+        if self.channels_last:
+            run = mul(add(mul(tap, size(shape[-2])), at), size(shape[-1]))
+            return Load(inliner.buffer(self.w), add(add(line, run), beside), 1, guard)
+        run = mul(add(mul(add(line, beside), size(shape[1])), at), size(product(shape[2:])))
+        return Load(inliner.buffer(self.w), add(run, tap), 1, guard)

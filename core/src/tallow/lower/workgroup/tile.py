@@ -54,15 +54,6 @@ def threads(target: Target) -> int:
     return _floor_power(max(1, min(THREADS, target.limits.get("group", THREADS))))
 
 
-def panel_width(n: int, target: Target) -> int:
-    """Columns of a panel of packed weights: what a thread with vectors keeps in registers; all of them
-    where operands are staged."""
-    if not target.vector_bytes:
-        return n
-    width = lanes(target)
-    return width if n <= width else 2 * width
-
-
 def choose_tile(outer: Dim, rows: Dim, columns: Dim, itemsize: int, target: Target) -> Tile:
     """The tile of a contraction of sums of `itemsize` bytes."""
     if target.vector_bytes:
@@ -102,7 +93,7 @@ def _staged(outer: Dim, rows: Dim, columns: Dim, itemsize: int, target: Target) 
             each = size
     tall, broad = (max(1, min(each, _ceil_power(-(-s // n)))) for s, n in ((high, down), (wide, across)))
     depth = 16 if count >= 64 else 4
-    memory = target.limits.get("local_memory", 32 << 10)
+    memory = target.limits.get("shared", 32 << 10)
     while depth > 1 and depth * (tall * down + broad * across + 2 * CHUNK) * itemsize > memory:
         depth //= 2
     return Tile(tall, broad, down, across, depth)

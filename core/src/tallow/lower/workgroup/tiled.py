@@ -86,9 +86,11 @@ class _Single(_Tiled):
         rows = [inliner.let(body, self.last(work.rows, add(row, const(r))), "row") for r in range(tile.rows)]
         places = [work.left.place(inliner, body, outer, at) for at in rows]
         panel = work.right.place(inliner, body, outer, column)
-        zero = inliner.loop("n")
-        empty = Store(self.total, zero, const(0, self.kind))
-        body += [Alloc(self.total), For(zero, const(self.total.size), (empty,), "vector")]
+        body.append(Alloc(self.total))
+        for r in range(tile.rows):
+            n = inliner.loop("n")
+            empty = Store(self.total, add(n, const(r * tile.columns)), const(0, self.kind))
+            body.append(For(n, const(tile.columns), (empty,), "vector"))
         body += self.over_taps(lambda tap: self.meet(places, panel, tap, column))
         for r, at in enumerate(rows):
             body.append(self.write_row(outer, r, at, column))
@@ -108,7 +110,8 @@ class _Single(_Tiled):
             )
             for line in lines
         ]
-        edge = None if self.exact(work.right) else inliner.size(work.columns)
+        exact = isinstance(work.columns, int) and work.columns % tile.columns == 0
+        edge = None if exact else inliner.size(work.columns)
         for r, value in enumerate(values):
             n = inliner.loop("n")
             guard = None if edge is None else less(add(column, n), edge)
@@ -120,13 +123,6 @@ class _Single(_Tiled):
             inner.append(For(n, const(tile.columns), tuple(loop), "vector"))
         body.append(For(k, inliner.size(work.each), tuple(inner)))
         return body
-
-    def exact(self, operand: Operand) -> bool:
-        """Whether all columns of a tile can be read: there are as many, or packing has filled them up."""
-        columns = self.work.columns
-        return getattr(operand, "padded", False) or (
-            isinstance(columns, int) and columns % self.tile.columns == 0
-        )
 
     def write_row(self, outer: Sequence[Expr], r: int, row: Expr, column: Expr) -> Stmt:
         n = self.inliner.loop("n")
