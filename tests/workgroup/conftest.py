@@ -12,10 +12,10 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "ker
 def pocl():
     """An OpenCL device on this machine's processor, which shares its memory."""
     cl = pytest.importorskip("pyopencl", reason="pyopencl cannot be imported")
+    pocl = pytest.importorskip("tallow_opencl.pocl")
     import opencl_device
-    import pocl_support
 
-    pocl_support.teach_host()
+    pocl.teach_host()
     device = opencl_device.Device(cl)
     if "Portable Computing" not in device.context.devices[0].platform.name:
         pytest.skip("the OpenCL device is not PoCL")

@@ -31,6 +31,9 @@ NARROW_VECTORS = Target("groups", "narrow", (), 32, {"registers": 16})
 TARGETS = {"small": SMALL, "large": LARGE, "vectors": VECTORS, "narrow": NARROW_VECTORS}
 
 
+NOWHERE = np.zeros(64, np.uint8)  # for values without elements
+
+
 class Groups:
     """A backend of work-groups for one target; `machine` runs a kernel on arrays."""
 
@@ -71,6 +74,9 @@ class Machine:
     def address(self, memory: np.ndarray) -> int:
         return memory.ctypes.data
 
+    def part(self, memory: np.ndarray, offset: int, size: int) -> np.ndarray:
+        return memory[offset : offset + size]
+
     def upload(self, array: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(array)
 
@@ -103,7 +109,7 @@ class Loaded:
 def memory_at(address: int, carrier: np.dtype) -> np.ndarray:
     """Memory from an address on, as far as anyone could index."""
     interface = {
-        "data": (address, False),
+        "data": (address or NOWHERE.ctypes.data, False),
         "shape": (1 << 24,),
         "typestr": f"|V{carrier.itemsize}",
         "version": 3,

@@ -109,7 +109,8 @@ GraphPass = Callable[[Graph, Target], Graph]
 class Backend(Protocol):
     """The protocol of a backend plugin.
 
-    lowerings: operator name -> Lowering, tried before the common ones; may decline with a reason.
+    lowerings: operator name -> Lowering, tried before the common ones; may decline with a reason. That of
+        "pointwise" is for groups that are index rules all through.
     passes: graph passes for its targets (layout, weight packing), run after the common ones.
     """
 

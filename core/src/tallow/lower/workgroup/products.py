@@ -14,6 +14,7 @@ from tallow.lower.inline import Inliner
 from tallow.lower.pointwise import unravel
 from tallow.lower.workgroup.contraction import Contraction, Filters, Matrix, Pixels
 from tallow.lower.workgroup.tiled import lower_contraction
+from tallow.lower.workgroup.windows import lower_depthwise
 from tallow.target import Target
 
 
@@ -83,6 +84,8 @@ def lower_conv(group: Group, target: Target) -> Sequence[KernelCall] | Declined:
     channels, groups = node.output.shape[axis], node["groups"]
     if any(not isinstance(k, int) for k in kernel) or not isinstance(channels, int):
         return Declined("a convolution by weights whose sizes are not constants")
+    if last and groups == channels == x.shape[axis] and groups > 1:
+        return lower_depthwise(group, target)
     columns = channels // groups
     left, inliner = Pixels(node, tuple(kernel), axis, each), Inliner(group)
     spatial = left.spatial(node.output)
