@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from tallow.backend import Code, DeviceInfo, GraphPass, Target
+from tallow.backend import Code, DeviceInfo, GraphPass
 from tallow.dtype import DType
 from tallow.graph import Node, TensorType
 from tallow.kernel.grammar import Kernel
 from tallow.lower.group import Lowering
+from tallow.lower.workgroup import PASSES, WORKGROUP
+from tallow.target import Target
 from tallow_opencl import source
 from tallow_opencl.targets import is_target_name, make_target
 
@@ -17,8 +19,8 @@ COMPUTED = ("f64", "f32", "f16", "bf16", "i64", "i32", "i16", "i8", "u64", "u32"
 
 class OpenclBackend:
     name = "opencl"
-    lowerings: Mapping[str, Lowering] = {}
-    passes: Sequence[GraphPass] = ()
+    lowerings: Mapping[str, Lowering] = WORKGROUP
+    passes: Sequence[GraphPass] = PASSES
 
     def devices(self) -> Sequence[DeviceInfo]:
         from tallow_opencl import discovery

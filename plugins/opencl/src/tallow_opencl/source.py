@@ -10,11 +10,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from tallow.backend import Code, Target
+from tallow.backend import Code
 from tallow.cstyle.dialects import OPENCL
 from tallow.cstyle.printer import group_size, print_kernel
 from tallow.kernel import build
 from tallow.kernel.grammar import Buffer, Expr, For, If, Kernel, Load, Stmt, Store, Update, Var
+from tallow.target import Target
 
 INTERFACE = "1"  # of notes and of what kernels take; a change makes older code unreadable
 
@@ -58,7 +59,7 @@ def _parts(kernels: Sequence[Kernel], target: Target) -> list[str]:
     known: set[str] = set()
     parts = []
     for kernel in kernels:
-        lines = print_kernel(with_offsets(kernel), OPENCL).splitlines(keepends=True)
+        lines = print_kernel(with_offsets(kernel), OPENCL, target.vector_bytes).splitlines(keepends=True)
         start = next(n for n, line in enumerate(lines) if line.startswith(OPENCL.kernel))
         fresh = [line for line in lines[:start] if line not in known]
         known.update(fresh)
