@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from tallow.graph import Graph
 from tallow.lower.group import Lowering
+from tallow.lower.workgroup.attention import lower_attention
 from tallow.lower.workgroup.elements import lower_elements
 from tallow.lower.workgroup.layout import convert_windows
 from tallow.lower.workgroup.products import lower_conv, lower_matmul
@@ -34,5 +35,6 @@ WORKGROUP: Mapping[str, Lowering] = {
     "layer_norm": lower_norm,
     "rms_norm": lower_norm,
     "concat": lower_concat,
+    "attention": lower_attention,
 }
 PASSES: tuple[Callable[[Graph, object], Graph], ...] = (convert_windows, sink_transposes)
