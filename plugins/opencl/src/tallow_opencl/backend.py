@@ -8,10 +8,12 @@ from tallow.backend import Code, DeviceInfo, GraphPass
 from tallow.dtype import DType
 from tallow.graph import Node, TensorType
 from tallow.kernel.grammar import Kernel
+from tallow.lower.common import COMMON
 from tallow.lower.group import Lowering
 from tallow.lower.workgroup import PASSES, WORKGROUP
 from tallow.target import Target
 from tallow_opencl import source
+from tallow_opencl.limits import within_limits
 from tallow_opencl.targets import is_target_name, make_target
 
 COMPUTED = ("f64", "f32", "f16", "bf16", "i64", "i32", "i16", "i8", "u64", "u32", "u16", "u8", "bool")
@@ -19,7 +21,7 @@ COMPUTED = ("f64", "f32", "f16", "bf16", "i64", "i32", "i16", "i8", "u64", "u32"
 
 class OpenclBackend:
     name = "opencl"
-    lowerings: Mapping[str, Lowering] = WORKGROUP
+    lowerings: Mapping[str, Lowering] = within_limits({**COMMON, **WORKGROUP})
     passes: Sequence[GraphPass] = PASSES
 
     def devices(self) -> Sequence[DeviceInfo]:

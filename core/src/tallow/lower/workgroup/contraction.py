@@ -71,11 +71,11 @@ class Matrix:
 
     def place(self, inliner: Inliner, body: list[Stmt], outer: Sequence[Expr], line: Expr) -> object:
         shape = self.value.shape
-        if self.value in inliner.producer:
-            return operand_index(shape[:-2], self.batch, tuple(outer)), line
         lead: tuple[Expr, ...] = (const(0),) * (len(shape) - 2)
         if self.batch:
             lead = operand_index(shape[:-2], self.batch, tuple(outer))
+        if self.value in inliner.producer:
+            return lead, line
         step = inliner.size(self.value.shape[-1])
         at: Expr = const(0)
         for dim, index in zip(shape[:-1], (*lead, const(0)), strict=True):
