@@ -58,9 +58,14 @@ def nvrtc() -> Nvrtc:
 
 
 def usage(log: str) -> dict[str, int]:
-    """Registers of a thread, bytes spilled to local memory and bytes of shared memory, as the assembler says."""
+    """Registers of a thread; bytes spilled to local memory, of shared memory and of the stack, as the assembler says."""
     found = {name: re.search(rf"(\d+) {words}", log) for name, words in WORDS.items()}
     return {name: int(match[1]) if match else 0 for name, match in found.items()}
 
 
-WORDS = {"registers": "registers", "spilled": "bytes spill stores", "shared": "bytes smem"}
+WORDS = {
+    "registers": "registers",
+    "spilled": "bytes spill stores",
+    "shared": "bytes smem",
+    "stack": "bytes stack frame",
+}
