@@ -142,7 +142,7 @@ def _build(device, code: Code):
     cl = device.cl
     options = _options(device)
     key = _key(device, code, options)
-    binary = code.support.get(f"binary.{key}") or cache.load(CACHE, key)
+    binary = cache.load(CACHE, key)
     if binary is not None:
         try:
             program = cl.Program(device.context, [device.device], [binary])
