@@ -15,7 +15,7 @@ from tallow.backend import Code
 from tallow.errors import ArtifactError, TallowError
 from tallow_opencl import discovery
 from tallow_opencl.program import Module
-from tallow_opencl.source import INTERFACE
+from tallow_opencl.signatures import INTERFACE
 from tallow_opencl.targets import make_target, shortcomings
 
 _opened: dict[str, OpenclDevice] = {}

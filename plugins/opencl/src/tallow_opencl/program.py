@@ -14,7 +14,7 @@ from tallow import cache
 from tallow.backend import BoundStep, Code
 from tallow.errors import CompileError, TallowError
 from tallow_opencl import discovery
-from tallow_opencl.source import function_of, signatures_of
+from tallow_opencl.signatures import function_of, signatures_of
 
 CACHE, CACHE_LIMIT = "opencl", 512 << 20  # kind of cached programs, and the bytes kept of them
 LONGEST_LOG, AROUND = 4000, 4  # characters of a compiler's log, lines shown around a fault

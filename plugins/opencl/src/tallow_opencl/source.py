@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from tallow.backend import Code
 from tallow.cstyle.dialects import OPENCL
@@ -16,18 +16,7 @@ from tallow.cstyle.printer import group_size, print_kernel
 from tallow.kernel import build
 from tallow.kernel.grammar import Buffer, Expr, For, If, Kernel, Load, Stmt, Store, Update, Var
 from tallow.target import Target
-
-INTERFACE = "1"  # of notes and of what kernels take; a change makes older code unreadable
-
-
-@dataclass(frozen=True, slots=True)
-class Signature:
-    """What a kernel takes: bytes of an element of each buffer, and the threads of its work-groups where it
-    fixes them."""
-
-    items: tuple[int, ...]
-    group: int | None
-
+from tallow_opencl.signatures import INTERFACE
 
 def compile_kernels(kernels: Sequence[Kernel], target: Target) -> Code:
     """The source of all kernels, with where each begins in it and what it takes."""
@@ -42,16 +31,6 @@ def compile_kernels(kernels: Sequence[Kernel], target: Target) -> Code:
 
 def source_text(kernels: Sequence[Kernel], target: Target) -> str:
     return "".join(_parts(kernels, target))
-
-
-def signatures_of(code: Code) -> Mapping[str, Signature]:
-    found = json.loads(code.notes["signatures"])
-    return {name: Signature(tuple(items), group) for name, (items, group) in found.items()}
-
-
-def function_of(entry: str) -> str:
-    """The name of a kernel's function, as the printer writes it."""
-    return f"{entry}_"
 
 
 def _parts(kernels: Sequence[Kernel], target: Target) -> list[str]:
