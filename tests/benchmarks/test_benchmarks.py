@@ -305,3 +305,10 @@ def test_a_request_that_is_no_job_is_answered_as_an_error():
     answers: list[dict] = []
     worker.serve(['{"no": "job"}'], answers.append)
     assert answers == [{"error": "KeyError: 'job'"}]
+
+
+def test_workers_keep_bytecode(monkeypatch):
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.setenv("TALLOW_THREADS", "3")
+    kept = measure._environment()
+    assert "PYTHONDONTWRITEBYTECODE" not in kept and kept["TALLOW_THREADS"] == "3"

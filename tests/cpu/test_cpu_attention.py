@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 
 import tallow
 from tallow.builder import Builder
-from tallow.compile import compile_graph, lower, open_compiled, prepare
+from tallow.compile import open_compiled
+from tallow.compiler import compile_graph
 from tallow.dtype import f32
 from tallow.kernel.build import const
 from tallow.kernel.grammar import Buffer, For, Kernel, Load, Store, Var
+from tallow.stages import lower, prepare
 from tallow_cpu.lowerings.attention import choose_blocks
 from tallow_cpu.lowerings.decay import decay
 

@@ -11,10 +11,12 @@ import tallow
 import tallow_cpu.passes.channels_last as channels_last
 from tallow.builder import Builder
 from tallow_cpu.passes.algorithms import DIRECT, choose_tile
-from tallow_cpu.winograd import POINTS, matrices
+from tallow_cpu.passes.channels_last import convert_windows
+from tallow_cpu.winograd import TILES, matrices, tile_size
 
 GUARD = 1 << 12  # elements beside a result that nothing may write
 HOST = "cpu"
+TARGET = tallow.plugins.backend("cpu").target()
 ARCHES = ["cpu", "cpu:x86-64-v3", "cpu:x86-64"]
 
 
@@ -79,6 +81,20 @@ def test_any_convolution(case, seed):
 
 
 @pytest.mark.parametrize("device", ARCHES)
+@pytest.mark.parametrize("n", [3, 20, 34, 68, 112])
+def test_pointwise_convolutions_of_groups(device, n):
+    """Widths of panels, whole and with a narrower last vector; rows read where they lie, and too few of them."""
+    rng = np.random.default_rng(n)
+    for groups, each, spatial in ((1, 24, (9, 7)), (3, 34, (5, 11)), (4, 6, (1, 3)), (2, 512, (4, 4))):
+        x = rng.standard_normal((2, *spatial, groups * each)).astype(np.float32)
+        w = rng.standard_normal((groups * n, each, 1, 1)).astype(np.float32)
+        graph = conv_graph(x, w, strides=(1, 1), dilations=(1, 1), pads=((0, 0), (0, 0)), groups=groups)
+        results = [run_guarded(graph, {"x": x}, device, threads) for threads in (1, 2, 4)]
+        close(*results[0], rounding(each))
+        assert len({got.tobytes() for got, _ in results}) == 1
+
+
+@pytest.mark.parametrize("device", ARCHES)
 @pytest.mark.parametrize("dtype, tolerance", [("f4", 1e-5), ("f8", 1e-13), ("f2", 2e-3), ("i4", 0)])
 def test_long_sums(device, dtype, tolerance):
     """Sums cut into pieces: of taps, and of a tap's channels; with a piece left over."""
@@ -91,7 +107,8 @@ def test_long_sums(device, dtype, tolerance):
 
 
 @pytest.mark.parametrize("device", ARCHES)
-@pytest.mark.parametrize("tile", POINTS)
+@pytest.mark.parametrize("tile", TILES)
+@pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize(
     "shape, n, pads",
     [
@@ -103,23 +120,30 @@ def test_long_sums(device, dtype, tolerance):
         ((0, 6, 6, 16), 16, ((1, 1), (1, 1))),
     ],
 )
-def test_winograd(device, tile, shape, n, pads, monkeypatch):
+def test_winograd(device, tile, stride, shape, n, pads, monkeypatch):
     monkeypatch.setattr(channels_last, "choose_tile", lambda node, target: tile)
     rng = np.random.default_rng(1)
     x = rng.standard_normal(shape).astype(np.float32)
     w = rng.standard_normal((n, shape[-1], 3, 3)).astype(np.float32)
-    graph = conv_graph(x, w, strides=(1, 1), dilations=(1, 1), pads=pads, groups=1)
-    close(*run_guarded(graph, {"x": x}, device), 5e-6)
+    graph = conv_graph(x, w, strides=(stride, stride), dilations=(1, 1), pads=pads, groups=1)
+    results = [run_guarded(graph, {"x": x}, device, threads) for threads in (1, 2, 4)]
+    close(*results[0], 5e-6)
+    assert len({got.tobytes() for got, _ in results}) == 1
+    (converted,) = [n for n in convert_windows(graph, TARGET).nodes if n.op == "cpu.winograd"]
+    assert (converted["tile"], converted["stride"]) == (tile, stride)
+    close(tallow.evaluate(convert_windows(graph, TARGET), {"x": x})["y"], results[0][1], 1e-5)
 
 
-@pytest.mark.parametrize("tile", POINTS)
-def test_winograd_of_sizes_known_at_the_run(tile, monkeypatch):
+@pytest.mark.parametrize("tile", TILES)
+@pytest.mark.parametrize("stride", [1, 2])
+def test_winograd_of_sizes_known_at_the_run(tile, stride, monkeypatch):
     monkeypatch.setattr(channels_last, "choose_tile", lambda node, target: tile)
     rng = np.random.default_rng(2)
     w = rng.standard_normal((24, 16, 3, 3)).astype(np.float32)
     b = Builder("g")
     x = b.input("x", "f32", ["batch", 16, "height", "width"])
-    y = b.conv(x, b.constant(w), strides=(1, 1), dilations=(1, 1), pads=((1, 1), (1, 1)), groups=1)
+    spec = {"dilations": (1, 1), "pads": ((1, 1), (1, 1)), "groups": 1}
+    y = b.conv(x, b.constant(w), strides=(stride, stride), **spec)
     graph = b.finish({"y": y})
     exe = tallow.compile(graph)
     for shape in [(1, 16, 5, 9), (3, 16, 8, 8), (2, 16, 1, 1)]:
@@ -127,12 +151,14 @@ def test_winograd_of_sizes_known_at_the_run(tile, monkeypatch):
         close(exe(data), tallow.evaluate(graph, {"x": data})["y"], 5e-6)
 
 
-@pytest.mark.parametrize("tile", POINTS)
-def test_short_convolution(tile):
+@pytest.mark.parametrize("tile", TILES)
+@pytest.mark.parametrize("stride", [1, 2])
+def test_short_convolution(tile, stride):
     """y = A [(G g) * (B d)] is the convolution, to rounding."""
     rng = np.random.default_rng(3)
-    maps, d, g = matrices(tile), rng.standard_normal(tile + 2), rng.standard_normal(3)
-    want = [d[i : i + 3] @ g for i in range(tile)]
+    size = tile_size(tile, stride)
+    maps, d, g = matrices(tile, stride), rng.standard_normal(size), rng.standard_normal(3)
+    want = [d[i : i + 3] @ g for i in range(0, tile * stride, stride)]
     np.testing.assert_allclose(maps.output @ ((maps.weights @ g) * (maps.data @ d)), want, atol=1e-13)
 
 
@@ -172,16 +198,15 @@ def test_products_whose_inner_size_is_known_at_the_run(depth):
 def test_the_same_bits_for_any_number_of_threads():
     rng = np.random.default_rng(5)
     x = rng.standard_normal((1, 30, 31, 64)).astype(np.float32)
-    for kernel, tiles in (((3, 3), (DIRECT, *POINTS)), ((5, 5), (DIRECT,))):
+    for kernel in ((3, 3), (5, 5)):
         w = rng.standard_normal((96, 64, *kernel)).astype(np.float32)
         graph = conv_graph(x, w, strides=(1, 1), dilations=(1, 1), pads=((1, 1), (1, 1)), groups=1)
-        for _ in tiles:
-            results = [tallow.compile(graph, threads=t).run({"x": x})["y"] for t in (1, 2, 4)]
-            assert all((r.view(np.int32) == results[0].view(np.int32)).all() for r in results)
+        results = [tallow.compile(graph, threads=t).run({"x": x})["y"] for t in (1, 2, 4)]
+        assert all((r.view(np.int32) == results[0].view(np.int32)).all() for r in results)
 
 
 def test_choice_of_algorithm():
-    """Winograd for wide 3x3 convolutions; direct sums for few channels, strides, dilations, groups, other dtypes."""
+    """Winograd for wide 3x3 convolutions; direct sums for few channels, unequal strides, dilations, groups, other dtypes."""
     target = tallow.plugins.backend("cpu").target()
 
     def chosen(channels, n, size, dtype="f32", **change):
@@ -192,9 +217,11 @@ def test_choice_of_algorithm():
         return choose_tile(b.finish({"y": b.conv(x, b.constant(w), **spec)}).nodes[-1], target)
 
     assert chosen(64, 64, 56) == 4
-    assert chosen(256, 256, 14) in POINTS
+    assert chosen(256, 256, 14) in TILES
     assert chosen(3, 64, 224) == DIRECT
-    assert chosen(64, 64, 56, strides=(2, 2)) == DIRECT
+    assert chosen(128, 128, 56, strides=(2, 2)) in TILES
+    assert chosen(512, 512, 14, strides=(2, 2)) == DIRECT
+    assert chosen(64, 64, 56, strides=(2, 1)) == DIRECT
     assert chosen(64, 64, 56, dilations=(2, 2)) == DIRECT
     assert chosen(64, 64, 56, groups=2) == DIRECT
     assert chosen(64, 64, 56, "f64") == DIRECT

@@ -8,7 +8,7 @@ import pytest
 import tallow
 from tallow import plugins
 from tallow.builder import Builder
-from tallow.compile import lower, prepare
+from tallow.stages import lower, prepare
 
 TOLERANCE = {"f64": 1e-12, "f32": 1e-4, "f16": 4e-3, "bf16": 3e-2, "i32": 0, "i64": 0}
 SIZES = [(1, 1), (3, 5), (4, 64), (37, 129), (130, 1024), (64, 1025), (9, 3000), (0, 7), (5, 0)]

@@ -16,6 +16,7 @@ from tallow.dtype import f32, i64
 from tallow.errors import CompileError
 from tallow.kernel.build import add, call, const, mul, var
 from tallow.kernel.grammar import Buffer, For, Kernel, Load, Store, Update
+from tallow_cpu.runtime import module
 from tallow_cpu.runtime.module import Pool, aligned
 from tallow_cpu.runtime.threads import quota, usable_cores
 
@@ -71,6 +72,18 @@ def test_many_small_parallel_steps(native):
     array = np.zeros(37, np.int64)
     increments(native, array, 20000).run([array.ctypes.data])
     assert (array == 20000).all()
+
+
+@pytest.mark.parametrize("workers", [1, 5, 70])
+def test_each_item_is_computed_once_however_it_is_dealt_out(native, monkeypatch, workers):
+    monkeypatch.setattr(module, "usable_cores", lambda: workers + 1)
+    pool = Pool(native.code.support["runtime"])
+    monkeypatch.setattr(native.module, "pool", pool)
+    for length, grain in ((2, 1), (workers, 1), (workers + 2, 1), (997, 1), (997, 13), (5000, 1)):
+        out = np.zeros(length, np.int64)
+        increments(native, out, 20, grain, workers + 1).run([out.ctypes.data])
+        assert (out == 20).all()
+    assert pool.workers == workers
 
 
 def test_steps_after_a_pause_wake_sleeping_workers(native):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import tallow
 from tallow import plugins
 from tallow.builder import Builder
-from tallow.compile import lower, prepare
+from tallow.stages import lower, prepare
 from tallow.verify import verify
 from tallow_cpu.passes.projections import merge_projections
 from tallow_cpu.passes.views import view_of

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 import tallow
 from tallow import plugins
 from tallow.builder import Builder
-from tallow.compile import prepare
 from tallow.dim import broadcast, floordiv, maximum, minimum, mod, symbol
 from tallow.dtype import DTYPES, f32, i64, string
 from tallow.errors import GraphError
@@ -32,6 +31,7 @@ from tallow.graph import (
     print_graph,
 )
 from tallow.graph.text import print_nodes
+from tallow.stages import prepare
 from tallow.testing.onnx_nodes import cases
 from tallow.verify import verify
 

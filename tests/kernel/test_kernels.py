@@ -14,7 +14,7 @@ from tallow.errors import VerifyError
 from tallow.interpret import interpret
 from tallow.kernel import build
 from tallow.kernel.expand import expand
-from tallow.kernel.grammar import Alloc, Buffer, Const, For, If, Kernel, Load, Store, Update, Var
+from tallow.kernel.grammar import Alloc, Buffer, Const, For, If, Kernel, Load, Prefetch, Store, Update, Var
 from tallow.kernel.text import print_kernel
 from tallow.kernel.unroll import unroll
 from tallow.kernel.vectorise import vectorise
@@ -140,6 +140,27 @@ def test_the_printed_form():
     assert print_kernel(kernel(BODIES["copy"])) == (
         "kernel k(x: f32, out y: f32, n: size)\n  grid g in 0..1\n    vector i in 0..n\n      y[i] = x[i]"
     )
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 6, 8, 9, 10, 12, 20, 31])
+@pytest.mark.parametrize("name", [*BODIES, "sum"])
+def test_rests_of_constant_loops_in_narrower_vectors(name, count, rng):
+    body = [Update(Y, Const(1), "add", ELEMENT)] if name == "sum" else BODIES[name]
+    plain = build.substitute((kernel(body).grid,), {N: build.const(count)})
+    plain = Kernel("k", (X, Y), (N,), plain)
+    x = rng.integers(-9, 9, 64).astype("f4")
+    wide = unroll(vectorise(plain, 32))
+    np.testing.assert_array_equal(results(wide, x, count), results(plain, x, count))
+    if name == "copy" and count in (2, 4, 10, 12, 20):
+        assert not [s for s in build.walk_stmts(wide.body) if isinstance(s, Store) and s.mask is not None]
+
+
+def test_prefetches_are_hints(rng):
+    hint = Prefetch(X, build.mul(AT, build.const(1 << 40)), True)
+    plain = kernel([hint, *BODIES["copy"]], "serial")
+    x = rng.standard_normal(64).astype("f4")
+    np.testing.assert_array_equal(results(plain, x, 9), results(kernel(BODIES["copy"]), x, 9))
+    assert "prefetch x[(i * 1099511627776)] for writing" in print_kernel(plain)
 
 
 @settings(max_examples=30, deadline=None)

@@ -22,6 +22,7 @@ from tallow.kernel.grammar import (
     Kernel,
     Let,
     Load,
+    Prefetch,
     Ramp,
     Reduce,
     Splat,
@@ -108,6 +109,7 @@ FAULTS = {
         "splat: expected f32 x 1, got f32 x 2",
     ),
     "no lanes": ([stored(Const(1.0, f32, 0))], "expected at least one lane"),
+    "prefetch": ([Prefetch(X, ONE)], "index of x: expected i64 x 1, got f32"),
     "not a statement": ([ONE], "expected a statement, got Const"),
 }
 

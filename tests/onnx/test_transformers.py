@@ -8,8 +8,8 @@ import pytest
 from onnx import helper
 
 import tallow
-from tallow.compile import lower, prepare
 from tallow.plugins import backend
+from tallow.stages import lower, prepare
 
 HEADS, SIZE = 3, 16
 WIDTH = HEADS * SIZE

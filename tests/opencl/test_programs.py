@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -87,7 +86,7 @@ def code_of(device: str):
 
 def test_code_that_needs_more_than_the_device_has_is_refused(device):
     code = code_of(device)
-    greedy = replace(code, notes={**code.notes, "target": "gpu+fp16+group4096"})
+    greedy = code._replace(notes={**code.notes, "target": "gpu+fp16+group4096"})
     with pytest.raises(ArtifactError, match=f"{device} lacks fp16, group of 4096 .*: compile for it"):
         opened(device).load(greedy)
 
@@ -95,7 +94,7 @@ def test_code_that_needs_more_than_the_device_has_is_refused(device):
 def test_code_of_another_interface_is_refused(device):
     code = code_of(device)
     with pytest.raises(ArtifactError, match="with interface 0, and this one has .*: compile again"):
-        opened(device).load(replace(code, notes={**code.notes, "interface": "0"}))
+        opened(device).load(code._replace(notes={**code.notes, "interface": "0"}))
 
 
 def test_source_that_the_driver_refuses_is_shown_around_the_fault(device):
@@ -104,7 +103,7 @@ def test_source_that_the_driver_refuses_is_shown_around_the_fault(device):
     middle = len(lines) // 2
     lines.insert(middle, "wrong wrong wrong;")
     with pytest.raises(CompileError) as caught:
-        opened(device).load(replace(code, blob="\n".join(lines).encode()))
+        opened(device).load(code._replace(blob="\n".join(lines).encode()))
     text = str(caught.value)
     assert text.startswith(f"{device} (") and "does not compile the kernels" in text
     assert f">{middle + 1:5} wrong wrong wrong;" in text

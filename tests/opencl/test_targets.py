@@ -8,13 +8,14 @@ import pytest
 import tallow
 from tallow import plugins
 from tallow.builder import Builder
-from tallow.compile import compile_graph, lower, prepare
+from tallow.compiler import compile_graph
 from tallow.cstyle.printer import group_size
 from tallow.dtype import bool_, f32
 from tallow.errors import Unavailable
 from tallow.kernel.build import const
 from tallow.kernel.grammar import Alloc, Buffer, For, If, Kernel, Load, Store, Var
 from tallow.schedule.program import HostStep
+from tallow.stages import lower, prepare
 from tallow_opencl.limits import excess, shared_bytes
 from tallow_opencl.targets import make_target, name_of, shortcomings
 

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import sys
 import types
-from importlib.metadata import EntryPoint
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import tallow
 from tallow.builder import Builder
+from tallow.discovery import Point
 from tallow.errors import PluginError, Unavailable
 from tallow.hookspecs import hook
+from tallow.ops import table
 from tallow.plugins import PluginHost, host
 
 
-def plugin(name: str, **members) -> EntryPoint:
+def plugin(name: str, **members) -> Point:
     """An entry point on a module made here."""
     module = types.ModuleType(f"made_{name}")
     module.TALLOW_API = 1
     for key, value in members.items():
         setattr(module, key, value)
     sys.modules[module.__name__] = module
-    return EntryPoint(name, module.__name__, "tallow")
+    return Point(name, module.__name__, "made", "1")
 
 
 def registering(name: str, value=object):
@@ -67,7 +69,26 @@ def test_a_misspelt_hook_is_an_error():
         register("x", object)
 
     found = PluginHost([plugin("misspelt", register_backend=register_backend)])
+    found.complete()
     assert "register_backend" in found.infos[0].error
+
+
+def test_a_hook_with_other_arguments_is_an_error():
+    @hook
+    def register_commands(register, context):
+        register(context)
+
+    found = PluginHost(
+        [plugin("more", register_backends=registering("more"), register_commands=register_commands)]
+    )
+    found.complete()
+    assert "register_commands" in found.infos[0].error and not found.tables["backend"]
+
+
+def test_a_function_without_the_mark_is_no_hook():
+    found = PluginHost([plugin("plain", register_backends=lambda register: register("plain", object))])
+    found.complete()
+    assert not found.tables["backend"] and found.infos[0].error is None
 
 
 def test_a_hook_that_fails_registers_nothing():
@@ -105,3 +126,38 @@ def test_the_interpreting_backend_runs_a_model():
     inputs = {"x": np.random.default_rng(0).normal(size=(4, 3)).astype("f4"), "w": np.ones((3, 2), "f4")}
     got, want = tallow.compile(graph, "fake").run(inputs), tallow.evaluate(graph, inputs)
     np.testing.assert_allclose(got["y"], want["y"], rtol=1e-6)
+
+
+def test_operators_are_registered_when_something_is_compiled():
+    @hook
+    def register_ops(register):
+        register(replace(table.op("relu"), name="later.relu"))
+
+    found = PluginHost([plugin("later", register_ops=register_ops)])
+    assert "later.relu" not in table.OPS
+    try:
+        found.complete()
+        found.complete()
+        assert "later.relu" in table.OPS
+        assert found.infos[0].provides == ["operator later.relu"]
+    finally:
+        del table.OPS["later.relu"]
+
+
+def test_a_plugin_whose_operators_fail_loses_the_rest():
+    @hook
+    def register_ops(register):
+        register(table.op("relu"))
+        raise RuntimeError("no luck with operators")
+
+    both = [
+        plugin("half", register_backends=registering("half"), register_ops=register_ops),
+        plugin("whole", register_backends=registering("whole")),
+    ]
+    found = PluginHost(both)
+    assert found.get("backend", "half") is not None
+    found.complete()
+    assert found.infos[0].error == "RuntimeError: no luck with operators" and not found.infos[0].provides
+    assert set(found.tables["backend"]) == {"whole"}
+    with pytest.raises(Unavailable, match="'half' is installed .* not usable: RuntimeError: no luck"):
+        found.get("backend", "half")

@@ -7,6 +7,8 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 import tallow
+from tallow import artifact
 from tallow.artifact import _signed
 from tallow.builder import Builder
 from tallow.errors import ArtifactError, Unavailable
@@ -226,3 +229,47 @@ def test_code_cross_compiled_for_another_machine(graph):
         ArtifactError, match=f"compiled for {machine}, and this machine is {os.uname().machine}"
     ):
         tallow.compile(graph, f"cpu:{target}")
+
+
+def test_constants_are_packed_piece_by_piece(tmp_path, rng, monkeypatch):
+    """Arrays of any strides, and those that start anywhere, are written as what they hold."""
+    monkeypatch.setattr(artifact, "PIECE", 1000)
+    raw = rng.integers(0, 255, 4 * 1201, np.uint8)
+    arrays = {
+        "transposed": rng.standard_normal((3, 40, 50)).astype("f4").transpose(2, 0, 1),
+        "one at a time": rng.standard_normal((1, 2, 600)).astype("f4")[:, :, ::2],
+        "anywhere": raw[1:-3].view("f4").reshape(40, 30),
+        "number": np.array(5, "i8"),
+        "nothing": np.zeros((0, 3), "f4"),
+        "strings": np.array([["a", "b"]], object),
+    }
+    given = tallow.compile(Builder("empty").finish({})).compiled
+    path = artifact.write(replace(given, constants=arrays), tmp_path / "m.tallow")
+    found = artifact.read(path, thorough=True).constants
+    for name, array in arrays.items():
+        assert found[name].dtype == array.dtype and found[name].shape == array.shape
+        assert np.ascontiguousarray(found[name]).tobytes() == np.ascontiguousarray(array).tobytes() or (
+            array.dtype == object and found[name].tolist() == array.tolist()
+        )
+        assert array.dtype == object or found[name].ctypes.data % 64 == 0 or not array.size
+
+
+def test_packing_for_a_file_takes_little_memory(tmp_path):
+    packed = np.zeros((4096, 4096), np.float32).T
+    given = tallow.compile(Builder("empty").finish({})).compiled
+    tracemalloc.start()
+    artifact.write(replace(given, constants={"w": packed}), tmp_path / "m.tallow")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < packed.nbytes / 2
+
+
+def test_what_runs_has_its_constants_aligned(rng):
+    raw = rng.integers(0, 100, 4 * 1201, np.uint8)
+    for array in (raw[1:-3].view("f4"), raw[5:45].view("f4"), raw[:0].view("f4")):
+        b = Builder()
+        run = tallow.compile(b.finish({"y": b.add(b.input("x", "f32", array.shape), b.constant(array))}))
+        for found in run.compiled.constants.values():
+            assert found.flags.aligned and (found.nbytes < 64 or found.ctypes.data % 64 == 0)
+        assert len(run.compiled.constants) == 1 or not array.size
+        np.testing.assert_array_equal(run(np.zeros(array.shape, "f4")), array)

@@ -1,6 +1,8 @@
 """The cache of whole models: a model that was compiled before is mapped, and never a stale one."""
 
 import os
+import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import tallow
-from tallow import cache, model_cache, plugins
+from tallow import cache, compiler, model_cache, plugins
 
 X = np.arange(6, dtype=np.float32).reshape(2, 3)
 
@@ -23,8 +25,8 @@ def fresh_cache(tmp_path, monkeypatch):
 def compiled(monkeypatch):
     """How often the compiler really ran."""
     calls = []
-    plain = tallow.compile.__globals__["compile_graph"]
-    monkeypatch.setitem(tallow.compile.__globals__, "compile_graph", lambda *a: calls.append(a) or plain(*a))
+    plain = compiler.compile_graph
+    monkeypatch.setattr(compiler, "compile_graph", lambda *a: calls.append(a) or plain(*a))
     return calls
 
 
@@ -128,3 +130,95 @@ def test_importers_name_the_files_of_a_model(tmp_path):
     (tmp_path / "a.safetensors").touch()
     names = [f.name for f in plugins.importer_for(tmp_path).files(tmp_path)]
     assert names == ["a.safetensors", "config.json"]
+
+
+@pytest.fixture
+def settled(monkeypatch):
+    """Time stamps are trusted at once."""
+    monkeypatch.setattr(model_cache, "SETTLED", -1.0)
+
+
+def test_a_model_seen_before_is_not_read_again(tmp_path, settled, compiled, monkeypatch):
+    path = write_model(tmp_path / "m.onnx", 2, external="weights.bin")
+    tallow.compile(path)
+    importer = type(plugins.importer_for(path))
+    monkeypatch.setattr(importer, "files", lambda *_: pytest.fail("the model is read again"))
+    monkeypatch.setattr(model_cache.hashlib, "file_digest", None)
+    np.testing.assert_array_equal(tallow.compile(path)(X), 2 * X)
+    assert len(compiled) == 1
+
+
+def test_what_was_remembered_of_a_path_holds_for_its_content_alone(tmp_path, settled, compiled):
+    path = write_model(tmp_path / "m.onnx", 2, external="weights.bin")
+    tallow.compile(path)
+    (tmp_path / "weights.bin").unlink()
+    with pytest.raises(tallow.ImportFailed, match="'weights.bin' is missing"):
+        tallow.compile(path)
+    write_model(path, 5, external="weights.bin")
+    np.testing.assert_array_equal(tallow.compile(path)(X), 5 * X)
+    write_model(path, 7, external="other.bin")
+    np.testing.assert_array_equal(tallow.compile(path)(X), 7 * X)
+    assert len(compiled) == 3
+
+
+def test_a_link_elsewhere_has_files_of_its_own(tmp_path, settled):
+    """Two names of one file: external data lie beside the name."""
+    for folder, factor in (("a", 2), ("b", 3)):
+        (tmp_path / folder).mkdir()
+        write_model(tmp_path / folder / "m.onnx", factor, external="weights.bin")
+    (tmp_path / "b" / "m.onnx").unlink()
+    (tmp_path / "b" / "m.onnx").symlink_to(tmp_path / "a" / "m.onnx")
+    for folder, factor in (("a", 2), ("b", 3)):
+        np.testing.assert_array_equal(tallow.compile(tmp_path / folder / "m.onnx")(X), factor * X)
+
+
+def test_a_folder_that_gets_a_file_is_another_model(tmp_path, settled):
+    (tmp_path / "config.json").write_text("{}")
+    importer = plugins.importer_for(tmp_path)
+    assert [f.name for f in model_cache.files_of(tmp_path, importer)] == ["config.json"]
+    (tmp_path / "more.safetensors").touch()
+    names = [f.name for f in model_cache.files_of(tmp_path, importer)]
+    assert names == ["config.json", "more.safetensors"]
+
+
+def test_another_version_of_a_package_compiles_anew(tmp_path, compiled, monkeypatch):
+    path = write_model(tmp_path / "m.onnx", 2)
+    tallow.compile(path)
+    plain = model_cache.sources
+    for changed in ("tallow", "tallow_cpu", "tallow_importers"):
+        monkeypatch.setattr(
+            model_cache, "sources", lambda name, changed=changed: plain(name) + "x" * (name == changed)
+        )
+        tallow.compile(path)
+    assert len(compiled) == 4
+
+
+def test_sources_follow_what_stands_in_a_folder(tmp_path, monkeypatch):
+    package = types.ModuleType("made_package")
+    package.__path__ = [str(tmp_path)]
+    monkeypatch.setitem(sys.modules, "made_package", package)
+    digests = set()
+    for change in ("a.py", "inner", "inner/b.py", "inner/c.txt", "__pycache__"):
+        (tmp_path / change).touch() if "." in change else (tmp_path / change).mkdir()
+        model_cache.sources.cache_clear()
+        digests.add(model_cache.sources("made_package"))
+    os.utime(tmp_path / "a.py", (1, 1))
+    model_cache.sources.cache_clear()
+    assert len(digests) == 2 and model_cache.sources("made_package") not in digests
+
+
+def test_what_was_just_compiled_is_mapped_too(tmp_path):
+    path = tmp_path / "m.onnx"
+    weight = numpy_helper.from_array(np.ones((300, 200), np.float32), "w")
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 300])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 200])],
+        [weight],
+    )
+    onnx.save_model(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), path)
+    for _ in range(2):
+        run = tallow.compile(path)
+        assert {w.state for w in run.plan.weights if w.bytes > 64} == {"mapped"}
+        np.testing.assert_array_equal(run(np.ones((2, 300), np.float32)), np.full((2, 200), 300))

@@ -16,11 +16,11 @@ from onnx import TensorProto, helper, numpy_helper
 import tallow
 from tallow import plugins
 from tallow.builder import Builder
-from tallow.compile import lower, prepare
 from tallow.dim import evaluate
 from tallow.dtype import DTYPES
 from tallow.errors import GraphError
 from tallow.ops.recurrence import ACTIVATIONS
+from tallow.stages import lower, prepare
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 RESULTS = {"LSTM": ["Y", "Y_h", "Y_c"], "GRU": ["Y", "Y_h"], "RNN": ["Y", "Y_h"]}

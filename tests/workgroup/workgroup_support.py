@@ -9,7 +9,6 @@ import numpy as np
 
 import tallow
 from tallow.backend import BoundStep, Code, DeviceInfo
-from tallow.compile import lower, prepare
 from tallow.compiled import Compiled
 from tallow.cstyle.dialects import OPENCL
 from tallow.cstyle.printer import group_size, print_kernel
@@ -22,6 +21,7 @@ from tallow.kernel.math import APPROXIMATIONS
 from tallow.kernel.verify import verify
 from tallow.lower.workgroup import PASSES, WORKGROUP
 from tallow.scalar import SCALAR
+from tallow.stages import lower, prepare
 from tallow.target import Target
 
 SMALL = Target("groups", "small", (), 0, {"group": 16, "shared": 4096, "units": 1})

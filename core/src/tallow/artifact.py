@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import BinaryIO
@@ -23,8 +23,10 @@ from tallow.compiled import Compiled
 from tallow.dim import Expr, parse_dim
 from tallow.dtype import DTYPES, DType, dtype
 from tallow.errors import ArtifactError, TallowError
-from tallow.graph import (
-    Location,
+from tallow.location import Location
+from tallow.schedule.checks import Check
+from tallow.schedule.program import ControlStep, HostStep, KernelStep, Program, Slot
+from tallow.types import (
     MapType,
     NothingType,
     OptionalType,
@@ -32,17 +34,17 @@ from tallow.graph import (
     TensorType,
     UnrankedType,
 )
-from tallow.schedule.checks import Check
-from tallow.schedule.program import ControlStep, HostStep, KernelStep, Program, Slot
 
 FORMAT = 2
 ALIGNMENT = 64
 LARGEST_HEADER = 256 << 20
+LARGEST_CHECKSUM = (1 << 32) - 1
+PIECE = 8 << 20  # bytes of a constant that are packed at a time when it is written
 _CLASSES = {c.__name__: c for c in (KernelStep, HostStep, ControlStep, Program, Slot, Location, Check)}
 
 
 class _Tensors:
-    """Arrays of a file while it is written: name -> bytes."""
+    """Arrays of a file that is to be written, as they are."""
 
     def __init__(self):
         self.parts: dict[str, np.ndarray] = {}
@@ -51,12 +53,15 @@ class _Tensors:
         """Note an array; what the manifest says of it."""
         if array.dtype == object:
             return {"strings": [str(v) for v in array.reshape(-1)], "shape": list(array.shape)}
-        self.parts[name] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        self.parts[name] = array
         return {"tensor": name, "dtype": dtype(array.dtype).name, "shape": list(array.shape)}
 
 
 def encode(value, tensors: _Tensors):
     """A part of a program as JSON; arrays go to `tensors`."""
+    if type(value).__name__ in _CLASSES:
+        fields = {name: encode(getattr(value, name), tensors) for name in value._fields}
+        return {"class": type(value).__name__, **fields}
     match value:
         case None | bool() | int() | float() | str():
             return value
@@ -78,9 +83,6 @@ def encode(value, tensors: _Tensors):
             return [encode(v, tensors) for v in value]
         case Mapping():
             return {"map": [[encode(k, tensors), encode(v, tensors)] for k, v in value.items()]}
-    if type(value).__name__ in _CLASSES:
-        fields = {name: encode(getattr(value, name), tensors) for name in value.__dataclass_fields__}
-        return {"class": type(value).__name__, **fields}
     raise ArtifactError(f"cannot save a {type(value).__name__}")
 
 
@@ -136,7 +138,8 @@ def write(compiled: Compiled, path: Path, force: bool = False) -> Path:
 
 
 def write_to(file: BinaryIO, compiled: Compiled) -> None:
-    """Write a Compiled as a file's content."""
+    """Write a Compiled as a file's content. Constants go piece by piece, so that what is packed on the way
+    needs no memory; the header comes last, since it has their checksums, into the room left for it."""
     tensors = _Tensors()
     tensors.parts["code"] = np.frombuffer(compiled.code.blob, np.uint8)
     for name, blob in compiled.code.support.items():
@@ -150,22 +153,52 @@ def write_to(file: BinaryIO, compiled: Compiled) -> None:
         "program": encode(compiled.program, tensors),
         "constants": constants,
         "code": {"size": len(compiled.code.blob), "sha256": _digest(compiled.code.blob)},
-        "checksums": {n: [part.size, zlib.crc32(part)] for n, part in tensors.parts.items()},
     }
-    manifest = {"format": FORMAT, "targets": [target], "metadata": dict(compiled.metadata)}
+    sums = {name: LARGEST_CHECKSUM for name in tensors.parts}
+    room = len(_header(target, compiled.metadata, tensors, sums))
+    room += -(8 + room) % ALIGNMENT
+    start = file.tell()
+    file.seek(start + 8 + room)
+    for name, part in tensors.parts.items():
+        sums[name] = _write_part(file, part)
+        file.write(b"\0" * (-part.nbytes % ALIGNMENT))
+    end = file.tell()
+    file.seek(start)
+    file.write(room.to_bytes(8, "little") + _header(target, compiled.metadata, tensors, sums).ljust(room))
+    file.seek(end)
+
+
+def _header(target: dict, metadata: Mapping[str, str], tensors: _Tensors, sums: Mapping[str, int]) -> bytes:
+    """The JSON that a file begins with."""
+    checksums = {name: [part.nbytes, sums[name]] for name, part in tensors.parts.items()}
+    manifest = {"format": FORMAT, "targets": [{**target, "checksums": checksums}], "metadata": dict(metadata)}
     entries, offset = {}, 0
     for name, part in tensors.parts.items():
-        padded = -(-part.size // ALIGNMENT) * ALIGNMENT
+        padded = -(-part.nbytes // ALIGNMENT) * ALIGNMENT
         entries[name] = {"dtype": "U8", "shape": [padded], "data_offsets": [offset, offset + padded]}
         offset += padded
     text = json.dumps(manifest)
-    metadata = {"tallow": text, "tallow.sha256": _digest(_signed(text, entries))}
-    header = json.dumps({"__metadata__": metadata, **entries}).encode()
-    header += b" " * (-(8 + len(header)) % ALIGNMENT)
-    file.write(len(header).to_bytes(8, "little") + header)
-    for part in tensors.parts.values():
-        file.write(memoryview(part))
-        file.write(b"\0" * (-part.size % ALIGNMENT))
+    described = {"tallow": text, "tallow.sha256": _digest(_signed(text, entries))}
+    return json.dumps({"__metadata__": described, **entries}).encode()
+
+
+def _write_part(file: BinaryIO, array: np.ndarray) -> int:
+    """Write an array's elements in C order; their checksum."""
+    checksum = 0
+    for piece in _pieces(array):
+        content = memoryview(piece.reshape(-1).view(np.uint8))
+        checksum = zlib.crc32(content, checksum)
+        file.write(content)
+    return checksum
+
+
+def _pieces(array: np.ndarray) -> Iterator[np.ndarray]:
+    """The array in contiguous parts; those that had to be copied are small."""
+    if array.flags.c_contiguous or array.nbytes <= PIECE:
+        yield np.ascontiguousarray(array)
+    else:
+        for part in array:
+            yield from _pieces(part)
 
 
 def _digest(content: bytes) -> str:

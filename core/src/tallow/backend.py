@@ -6,21 +6,21 @@ A backend is any object with the members of `Backend`; plugins register a factor
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-import numpy as np
-
-from tallow.graph import Graph, Node
-from tallow.kernel.grammar import Kernel
-from tallow.lower.group import Lowering
 from tallow.target import Target
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from tallow.graph import Graph, Node
+    from tallow.kernel.grammar import Kernel
+    from tallow.lower.group import Lowering
 
 API_VERSION = 1
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceInfo:
+class DeviceInfo(NamedTuple):
     """One device that is here: its `name` is what users write (`cpu`, `opencl:0`)."""
 
     name: str
@@ -29,18 +29,16 @@ class DeviceInfo:
     features: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Code:
+class Code(NamedTuple):
     """Compiled kernels: one blob, where each kernel starts in it, and what the device needs beside it."""
 
     blob: bytes
     entries: Mapping[str, int]
-    support: Mapping[str, bytes] = field(default_factory=dict)
-    notes: Mapping[str, str] = field(default_factory=dict)  # JSON-able facts the device checks on opening
+    support: Mapping[str, bytes] = {}
+    notes: Mapping[str, str] = {}  # JSON-able facts the device checks on opening
 
 
-@dataclass(frozen=True, slots=True)
-class BoundStep:
+class BoundStep(NamedTuple):
     """One kernel call with everything known but the addresses.
 
     arguments: (base number, byte offset) of each kernel parameter; bases are given at each run.
@@ -103,7 +101,7 @@ class Device(Protocol):
         """The memory as an object that speaks dlpack, or None where the device has none."""
 
 
-GraphPass = Callable[[Graph, Target], Graph]
+GraphPass = Callable[["Graph", Target], "Graph"]
 
 
 class Backend(Protocol):
@@ -138,3 +136,9 @@ class Backend(Protocol):
         """The device of a name that users write, `backend` or `backend:which`; where the latter names an
         architecture, the device here. Unavailable, with what is here, if it is not one device. Opening a
         device again gives the same object, unless the device is the host."""
+
+
+def split_device(device: str) -> tuple[str, str | None]:
+    """Backend and architecture of `cpu` or `cpu:x86-64-v3`."""
+    name, _, arch = device.partition(":")
+    return name, arch or None

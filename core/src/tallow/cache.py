@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
-
-from platformdirs import user_cache_dir
 
 
 def folder(kind: str) -> Path | None:
@@ -17,7 +14,13 @@ def folder(kind: str) -> Path | None:
     chosen = os.environ.get("TALLOW_CACHE")
     if chosen == "":
         return None
-    return Path(chosen or user_cache_dir("tallow")) / kind
+    return (Path(chosen) if chosen else _users()) / kind
+
+
+def _users() -> Path:
+    from platformdirs import user_cache_dir  # not needed where TALLOW_CACHE says the place
+
+    return Path(user_cache_dir("tallow"))
 
 
 def place(kind: str, key: str) -> Path | None:
@@ -46,16 +49,17 @@ def store_file(kind: str, key: str, write: Callable[[BinaryIO], object]) -> None
     path = place(kind, key)
     if path is None:
         return
-    draft = None
+    draft = path.with_name(f".{os.urandom(16).hex()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            draft = file.name
-            write(file)
-        os.replace(draft, path)
+        try:
+            with open(draft, "xb") as file:
+                write(file)
+            os.replace(draft, path)
+        finally:
+            draft.unlink(missing_ok=True)
     except OSError:
-        if draft is not None:
-            Path(draft).unlink(missing_ok=True)
+        return
 
 
 def trim(kind: str, limit: int) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import reduce
 
 from tallow.errors import GraphError
-from tallow.scan import PLAIN, Scanner
+from tallow.scan import PLAIN, Scanner, compiled
 
 Bounds = tuple[int | None, int | None]
 
@@ -104,7 +104,7 @@ Dim = int | Expr
 
 def symbol(name: str, lower: int = 0, upper: int | None = None) -> Expr:
     """The Dim that is one named symbol; GraphError for what is no name."""
-    if not PLAIN.fullmatch(name):
+    if not compiled(PLAIN).fullmatch(name):
         raise GraphError(f"a size cannot be called {name!r}: expected letters, digits, _ and dots")
     return Expr((((Symbol(name, lower, upper),), 1),))
 

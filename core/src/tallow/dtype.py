@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 from dataclasses import dataclass
 from typing import Literal
 
-import ml_dtypes
 import numpy as np
 
 from tallow.errors import GraphError
@@ -15,12 +16,17 @@ Kind = Literal["float", "int", "uint", "bool", "complex", "string"]
 
 @dataclass(frozen=True, slots=True)
 class DType:
-    """One element type. `bits` is its width in the type's own terms; `numpy` is what carries it."""
+    """One element type. `bits` is its width in the type's own terms; `numpy` is what carries it, named
+    by `carrier` there or in ml_dtypes."""
 
     name: str
     kind: Kind
     bits: int
-    numpy: np.dtype
+    carrier: str
+
+    @property
+    def numpy(self) -> np.dtype:
+        return _carrier(self.carrier)
 
     @property
     def itemsize(self) -> int:
@@ -49,36 +55,39 @@ class DType:
         return (dtype, (self.name,))
 
 
-def _row(name: str, kind: Kind, bits: int, carrier) -> DType:
-    return DType(name, kind, bits, np.dtype(carrier))
+@functools.cache
+def _carrier(name: str) -> np.dtype:
+    module, _, own = name.rpartition(".")
+    # ml_dtypes takes a while to import, and most models have none of its types.
+    return np.dtype(getattr(importlib.import_module(module) if module else np, own))
 
 
-f64 = _row("f64", "float", 64, np.float64)
-f32 = _row("f32", "float", 32, np.float32)
-f16 = _row("f16", "float", 16, np.float16)
-bf16 = _row("bf16", "float", 16, ml_dtypes.bfloat16)
-f8e4m3 = _row("f8e4m3", "float", 8, ml_dtypes.float8_e4m3fn)
-f8e4m3fnuz = _row("f8e4m3fnuz", "float", 8, ml_dtypes.float8_e4m3fnuz)
-f8e5m2 = _row("f8e5m2", "float", 8, ml_dtypes.float8_e5m2)
-f8e5m2fnuz = _row("f8e5m2fnuz", "float", 8, ml_dtypes.float8_e5m2fnuz)
-f8e8m0 = _row("f8e8m0", "float", 8, ml_dtypes.float8_e8m0fnu)
-f4e2m1 = _row("f4e2m1", "float", 4, ml_dtypes.float4_e2m1fn)
-i64 = _row("i64", "int", 64, np.int64)
-i32 = _row("i32", "int", 32, np.int32)
-i16 = _row("i16", "int", 16, np.int16)
-i8 = _row("i8", "int", 8, np.int8)
-i4 = _row("i4", "int", 4, ml_dtypes.int4)
-i2 = _row("i2", "int", 2, ml_dtypes.int2)
-u64 = _row("u64", "uint", 64, np.uint64)
-u32 = _row("u32", "uint", 32, np.uint32)
-u16 = _row("u16", "uint", 16, np.uint16)
-u8 = _row("u8", "uint", 8, np.uint8)
-u4 = _row("u4", "uint", 4, ml_dtypes.uint4)
-u2 = _row("u2", "uint", 2, ml_dtypes.uint2)
-bool_ = _row("bool", "bool", 8, np.bool_)
-c64 = _row("c64", "complex", 64, np.complex64)
-c128 = _row("c128", "complex", 128, np.complex128)
-string = _row("string", "string", 64, np.object_)
+f64 = DType("f64", "float", 64, "float64")
+f32 = DType("f32", "float", 32, "float32")
+f16 = DType("f16", "float", 16, "float16")
+bf16 = DType("bf16", "float", 16, "ml_dtypes.bfloat16")
+f8e4m3 = DType("f8e4m3", "float", 8, "ml_dtypes.float8_e4m3fn")
+f8e4m3fnuz = DType("f8e4m3fnuz", "float", 8, "ml_dtypes.float8_e4m3fnuz")
+f8e5m2 = DType("f8e5m2", "float", 8, "ml_dtypes.float8_e5m2")
+f8e5m2fnuz = DType("f8e5m2fnuz", "float", 8, "ml_dtypes.float8_e5m2fnuz")
+f8e8m0 = DType("f8e8m0", "float", 8, "ml_dtypes.float8_e8m0fnu")
+f4e2m1 = DType("f4e2m1", "float", 4, "ml_dtypes.float4_e2m1fn")
+i64 = DType("i64", "int", 64, "int64")
+i32 = DType("i32", "int", 32, "int32")
+i16 = DType("i16", "int", 16, "int16")
+i8 = DType("i8", "int", 8, "int8")
+i4 = DType("i4", "int", 4, "ml_dtypes.int4")
+i2 = DType("i2", "int", 2, "ml_dtypes.int2")
+u64 = DType("u64", "uint", 64, "uint64")
+u32 = DType("u32", "uint", 32, "uint32")
+u16 = DType("u16", "uint", 16, "uint16")
+u8 = DType("u8", "uint", 8, "uint8")
+u4 = DType("u4", "uint", 4, "ml_dtypes.uint4")
+u2 = DType("u2", "uint", 2, "ml_dtypes.uint2")
+bool_ = DType("bool", "bool", 8, "bool_")
+c64 = DType("c64", "complex", 64, "complex64")
+c128 = DType("c128", "complex", 128, "complex128")
+string = DType("string", "string", 64, "object_")
 
 DTYPES: dict[str, DType] = {
     row.name: row
@@ -90,7 +99,7 @@ DTYPES: dict[str, DType] = {
         *(bool_, c64, c128, string),
     )
 }
-_BY_NUMPY = {row.numpy: row for row in DTYPES.values()}
+_BY_NUMPY = {row.numpy: row for row in DTYPES.values() if not row.carrier.startswith("ml_dtypes.")}
 
 
 def dtype(of: str | DType | np.dtype | type) -> DType:
@@ -106,6 +115,8 @@ def dtype(of: str | DType | np.dtype | type) -> DType:
     if carrier.kind in "US":
         return string
     found = _BY_NUMPY.get(carrier.newbyteorder("=") if carrier.kind in "fiuc" else carrier)
+    if found is None and carrier.type.__module__ == "ml_dtypes":
+        found = next((row for row in DTYPES.values() if row.carrier == f"ml_dtypes.{carrier.name}"), None)
     if found is None:
         raise GraphError(f"no dtype carries numpy's {carrier}: expected one of {', '.join(DTYPES)}")
     return found

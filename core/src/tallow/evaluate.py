@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tallow.dim import Expr, symbols
 from tallow.dim import evaluate as evaluate_dim
 from tallow.errors import InputError, TallowError, VerifyError
-from tallow.graph import Graph, Location, Node, TensorType, Type, Value
-from tallow.ops import op
+from tallow.location import Location
+from tallow.types import TensorType, Type
 
-Trace = Callable[[Node, Sequence[np.ndarray]], None]
+if TYPE_CHECKING:
+    from tallow.graph import Graph, Node, Value
+
+Trace = Callable[["Node", Sequence[np.ndarray]], None]
 
 
 def evaluate(
@@ -106,6 +110,8 @@ def evaluate_node(
     name: str, attributes: Mapping, arrays: Sequence, sizes: Mapping[str, int], location: Location
 ) -> tuple:
     """The results of one operator on arrays; errors name the user's node."""
+    from tallow.ops import op  # a program of kernels alone runs without the operator table
+
     bound = {key: bind_attribute(a, sizes) for key, a in attributes.items() if key != "defines"}
     try:
         return tuple(op(name).evaluate(arrays, {**bound, "defines": attributes.get("defines", ())}))

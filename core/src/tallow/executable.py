@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from tallow import artifact, plugins
 from tallow.backend import Device
-from tallow.compiled import Compiled
+from tallow.compiled import Compiled, with_aligned_constants
 from tallow.dtype import DType
 from tallow.errors import InputError
-from tallow.graph import TensorType
-from tallow.passes.bind import check_names
-from tallow.plan import Plan, describe
-from tallow.profile import Profile, measure, observe
-from tallow.roofline import measure_roofline
 from tallow.runtime.binding import Bound, as_array, bind_inputs
 from tallow.runtime.device_array import DeviceArray
 from tallow.runtime.machine import Machine
 from tallow.runtime.memory import Constants, memory_of
+from tallow.schedule.program import KernelStep
+from tallow.sizes import check_names
+from tallow.types import TensorType
+
+if TYPE_CHECKING:
+    from tallow.plan import Plan
+    from tallow.profile import Profile
 
 
-@dataclass(frozen=True, slots=True)
-class Port:
+class Port(NamedTuple):
     """A named input or output: dtype and shape, symbolic sizes as strings."""
 
     name: str
@@ -52,10 +53,14 @@ class Executable:
     """
 
     def __init__(self, compiled: Compiled, device: Device, threads: int):
+        if device.is_host:
+            compiled = with_aligned_constants(compiled)
         self.compiled = compiled
         self.device = device
         self.threads = threads
         program = compiled.program
+        if program.checks or not all(isinstance(step, KernelStep) for step in program.steps):
+            plugins.host()  # steps on the host may evaluate operators of plugins
         memory = memory_of(device)
         module = device.load(compiled.code)
         self._machine = Machine(program, module, memory, Constants(memory, compiled.constants), threads)
@@ -179,11 +184,15 @@ class Executable:
     @property
     def plan(self) -> Plan:
         """Steps in order with where and why each runs, and the memory they need."""
+        from tallow.plan import describe  # here and below: runs need neither plans nor profiles
+
         return describe(self.compiled, self.threads, {}, self.device.is_host)
 
     def plan_for(self, dims: Mapping[str, int]) -> Plan:
         """The plan when sizes are these: the arena and each step's arithmetic as numbers."""
         have = self.compiled.program.symbols
+        from tallow.plan import describe
+
         check_names(dims, have)
         sizes = {n: int(size) for n, size in dims.items()}
         return describe(self.compiled, self.threads, sizes, self.device.is_host)
@@ -196,6 +205,9 @@ class Executable:
     def profile(self, inputs: Mapping[str, object], runs: int = 10, roofline: bool = True) -> Profile:
         """Time of each step, the median of `runs` runs, beside what this machine could reach: `roofline`
         measures that once for each number of threads, in about a second; other devices have none."""
+        from tallow.profile import measure
+        from tallow.roofline import measure_roofline
+
         if runs < 1:
             raise InputError(f"runs = {runs}: expected 1 or more")
         limits = measure_roofline(self.threads) if roofline and self.device.is_host else None
@@ -203,6 +215,8 @@ class Executable:
 
     def run_observed(self, inputs: Mapping[str, object]) -> tuple[dict[str, np.ndarray], Profile]:
         """As `run`, with the time that each step of this one run took."""
+        from tallow.profile import observe
+
         results, profile = observe(self.compiled.program, self._machine, self._bind(inputs))
         return dict(zip(self.compiled.program.output_names, results, strict=True)), profile
 
@@ -211,7 +225,7 @@ class Executable:
 
     def __setstate__(self, state):
         compiled = state["compiled"]
-        device = plugins.backend(compiled.target.backend).open(state["device"])
+        device = plugins.installed().get("backend", compiled.target.backend).open(state["device"])
         self.__init__(compiled, device, state["threads"])
 
     def __repr__(self) -> str:

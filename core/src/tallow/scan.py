@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Callable
@@ -9,18 +10,19 @@ from typing import NamedTuple
 
 from tallow.errors import GraphError
 
-PLAIN = re.compile(r"[^\W\d][\w.]*")  # names that need no quotes
-PLAIN_VALUE = re.compile(r"[\w./$:-]*[\w./$-]")
-_TOKENS = re.compile(
-    r"""(?P<space>(?:\s|\#[^\n]*)+)
+# Patterns are compiled when a text is met: an artifact that holds none opens in less time than that takes.
+PLAIN = r"[^\W\d][\w.]*"  # names that need no quotes
+PLAIN_VALUE = r"[\w./$:-]*[\w./$-]"
+_TOKENS = r"""(?x)(?P<space>(?:\s|\#[^\n]*)+)
     |(?P<value>%(?:"(?:[^"\\\n]|\\.)*"|[\w./$:-]*[\w./$-]))
     |(?P<name>[^\W\d][\w.]*)
     |(?P<number>\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)
     |(?P<string>"(?:[^"\\\n]|\\.)*")
     |(?P<mark>\.\.\.?|//|[-+*/(){}\[\],:=@])
-    |(?P<end>\Z)""",
-    re.VERBOSE,
-)
+    |(?P<end>\Z)"""
+
+
+compiled = functools.cache(re.compile)
 
 
 class Token(NamedTuple):
@@ -51,7 +53,7 @@ class Scanner:
 
     def _read(self) -> Token:
         while True:
-            found = _TOKENS.match(self.text, self._position)
+            found = compiled(_TOKENS).match(self.text, self._position)
             if found is None:
                 token = Token("mark", self.text[self._position], self._position)
                 raise self.error("a name, number, string or sign", token)
@@ -112,9 +114,9 @@ class Scanner:
         )
 
 
-def quoted(name: str, plain: re.Pattern = PLAIN) -> str:
+def quoted(name: str, plain: str = PLAIN) -> str:
     """A name as it is written: in quotes unless it is plain."""
-    return name if plain.fullmatch(name) else json.dumps(name, ensure_ascii=False)
+    return name if compiled(plain).fullmatch(name) else json.dumps(name, ensure_ascii=False)
 
 
 def unquoted(scanner: Scanner, token: Token) -> str:

@@ -10,7 +10,7 @@ import click
 import tallow
 from tallow import artifact
 from tallow.cli.options import DEVICE, DIMS, FORCE, JSON, MODEL, show_json, sizes_of, working, writable
-from tallow.compile import compile_graph
+from tallow.compiler import compile_graph
 from tallow.plan import arena_size
 
 

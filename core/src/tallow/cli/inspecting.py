@@ -10,12 +10,13 @@ import click
 
 import tallow
 from tallow import plugins
+from tallow.backend import split_device
 from tallow.cli.options import DEVICE, DIMS, JSON, MODEL, show_json, show_table, sizes_of, working
-from tallow.compile import lower, prepare, split_device
 from tallow.errors import ImportFailed
 from tallow.graph import print_graph, walk
 from tallow.kernel.text import print_kernel
 from tallow.schedule.program import ControlStep, HostStep, Program
+from tallow.stages import lower, prepare
 
 STAGES = ["graph", "prepared", "program", "kernels", "source", "assembly"]
 

@@ -33,6 +33,7 @@ from tallow.kernel.grammar import (
     Kernel,
     Let,
     Load,
+    Prefetch,
     Stmt,
     Store,
     Update,
@@ -161,6 +162,8 @@ class ScalarPrinter:
                 if otherwise:
                     lines += [f"{pad}}} else {{", *self.block(otherwise, depth + 1)]
                 return [*lines, f"{pad}}}"]
+            case Prefetch():
+                return []
             case Barrier():
                 return [pad + self.dialect.barrier]
         raise CompileError(f"kernel {self.kernel.name}: no C for {type(s).__name__}")

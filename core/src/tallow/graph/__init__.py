@@ -1,10 +1,8 @@
 """Graph: typed, immutable nodes over values with symbolic shapes; printer, parser and verifier beside it."""
 
 from tallow.graph.graph import (
-    NOWHERE,
     Attribute,
     Graph,
-    Location,
     Node,
     Value,
     captured,
@@ -16,7 +14,8 @@ from tallow.graph.graph import (
 )
 from tallow.graph.parse import parse
 from tallow.graph.text import print_graph
-from tallow.graph.types import (
+from tallow.location import NOWHERE, Location
+from tallow.types import (
     VARIES,
     MapType,
     NothingType,

@@ -16,26 +16,8 @@ import numpy as np
 
 from tallow.dim import Dim, Expr, symbols
 from tallow.dtype import DType
-from tallow.graph.types import Type, type_symbols
-
-
-@dataclass(frozen=True, slots=True)
-class Location:
-    """Where a node came from, in the user's own words: node name, source operator, file or line."""
-
-    name: str = ""
-    op: str = ""
-    source: str = ""
-
-    def __str__(self) -> str:
-        words = [
-            f"{self.op} node" if self.op else "node",
-            f'"{self.name}"' if self.name else "without a name",
-        ]
-        return " ".join([*words, *([f"in {self.source}"] if self.source else [])])
-
-
-NOWHERE = Location()
+from tallow.location import NOWHERE, Location
+from tallow.types import Type, type_symbols
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -10,10 +10,11 @@ import numpy as np
 from tallow.dim import Dim, Expr, scan_dim, symbol
 from tallow.dtype import DTYPES, DType
 from tallow.errors import GraphError
-from tallow.graph.graph import NOWHERE, Graph, Location, Node, Value
+from tallow.graph.graph import Graph, Node, Value
 from tallow.graph.text import CONTAINERS, parse_elements
-from tallow.graph.types import TensorType, Type
+from tallow.location import NOWHERE, Location
 from tallow.scan import Scanner, Token, unquoted
+from tallow.types import TensorType, Type
 
 _WORDS = {"True": True, "False": False, "None": None, "inf": math.inf, "nan": math.nan}
 

@@ -23,8 +23,10 @@ import numpy as np
 from tallow.dim import Expr, symbols
 from tallow.dtype import DTYPES, DType, dtype
 from tallow.errors import GraphError
-from tallow.graph.graph import NOWHERE, Graph, Location, Node, Value, walk
-from tallow.graph.types import (
+from tallow.graph.graph import Graph, Node, Value, walk
+from tallow.location import NOWHERE, Location
+from tallow.scan import PLAIN_VALUE, quoted
+from tallow.types import (
     MapType,
     NothingType,
     OptionalType,
@@ -33,7 +35,6 @@ from tallow.graph.types import (
     UnrankedType,
     type_symbols,
 )
-from tallow.scan import PLAIN_VALUE, quoted
 
 INLINE = 8  # elements of an array that are written out
 CONTAINERS = {  # types as they are written, and whether their parts are dtypes (else types)

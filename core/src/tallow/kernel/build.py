@@ -24,6 +24,7 @@ from tallow.kernel.grammar import (
     If,
     Let,
     Load,
+    Prefetch,
     Reduce,
     Splat,
     Stmt,
@@ -269,6 +270,8 @@ def map_stmt(function: Callable[[Expr], Expr], s: Stmt) -> Stmt:
         case If(condition, then, otherwise):
             branches = (tuple(map_stmt(function, t) for t in part) for part in (then, otherwise))
             return If(function(condition), *branches)
+        case Prefetch(buffer, index, write):
+            return Prefetch(buffer, function(index), write)
         case Alloc() | Alias() | Barrier():
             return s
 
@@ -294,6 +297,8 @@ def stmt_exprs(s: Stmt) -> tuple[Expr, ...]:
             return (index, value) if mask is None else (index, value, mask)
         case Update(_, index, _, value):
             return (index, value)
+        case Prefetch(_, index):
+            return (index,)
         case For(stop=stop, start=start):
             return (start, stop)
         case If(condition):

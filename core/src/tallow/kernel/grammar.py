@@ -205,7 +205,16 @@ class Barrier:
     """All threads of a work-group meet here; their writes to shared memory are visible after it."""
 
 
-Stmt = Let | Alloc | Alias | Store | Update | For | If | Barrier
+@dataclass(frozen=True, slots=True)
+class Prefetch:
+    """A hint without meaning: `buffer[index]` will soon be read, or written if `write`. Any index will do."""
+
+    buffer: Buffer
+    index: Expr
+    write: bool = False
+
+
+Stmt = Let | Alloc | Alias | Store | Update | For | If | Barrier | Prefetch
 
 
 @dataclass(frozen=True, slots=True)

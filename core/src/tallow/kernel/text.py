@@ -17,6 +17,7 @@ from tallow.kernel.grammar import (
     Kernel,
     Let,
     Load,
+    Prefetch,
     Ramp,
     Reduce,
     Splat,
@@ -100,6 +101,9 @@ def _block(body: tuple[Stmt, ...], depth: int) -> list[str]:
                 lines += _block(then, depth + 1)
                 if otherwise:
                     lines += [f"{pad}else", *_block(otherwise, depth + 1)]
+            case Prefetch(buffer, index, write):
+                purpose = "writing" if write else "reading"
+                lines.append(f"{pad}prefetch {buffer.name}[{print_expr(index)}] for {purpose}")
             case Barrier():
                 lines.append(f"{pad}barrier")
     return lines

@@ -3,6 +3,7 @@
 Reads and writes whose index moves by one with the loop variable become contiguous; other indexes that
 vary become gathers and scatters; what does not vary stays scalar. An `Update` of one place becomes a
 vector accumulator, four of them in long loops to hide the latency of the addition, folded at the end.
+What is left of a constant loop and fills a narrower vector needs no mask.
 A loop that does not fit these forms runs serially, with the same meaning.
 """
 
@@ -112,9 +113,23 @@ def _loop(loop: For, width: _Width, namer: _Namer) -> list[Stmt]:
     if lanes < 2 or loop.step != 1:
         return serial
     try:
-        return _Vectoriser(loop, lanes, namer).statements()
+        parts = [_Vectoriser(part, wide, namer) for part, wide in _parts(loop, lanes)]
+        if len(parts) > 1 and parts[0].has_reduction():
+            parts = [_Vectoriser(loop, lanes, namer)]
+        return [s for part in parts for s in part.statements()]
     except _Cannot:
         return serial
+
+
+def _parts(loop: For, lanes: int) -> list[tuple[For, int]]:
+    """Parts of a loop and their lanes: a rest that fills a narrower vector is a part of its own."""
+    count = sub(loop.stop, loop.start)
+    rest = count.value % lanes if isinstance(count, Const) and count.value > 0 else 0
+    if rest < 2 or rest & (rest - 1):
+        return [(loop, lanes)]
+    edge = add(loop.start, const(count.value - rest))
+    narrow = (replace(loop, start=edge), rest)
+    return [narrow] if count.value == rest else [(replace(loop, stop=edge), lanes), narrow]
 
 
 @dataclass(slots=True)
@@ -168,7 +183,7 @@ class _Vectoriser:
             closing.append(Update(a.update.buffer, a.update.index, a.update.op, Reduce(a.update.op, total)))
         return [*opening, *main, *closing]
 
-    def _has_reduction(self) -> bool:
+    def has_reduction(self) -> bool:
         return any(
             isinstance(s, Update) and s.buffer not in self.private and self._invariant(s.index)
             for s in build.walk_stmts(self.loop.body)
@@ -203,7 +218,7 @@ class _Vectoriser:
             base = Var(self.namer(self.loop.var.name))
             return [For(base, stop, tuple(self._body(base, None)), "unroll", start, lanes)]
         result: list[Stmt] = []
-        if self._has_reduction() and (trips is None or trips >= ACCUMULATORS):
+        if self.has_reduction() and (trips is None or trips >= ACCUMULATORS):
             group = lanes * ACCUMULATORS
             wide = Var(self.namer("wide"))
             result.append(
@@ -253,16 +268,8 @@ class _Vectoriser:
                     raise _Cannot
                 fresh = Var(self.namer(var.name))
                 lane.affine[var] = (0, fresh)
-                return [
-                    For(
-                        fresh,
-                        high,
-                        tuple(self._statements(inner, lane)),
-                        "serial" if kind == "vector" else kind,
-                        low,
-                        step,
-                    )
-                ]
+                kind = "serial" if kind == "vector" else kind
+                return [For(fresh, high, tuple(self._statements(inner, lane)), kind, low, step)]
         raise _Cannot
 
     def _let(self, var: Var, value: Expr, lane: _Lane) -> list[Stmt]:

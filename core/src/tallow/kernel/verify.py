@@ -25,6 +25,7 @@ from tallow.kernel.grammar import (
     Let,
     Load,
     LoopKind,
+    Prefetch,
     Ramp,
     Reduce,
     Splat,
@@ -131,6 +132,8 @@ class _Verifier:
                 if otherwise:
                     self.line += 1
                     self.block(otherwise)
+            case Prefetch(buffer, index):
+                self.place(buffer, index, 1, None)
             case Barrier():
                 pass
             case _:

@@ -13,7 +13,21 @@ from tallow.dim import Dim, product
 from tallow.errors import CompileError
 from tallow.graph import Node, Value, type_symbols, used_symbols
 from tallow.kernel import build
-from tallow.kernel.grammar import Buffer, Const, Expr, For, If, Kernel, Let, Load, Stmt, Store, Update, Var
+from tallow.kernel.grammar import (
+    Buffer,
+    Const,
+    Expr,
+    For,
+    If,
+    Kernel,
+    Let,
+    Load,
+    Prefetch,
+    Stmt,
+    Store,
+    Update,
+    Var,
+)
 from tallow.lower.group import Group, KernelCall, Temporary
 from tallow.lower.sizes import Sizes
 from tallow.ops import op
@@ -103,6 +117,8 @@ def _free_names(statements: Iterable[Stmt], bound: frozenset[str]) -> set[str]:
                 read = (index, value, mask)
             case Update(_, index, _, value):
                 read = (index, value)
+            case Prefetch(_, index):
+                read = (index,)
             case For(var, stop, body, start=start):
                 read, inside = (start, stop), _free_names(body, bound | {var.name})
             case If(condition, then, otherwise):

@@ -30,7 +30,7 @@ def sink_transposes(graph: Graph, target: object = None) -> Graph:
             law = _SINKS.get(node.op) or (_pointwise if OPS[node.op].kind == "pointwise" else None)
             return law(builder, node, made) if law else None
 
-        lowered = simplify(rewrite(graph, rule))
+        lowered = simplify(rewrite(graph, rule, made))
         if lowered is graph:
             break
         graph = lowered

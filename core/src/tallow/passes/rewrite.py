@@ -16,27 +16,32 @@ from tallow.graph import Graph, Node, Value, walk
 Rule = Callable[[Builder, Node], Value | Sequence[Value] | None]
 
 
-def rewrite(graph: Graph, rule: Rule) -> Graph:
-    """The graph with `rule` applied at every node, those of regions included."""
+def rewrite(graph: Graph, rule: Rule, made: dict[Value, Node] | None = None) -> Graph:
+    """The graph with `rule` applied at every node, those of regions included. What the rule makes is noted
+    in `made`, value -> node, so that a rule that asks it sees how its operands were rewritten."""
     names = {v.name for v in graph.inputs} | {v.name for node in walk(graph) for v in node.outputs}
     names |= {v.name for node in walk(graph) for region in node.regions.values() for v in region.inputs}
     root = Builder(graph.name)
     root._names.update(names)
-    return _rewrite(graph, rule, root, {})
+    return _rewrite(graph, rule, root, {}, {} if made is None else made)
 
 
-def _rewrite(graph: Graph, rule: Rule, builder: Builder, mapping: dict[Value, Value]) -> Graph:
+def _rewrite(
+    graph: Graph, rule: Rule, builder: Builder, mapping: dict[Value, Value], made: dict[Value, Node]
+) -> Graph:
     builder.inputs = list(graph.inputs)
     builder.replaced = mapping
     for node in graph.nodes:
         builder.location = node.location
-        current = _renew(node, rule, builder, mapping)
+        current = _renew(node, rule, builder, mapping, made)
         before = len(builder.nodes)
         replacement = rule(builder, current)
         if replacement is None:
             del builder.nodes[before:]  # what a rule began and gave up
             builder.append(current)
+            made.update((value, current) for value in current.outputs)
             continue
+        made.update((value, new) for new in builder.nodes[before:] for value in new.outputs)
         values = (replacement,) if isinstance(replacement, Value) else tuple(replacement)
         for old, new in zip(node.outputs, values, strict=True):
             if old.type != new.type:
@@ -55,12 +60,14 @@ def _rewrite(graph: Graph, rule: Rule, builder: Builder, mapping: dict[Value, Va
     return Graph(graph.name, graph.inputs, outputs, tuple(builder.nodes), graph.output_names, graph.metadata)
 
 
-def _renew(node: Node, rule: Rule, builder: Builder, mapping: dict[Value, Value]) -> Node:
+def _renew(
+    node: Node, rule: Rule, builder: Builder, mapping: dict[Value, Value], made: dict[Value, Node]
+) -> Node:
     """The node on rewritten operands and regions; itself if nothing changed."""
     inputs = tuple(resolve(v, mapping) for v in node.inputs)
     attributes: Mapping = node.attributes
     for name, region in node.regions.items():
-        inner = _rewrite(region, rule, Builder(region.name, builder), dict(mapping))
+        inner = _rewrite(region, rule, Builder(region.name, builder), dict(mapping), made)
         if inner is not region:
             attributes = {**attributes, name: inner}
     if inputs == node.inputs and attributes is node.attributes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,14 +11,13 @@ from tallow.backend import Device
 from tallow.dim import Dim, Expr, Symbol, evaluate
 from tallow.dtype import DType, dtype
 from tallow.errors import InputError, TallowError
-from tallow.graph import VARIES, MapType, OptionalType, SequenceType, TensorType, Type
 from tallow.runtime import dlpack
 from tallow.runtime.device_array import DeviceArray
 from tallow.schedule.program import Program
+from tallow.types import VARIES, MapType, OptionalType, SequenceType, TensorType, Type
 
 
-@dataclass(frozen=True, slots=True)
-class Bound:
+class Bound(NamedTuple):
     """Inputs of the right dtype, arrays of the host among them C-contiguous, and the value of each size
     symbol."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,8 +23,7 @@ def address_of(array: np.ndarray) -> int:
         return array.ctypes.data
 
 
-@dataclass(frozen=True, slots=True)
-class Direct:
+class Direct(NamedTuple):
     """A program of kernels alone, bound to input shapes. Bases are numbered as in the machine.
 
     inputs: base of each input. outputs: base, shape and dtype of each result. arena: bytes of base 1.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,8 +12,7 @@ from tallow.backend import Prepared
 from tallow.runtime.layout import PhaseLayout
 
 
-@dataclass(frozen=True, slots=True)
-class Arena:
+class Arena(NamedTuple):
     """Memory of a phase's temporaries."""
 
     size: int
@@ -36,8 +36,7 @@ class Frame:
     fetched: dict[int, np.ndarray] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(NamedTuple):
     """Consecutive kernel steps, prepared, and the inputs and host results that they read; or the number of
     one host or control step."""
 
@@ -46,8 +45,7 @@ class Segment:
     reads: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class PhasePlan:
+class PhasePlan(NamedTuple):
     """A phase for known sizes."""
 
     layout: PhaseLayout

@@ -7,12 +7,12 @@ starts, so its temporaries get one arena, planned then and remembered for the ne
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
-from tallow.dim import evaluate
-from tallow.graph import TensorType
+from tallow.dim import evaluate, symbols
 from tallow.schedule.memory import Lifetime, plan_memory
 from tallow.schedule.program import ControlStep, KernelStep, Program, Step
+from tallow.types import TensorType
 
 
 def root_of(program: Program, slot: int) -> int:
@@ -60,8 +60,7 @@ def sent_to_regions(program: Program) -> frozenset[int]:
     return frozenset(sent)
 
 
-@dataclass(frozen=True, slots=True)
-class Lives:
+class Lives(NamedTuple):
     """For each owned slot (temporary or output): the steps of its first write and last use."""
 
     first: Mapping[int, int]
@@ -89,6 +88,11 @@ def shape_of(program: Program, slot: int, sizes: Mapping[str, int]) -> tuple[int
     return tuple(evaluate(dim, sizes) for dim in program.slots[slot].type.shape)
 
 
+def is_known(program: Program, slot: int, sizes: Mapping[str, int]) -> bool:
+    """Whether the sizes tell the slot's shape."""
+    return all(symbols(dim).keys() <= sizes.keys() for dim in program.slots[slot].type.shape)
+
+
 def size_of(program: Program, slot: int, sizes: Mapping[str, int]) -> int:
     """Bytes of a slot."""
     count = 1
@@ -97,8 +101,7 @@ def size_of(program: Program, slot: int, sizes: Mapping[str, int]) -> int:
     return count * program.slots[slot].type.dtype.itemsize
 
 
-@dataclass(frozen=True, slots=True)
-class PhaseLayout:
+class PhaseLayout(NamedTuple):
     """Byte offsets in the phase's arena of the temporaries first written in it, and the arena's size."""
 
     offsets: Mapping[int, int]

@@ -15,13 +15,13 @@ from tallow.backend import BoundStep, Module
 from tallow.dim import evaluate
 from tallow.errors import InputError
 from tallow.evaluate import bind_sizes, evaluate_node, read_sizes, stack_scan
-from tallow.graph import TensorType
 from tallow.runtime.binding import Bound
 from tallow.runtime.device_array import DeviceArray
 from tallow.runtime.direct import Direct
 from tallow.runtime.frame import Arena, Frame, PhasePlan, Segment
 from tallow.runtime.layout import (
     PhaseLayout,
+    is_known,
     kernel_reads,
     lay_out,
     lives_of,
@@ -34,6 +34,7 @@ from tallow.runtime.memory import Constants, Memory
 from tallow.runtime.results import arrays_in, carrier, check_out, fresh, shares_memory
 from tallow.schedule.checks import verify_sizes
 from tallow.schedule.program import ControlStep, HostStep, KernelStep, Program
+from tallow.types import TensorType
 
 REMEMBERED = 32  # size bindings whose prepared steps are kept
 ABSOLUTE = 0  # the base whose address is 0: offsets from it are addresses of constants
@@ -245,8 +246,9 @@ class Machine:
         found = {}
         for position, slot in enumerate(self.program.outputs):
             root = root_of(self.program, slot)
-            if self.program.slots[root].kind == "output" and self.lives.first.get(root) in phase:
-                found.setdefault(root, (root, position, shape_of(self.program, slot, sizes)))
+            made = self.program.slots[root].kind == "output" and self.lives.first.get(root) in phase
+            if made and root not in found and is_known(self.program, slot, sizes):
+                found[root] = (root, position, shape_of(self.program, slot, sizes))
         return tuple(found.values())
 
     def _kernel_segment(self, run: list[int], places, sizes) -> list[Segment]:
@@ -390,7 +392,10 @@ class Machine:
             check_out(self.program.output_names[position], given, value.shape, value.dtype)
             np.copyto(given, value)
             return given
-        first = self.program.outputs.index(slot) == position
+        first = (
+            next(p for p, s in enumerate(self.program.outputs) if root_of(self.program, s) == root)
+            == position
+        )
         if kind == "output" and first:
             return value
         mine = kind == "host" and not shares_memory(value, self._borrowed(frame))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tallow.errors import InputError
-from tallow.graph import TensorType, Type
+from tallow.types import TensorType, Type
 
 
 def arrays_in(value) -> list[np.ndarray]:

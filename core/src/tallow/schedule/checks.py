@@ -8,21 +8,23 @@ for all of them relies on nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from tallow.dim import Expr, substitute, symbols
 from tallow.errors import GraphError, InputError
-from tallow.graph import Graph, Location, Node, TensorType, Type, type_symbols
-from tallow.ops import OPS
+from tallow.location import Location
+from tallow.types import TensorType, Type, type_symbols
+
+if TYPE_CHECKING:
+    from tallow.graph import Graph, Node
 
 PRIMES = (101, 103, 107, 109, 113, 127, 131, 137, 139, 149, 151, 157, 163, 167, 173, 179, 181, 191, 193, 197)
 UNTYPED = {"if", "loop", "fail", "constant"}  # their types are stated, not inferred
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
+class Check(NamedTuple):
     """A node whose type rule must hold for the sizes of the run."""
 
     op: str
@@ -65,6 +67,8 @@ def _key(node: Node) -> tuple:
 
 def verify_sizes(check: Check, sizes: Mapping[str, int]) -> None:
     """InputError, in the operator's words, when a node's type rule does not hold for these sizes."""
+    from tallow.ops import OPS  # a program without checks runs without the operator table
+
     try:
         inputs = [_bound(t, sizes) for t in check.inputs]
         attributes = {k: _bound(a, sizes) if k != "defines" else a for k, a in check.attributes.items()}

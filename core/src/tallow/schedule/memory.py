@@ -6,13 +6,12 @@ Best fit, largest first: a temporary takes the lowest gap that is free for its w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 ALIGNMENT = 64
 
 
-@dataclass(frozen=True, slots=True)
-class Lifetime:
+class Lifetime(NamedTuple):
     """A temporary of `size` bytes, written at step `first` and read for the last time at `last`."""
 
     size: int
@@ -20,8 +19,7 @@ class Lifetime:
     last: int
 
 
-@dataclass(frozen=True, slots=True)
-class MemoryPlan:
+class MemoryPlan(NamedTuple):
     """Byte offset of each temporary, in the order asked, and the size of the arena."""
 
     offsets: tuple[int, ...]

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from tallow.dim import Dim
-from tallow.graph import Location, Type
-from tallow.kernel.grammar import Kernel
+from tallow.location import Location
 from tallow.schedule.checks import Check
+from tallow.types import Type
+
+if TYPE_CHECKING:
+    from tallow.kernel.grammar import Kernel
 
 SlotKind = Literal["input", "output", "constant", "temporary", "host"]
 
 
-@dataclass(frozen=True, slots=True)
-class Slot:
+class Slot(NamedTuple):
     """A materialised value: where it lives and what it is.
 
     output: written straight into the caller's array. temporary: a place in the arena. host: made by a
@@ -28,8 +29,7 @@ class Slot:
     view_of: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class KernelStep:
+class KernelStep(NamedTuple):
     """One kernel call. `entry` names the kernel; `arguments` are slots, one for each parameter."""
 
     entry: str
@@ -53,8 +53,7 @@ class KernelStep:
         return f"{self.label} ({', '.join(self.nodes)})" if self.nodes else self.label
 
 
-@dataclass(frozen=True, slots=True)
-class HostStep:
+class HostStep(NamedTuple):
     """A node that runs in Python through its numpy meaning; `reason` says why."""
 
     op: str
@@ -66,8 +65,7 @@ class HostStep:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class ControlStep:
+class ControlStep(NamedTuple):
     """An `if` or `loop`; each region is a Program whose inputs are its own, then what it captures."""
 
     op: str
@@ -82,8 +80,7 @@ class ControlStep:
 Step = KernelStep | HostStep | ControlStep
 
 
-@dataclass(frozen=True, slots=True)
-class Program:
+class Program(NamedTuple):
     """Everything a run needs but the machine code and the constants' bytes.
 
     constants: slot -> key of the array in the executable's constants. lengths: arena bytes are planned
@@ -99,12 +96,11 @@ class Program:
     output_names: tuple[str, ...]
     constants: Mapping[int, str]
     steps: tuple[Step, ...]
-    symbols: Mapping[str, tuple[int, int | None]] = field(default_factory=dict)
+    symbols: Mapping[str, tuple[int, int | None]] = {}
     checks: tuple[Check, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Scheduled:
+class Scheduled(NamedTuple):
     """A program with the kernels that its steps name and the arrays of its constants."""
 
     program: Program

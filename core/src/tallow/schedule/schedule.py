@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from tallow.errors import CompileError
 from tallow.graph import Graph, Node, TensorType, Value, captured, type_symbols
-from tallow.graph.types import Type
 from tallow.kernel.grammar import Kernel
 from tallow.lower.group import Declined, Group, KernelCall, Lowering, Temporary
 from tallow.lower.pointwise import lower_pointwise
+from tallow.lower.share import share
 from tallow.ops import OPS
 from tallow.passes.decompose import decompose
 from tallow.schedule.checks import checks_of
 from tallow.schedule.fuse import Rules, fuse
 from tallow.schedule.program import ControlStep, HostStep, KernelStep, Program, Scheduled, Slot, Step
+from tallow.types import Type
 
 CONTROL = ("if", "loop")
 # Which prologue a root other than a reduction may be offered; its lowering can still decline.
@@ -45,7 +46,27 @@ class Lowerer:
 
 def schedule(graph: Graph, lowerer: Lowerer) -> Scheduled:
     """The program of a graph. Nodes without a kernel become host steps, with the reason."""
-    return _Scheduler(lowerer, {}, {}).program(graph, ())
+    return _shared(_Scheduler(lowerer, {}, {}).program(graph, ()))
+
+
+def _shared(scheduled: Scheduled) -> Scheduled:
+    """The program on kernels that differ in more than numbers."""
+    instead = share(scheduled.kernels)
+    kernels = {kernel.name: kernel for kernel, _ in instead.values()}
+    return scheduled._replace(program=_on(scheduled.program, instead), kernels=kernels)
+
+
+def _on(program: Program, instead: Mapping[str, tuple[Kernel, tuple[int, ...]]]) -> Program:
+    """The program with other kernels, and the sizes that these take besides."""
+    steps: list[Step] = []
+    for step in program.steps:
+        if isinstance(step, KernelStep):
+            kernel, sizes = instead[step.entry]
+            step = step._replace(entry=kernel.name, sizes=(*step.sizes, *sizes))
+        elif isinstance(step, ControlStep):
+            step = step._replace(regions={name: _on(r, instead) for name, r in step.regions.items()})
+        steps.append(step)
+    return program._replace(steps=tuple(steps))
 
 
 class _Declines(Exception):
@@ -118,8 +139,8 @@ class _Draft:
         if self.declined:
             raise _Declines(self.declined)
         outputs = tuple(self.need(v) for v in graph.outputs)
-        self.write_views_in_place(outputs)
         found = {name: s for v in graph.inputs for name, s in type_symbols(v.type).items()}
+        self.write_views_in_place(outputs, set(found))
         return Program(
             graph.name,
             tuple(self.slots),
@@ -133,14 +154,18 @@ class _Draft:
             checks_of(graph),
         )
 
-    def write_views_in_place(self, outputs: Sequence[int]) -> None:
-        """A result that is a view of a temporary makes that temporary the caller's array."""
+    def write_views_in_place(self, outputs: Sequence[int], known: set[str]) -> None:
+        """A result that is a view of a temporary makes that temporary the caller's array, if the sizes of
+        the result are known when the temporary is written."""
         for output in outputs:
             root = output
             while (below := self.slots[root].view_of) is not None:
                 root = below
+            early = known | set(type_symbols(self.slots[root].type))
+            if set(type_symbols(self.slots[output].type)) - early:
+                continue
             if self.slots[root].kind == "temporary" and root not in outputs:
-                self.slots[root] = replace(self.slots[root], kind="output")
+                self.slots[root] = self.slots[root]._replace(kind="output")
 
     def has_lowering(self, node: Node) -> bool:
         return node not in self.host and self.shared.lowerer.find(node) is not None

@@ -8,12 +8,14 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError
 
+from tallow_importers.onnx.weights import read_without_weights
+
 
 def files(path: Path) -> list[Path]:
     """A model's file, and those beside it or below its folder that its tensors lie in."""
     model = onnx.ModelProto()
     try:
-        model.ParseFromString(path.read_bytes())
+        model.ParseFromString(read_without_weights(path))
     except (DecodeError, ValueError, RecursionError):
         return [path]
     names = {

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 
@@ -26,7 +27,7 @@ from tallow.graph import (
     UnrankedType,
     Value,
 )
-from tallow.passes.bind import check_names
+from tallow.sizes import check_names
 from tallow_importers.onnx import families, repairs
 from tallow_importers.onnx.context import Context, Diverges, NodeView, RanksDiffer, Unsupported, attributes_of
 from tallow_importers.onnx.declaration import declaration
@@ -36,6 +37,7 @@ from tallow_importers.onnx.known import KnownBuilder
 from tallow_importers.onnx.registry import REGISTRY
 from tallow_importers.onnx.sorting import in_order
 from tallow_importers.onnx.tensors import dtype_of, sparse_to_dense, to_array
+from tallow_importers.onnx.weights import read, read_bytes
 
 OLDEST_OPSET = 7
 # What handlers run into when a node breaks its operator's schema.
@@ -52,15 +54,16 @@ def load(path: str | Path, dims: Mapping[str, int] | None = None, tied: bool = T
     """
     path = Path(path)
     try:
-        data = path.read_bytes()
+        rest, weights = read(path)
     except OSError as error:
         raise ImportFailed(f"cannot read {path}: {error.strerror}") from None
-    return load_model_proto(_parse(data, path.name), path.parent, path.name, dims, tied)
+    return load_model_proto(_parse(rest, path.name), path.parent, path.name, dims, tied, weights)
 
 
 def load_bytes(data: bytes, dims: Mapping[str, int] | None = None, tied: bool = True) -> Graph:
     """As `load`, of an ONNX file's bytes; external data has no folder there and is refused."""
-    return load_model_proto(_parse(data, "model"), dims=dims, tied=tied)
+    rest, weights = read_bytes(data)
+    return load_model_proto(_parse(rest, "model"), dims=dims, tied=tied, weights=weights)
 
 
 def _parse(data: bytes, source: str) -> onnx.ModelProto:
@@ -78,21 +81,30 @@ def load_model_proto(
     source: str = "model",
     dims: Mapping[str, int] | None = None,
     tied: bool = True,
+    weights: Mapping[int, np.ndarray] | None = None,
 ) -> Graph:
-    """The Graph of a model in memory; `folder` is where its external data may lie."""
+    """The Graph of a model in memory; `folder` is where its external data may lie, `weights` the raw data of
+    initializers, by their number, that the model itself lacks."""
     if not model.HasField("graph") or not (model.graph.node or model.graph.output):
         raise NotAModel(f"{source} holds no graph: it is not an ONNX model, or it is truncated")
     try:
-        return _Importer(model, folder, source, dims or {}, tied).graph()
+        return _Importer(model, folder, source, dims or {}, tied, weights or {}).graph()
     except (*_MALFORMED, OverflowError, MemoryError) as error:
         raise ImportFailed(f"{source} is damaged or malformed ({type(error).__name__}: {error})") from error
 
 
 class _Importer:
     def __init__(
-        self, model: onnx.ModelProto, folder: Path | None, source: str, dims: Mapping[str, int], tied: bool
+        self,
+        model: onnx.ModelProto,
+        folder: Path | None,
+        source: str,
+        dims: Mapping[str, int],
+        tied: bool,
+        weights: Mapping[int, np.ndarray],
     ):
         self.model, self.folder, self.source, self.dims, self.tied = model, folder, source, dims, tied
+        self.weights = weights
         self.opsets = self._opsets(model.opset_import)
         self.functions = {(f.domain, f.name, f.overload): f for f in model.functions}
         self.problems: dict[str, None] = {}
@@ -122,7 +134,7 @@ class _Importer:
         scope: dict[str, Value | None] = {"": None}
         context = Context(builder, self, scope, self.folder)
         try:
-            self._initializers(context, proto)
+            self._initializers(context, proto, self.weights)
             self._inputs(context, proto)
             self.inputs = tuple(builder.inputs)
             check_names(self.dims, self.sizes)
@@ -145,9 +157,11 @@ class _Importer:
 
     # Parts of a graph --------------------------------------------------------------------------
 
-    def _initializers(self, context: Context, proto: onnx.GraphProto) -> None:
-        for tensor in proto.initializer:
-            array, have = to_array(tensor, self.folder), context.scope.get(tensor.name)
+    def _initializers(
+        self, context: Context, proto: onnx.GraphProto, weights: Mapping[int, np.ndarray] | None = None
+    ) -> None:
+        for number, tensor in enumerate(proto.initializer):
+            array, have = to_array(tensor, self.folder, (weights or {}).get(number)), context.scope.get(tensor.name)
             if tensor.name in context.names and repairs.same(context.array(have), array):
                 repairs.warn(
                     f'{self.source}: the initializer "{tensor.name}" is there twice, the same: one is taken'

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 from pathlib import Path
 
 from tallow.hookspecs import hook
@@ -22,12 +21,11 @@ class OnnxImporter:
 
     def files(self, path: Path) -> list[Path]:
         """The file and its external data. Only a file that says where such data lies is parsed for it."""
-        with open(path, "rb") as file:
-            if not path.stat().st_size:
-                return [path]
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                if data.find(b"location") < 0:
-                    return [path]
+        # Both deferred, so that finding the plugin, or a model in the cache, imports little.
+        from tallow_importers.onnx.weights import read_without_weights
+
+        if b"location" not in read_without_weights(path):
+            return [path]
         from tallow_importers.onnx.external import files
 
         return files(path)

@@ -55,8 +55,9 @@ def dtype_of(number: int, where: str) -> DType:
     return ONNX_DTYPES[number]
 
 
-def to_array(tensor: TensorProto, folder: Path | None) -> np.ndarray:
-    """The tensor's values, not to be written to."""
+def to_array(tensor: TensorProto, folder: Path | None, raw: np.ndarray | None = None) -> np.ndarray:
+    """The tensor's values, not to be written to; they may start anywhere in memory. `raw`: its raw data,
+    where they were cut out of it."""
     where = f'tensor "{tensor.name}"'
     dtype = dtype_of(tensor.data_type, where)
     shape = tuple(tensor.dims)
@@ -71,8 +72,8 @@ def to_array(tensor: TensorProto, folder: Path | None) -> np.ndarray:
         values = np.empty(count, object)
         values[:] = [s.decode("utf-8", "replace") for s in tensor.string_data]
         return values.reshape(shape)
-    if tensor.HasField("raw_data"):
-        return _from_bytes(tensor.raw_data, dtype, shape, where)
+    if raw is not None or tensor.HasField("raw_data"):
+        return _from_bytes(tensor.raw_data if raw is None else raw, dtype, shape, where)
     return _from_fields(tensor, dtype, shape, where)
 
 
@@ -86,12 +87,7 @@ def _from_bytes(data, dtype: DType, shape: tuple[int, ...], where: str) -> np.nd
         return _unpack(raw, dtype, count).reshape(shape)
     raw = np.frombuffer(data, np.uint8)
     _check_size(raw.size, count * dtype.itemsize, dtype, shape, where)
-    array = (
-        raw.view(dtype.numpy)
-        if raw.ctypes.data % dtype.itemsize == 0
-        else np.frombuffer(raw.tobytes(), dtype.numpy)
-    )
-    return array.reshape(shape)
+    return raw.view(dtype.numpy).reshape(shape)
 
 
 def _check_size(have: int, need: int, dtype: DType, shape, where: str) -> None:

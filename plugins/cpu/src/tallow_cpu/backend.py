@@ -5,19 +5,23 @@ from __future__ import annotations
 import math
 import platform
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tallow.backend import Code, DeviceInfo, GraphPass, Target
 from tallow.dtype import DType
 from tallow.errors import ArtifactError, Unavailable
-from tallow.graph import Node, TensorType
-from tallow.kernel.grammar import Kernel
-from tallow.lower.group import Lowering
+from tallow.types import TensorType
 from tallow_cpu.runtime.module import Module, aligned
 from tallow_cpu.runtime.source import INTERFACE
 from tallow_cpu.runtime.threads import usable_cores
 from tallow_cpu.targets import cpuinfo, host_flags, make_target, missing_features
+
+if TYPE_CHECKING:
+    from tallow.graph import Node
+    from tallow.kernel.grammar import Kernel
+    from tallow.lower.group import Lowering
 
 SHOWN = ("avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx512_bf16", "asimd", "asimddp", "i8mm", "bf16")
 COMPUTED = ("f64", "f32", "f16", "bf16", "i64", "i32", "i16", "i8", "u64", "u32", "u16", "u8", "bool")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from tallow import cache
 from tallow.backend import Code, Target
@@ -22,7 +23,7 @@ from tallow_cpu.runtime.source import ENTRIES, INTERFACE, PLATFORMS, runtime_ir
 from tallow_cpu.runtime.threads import usable_cores
 from tallow_cpu.targets import abilities, base_of, machine_of, tuning
 
-FORMAT = "1"  # of cached parts; a change makes older ones unreadable
+FORMAT = "2"  # of cached parts; a change makes older ones unreadable
 CACHE, CACHE_LIMIT = "cpu", 512 << 20  # kind of cached parts, and the bytes kept of them
 _HEAD = struct.Struct("<QQ")  # entry, alignment
 RUNTIME_HEAD = 256
@@ -37,17 +38,22 @@ def lower_to_text(kernel: Kernel, target: Target) -> str:
 
 def compile_kernels(kernels: Sequence[Kernel], target: Target) -> Code:
     """One blob with all kernels; equal ones share code, and those compiled before come from the disk."""
-    texts = {kernel.name: lower_to_text(kernel, target) for kernel in kernels}
-    unique = list(dict.fromkeys(texts.values()))
-    parts = {text: cache.load(CACHE, _key(text, target)) for text in unique}
-    missing = [text for text in unique if parts[text] is None]
-    parts.update(zip(missing, _compile_all(missing, target), strict=True))
+    compilers = _Compilers(target)
+    texts: dict[str, str] = {}
+    made: dict[str, Future[bytes]] = {}
+    with ThreadPoolExecutor(usable_cores()) as pool:  # LLVM works on a kernel while others are still lowered
+        for kernel in kernels:
+            texts[kernel.name] = text = lower_to_text(kernel, target)
+            if text not in made:
+                made[text] = pool.submit(compilers.part, text)
+    cache.trim(CACHE, CACHE_LIMIT)
     blob, offsets = bytearray(), {}
-    for text in unique:
-        entry, align = _HEAD.unpack_from(parts[text])
+    for text, future in made.items():
+        part = future.result()
+        entry, align = _HEAD.unpack_from(part)
         blob += b"\0" * (-len(blob) % align)
         offsets[text] = len(blob) + entry
-        blob += parts[text][_HEAD.size :]
+        blob += part[_HEAD.size :]
     entries = {name: offsets[text] for name, text in texts.items()}
     notes = {
         "features": ",".join(target.features),
@@ -57,30 +63,23 @@ def compile_kernels(kernels: Sequence[Kernel], target: Target) -> Code:
     return Code(bytes(blob), entries, {"runtime": runtime_blob(target)}, notes)
 
 
-def _compile_all(texts: Sequence[str], target: Target) -> list[bytes]:
-    """Each text on its own, over as many threads as there are cores, and into the cache."""
-    if not texts:
-        return []
-    native.require()
-    threads = min(usable_cores(), len(texts))
-    order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))  # the longest first, dealt round
-    shares = [order[i::threads] for i in range(threads)]
-    done: dict[int, bytes] = {}
+class _Compilers:
+    """A compiler for each thread that has something to compile."""
 
-    def work(share: Sequence[int]) -> None:
-        compiler = native.Compiler(machine_spec(target))
-        for number in share:
-            linked = elf.link(compiler.object(texts[number]), ["K"])
-            done[number] = _HEAD.pack(linked.entries["K"], linked.align) + linked.blob
-            cache.store(CACHE, _key(texts[number], target), done[number])
+    def __init__(self, target: Target):
+        self.target, self.own = target, threading.local()
 
-    if threads == 1:
-        work(order)
-    else:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(work, shares))
-    cache.trim(CACHE, CACHE_LIMIT)
-    return [done[i] for i in range(len(texts))]
+    def part(self, text: str) -> bytes:
+        """The machine code of a kernel's text under its head, from the cache or into it."""
+        key = _key(text, self.target)
+        found = cache.load(CACHE, key)
+        if found is None:
+            if not hasattr(self.own, "compiler"):
+                self.own.compiler = native.Compiler(machine_spec(self.target))
+            linked = elf.link(self.own.compiler.object(text), ["K"])
+            found = _HEAD.pack(linked.entries["K"], linked.align) + linked.blob
+            cache.store(CACHE, key, found)
+        return found
 
 
 def machine_spec(target: Target) -> native.MachineSpec:

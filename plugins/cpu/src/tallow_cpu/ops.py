@@ -10,7 +10,8 @@ from tallow.dtype import i32
 from tallow.graph import TensorType
 from tallow.ops import Op, op
 from tallow.ops.contraction import window_size
-from tallow_cpu.winograd import convolve, transform_weights
+from tallow_cpu.shuffle import from_runs, shuffle
+from tallow_cpu.winograd import convolve, kinds, transform_weights
 
 
 def unpack(packed: np.ndarray, n: int) -> np.ndarray:
@@ -50,12 +51,13 @@ def _first(x: np.ndarray) -> np.ndarray:
 
 
 def _evaluate_conv(arrays, attributes):
+    """conv of shuffle(x, count); weights have the order of `tallow_cpu.shuffle.to_runs`."""
     x, packed = arrays
-    kernel, groups, n = attributes["kernel"], attributes["groups"], attributes["n"]
-    w = unpack(packed, n).reshape(groups, *kernel, -1, n)
-    w = np.moveaxis(np.moveaxis(w, -1, 1), -1, 2).reshape(groups * n, -1, *kernel)
+    kernel, groups, count = attributes["kernel"], attributes["groups"], attributes["shuffle"]
+    w = from_runs(unpack(packed, attributes["n"]), x.shape[-1] // groups, count)
+    w = w.reshape(groups * attributes["n"], -1, *kernel)
     spec = {key: attributes[key] for key in ("strides", "pads", "dilations", "groups")}
-    return (np.moveaxis(op("conv").evaluate([_first(x), w], spec)[0], 1, -1),)
+    return (np.moveaxis(op("conv").evaluate([_first(shuffle(x, count, -1)), w], spec)[0], 1, -1),)
 
 
 def _infer_depthwise(types, attributes):
@@ -100,12 +102,14 @@ def _evaluate_pool(arrays, attributes):
 
 def _infer_winograd(types, attributes):
     x, _ = types
-    sizes = tuple(window_size(d, 3, 1, p, 1) for d, p in zip(x.shape[1:-1], attributes["pads"], strict=True))
+    stride = attributes["stride"]
+    spec = zip(x.shape[1:-1], attributes["pads"], strict=True)
+    sizes = tuple(window_size(d, 3, stride, p, 1) for d, p in spec)
     return (TensorType(x.dtype, (x.shape[0], *sizes, attributes["n"])),)
 
 
 def _evaluate_winograd(arrays, attributes):
-    return (convolve(*arrays, attributes["tile"], attributes["pads"], attributes["n"]),)
+    return (convolve(*arrays, *(attributes[key] for key in ("tile", "stride", "pads", "n"))),)
 
 
 def _infer_attention(types, attributes):
@@ -202,11 +206,11 @@ def _infer_winograd_weights(types, attributes):
     (w,) = types
     n, channels = w.shape[:2]
     width = attributes["width"]
-    return (TensorType(w.dtype, (-(-n // width), (attributes["tile"] + 2) ** 2, channels, width)),)
+    return (TensorType(w.dtype, (-(-n // width), kinds(attributes["tile"]) ** 2, channels, width)),)
 
 
 def _evaluate_winograd_weights(arrays, attributes):
-    return (transform_weights(arrays[0], attributes["tile"], attributes["width"]),)
+    return (transform_weights(arrays[0], *(attributes[key] for key in ("tile", "stride", "width"))),)
 
 
 WINOGRAD = Op("cpu.winograd", "contraction", _infer_winograd, _evaluate_winograd, arity=(2, 2))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from tallow.hookspecs import hook
-from tallow_cpu.ops import OPS
 
 TALLOW_API = 1
 
@@ -22,5 +21,7 @@ def register_backends(register) -> None:
 
 @hook
 def register_ops(register) -> None:
+    from tallow_cpu.ops import OPS
+
     for row in OPS:
         register(row)

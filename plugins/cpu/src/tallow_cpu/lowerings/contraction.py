@@ -17,8 +17,10 @@ from tallow.lower.inline import Inliner
 from tallow.lower.pointwise import count_flops, unravel
 from tallow.lower.reduce import accumulator
 from tallow.ops.pointwise import operand_index
-from tallow_cpu.lowerings.blocked import Contraction, Write, lower_blocked, row_index
+from tallow_cpu.lowerings.blocked import lower_blocked, row_index
+from tallow_cpu.lowerings.blocking import Contraction, Write
 from tallow_cpu.lowerings.tile import PARALLEL_FLOPS, Shape, choose_shape, lanes, multiply_rows
+from tallow_cpu.shuffle import run_length
 
 # Packed products ------------------------------------------------------------------------------------
 
@@ -34,6 +36,15 @@ class MatrixRows:
     @property
     def taps(self) -> int:
         return 1
+
+    @property
+    def step(self) -> int | None:
+        a = self.a
+        plain = self.values == (a,) and accumulator(a.dtype) == a.dtype and a.shape[-1] == self.each
+        return self.each if plain else None
+
+    def start(self, outer: Sequence[Expr], row: Expr, inliner: Inliner) -> tuple[Buffer, Expr]:
+        return inliner.buffer(self.a), mul(row, const(self.each))
 
     def locate(self, inliner: Inliner, body: list[Stmt], outer: Sequence[Expr], row: Expr):
         return row_index(inliner, body, self.values, self.a.shape[:-1], row)
@@ -98,7 +109,8 @@ def lower_packed(group: Group, target: Target) -> Sequence[KernelCall] | Decline
 @dataclass(frozen=True, slots=True)
 class Pixels:
     """Rows of cpu.conv: the window of a pixel. Where neighbours of the last axis lie side by side, a tap
-    is a whole line of the window (`merged`). `fill`, a scalar, is what lies around the picture, not zeros."""
+    is a whole line of the window (`merged`); of shuffled channels it is a run of neighbours. `fill`, a
+    scalar, is what lies around the picture, not zeros."""
 
     node: Node
     merged: bool
@@ -113,13 +125,30 @@ class Pixels:
         return self.node.inputs[0].shape[-1]
 
     @property
+    def shuffle(self) -> int:
+        return self.node.attributes.get("shuffle", 1)
+
+    @property
     def taps(self) -> int:
-        return product(self.kernel)
+        return product(self.kernel) * self.shuffle
 
     @property
     def each(self) -> int:
         line = self.node["kernel"][-1] if self.merged else 1
-        return line * (self.channels // self.node["groups"])
+        return line * run_length(self.channels // self.node["groups"], self.shuffle)
+
+    @property
+    def step(self) -> int | None:
+        x = self.node.inputs[0]
+        plain = is_pointwise(self.node) and self.shuffle == 1 and accumulator(x.dtype) == x.dtype
+        return self.channels if plain and isinstance(self.channels, int) else None
+
+    def start(self, outer: Sequence[Expr], row: Expr, inliner: Inliner) -> tuple[Buffer, Expr]:
+        x = self.node.inputs[0]
+        image, group = outer
+        pixel = add(mul(image, inliner.size(product(x.shape[1:-1]))), row)
+        at = add(mul(pixel, const(self.channels)), mul(group, const(self.each)))
+        return inliner.buffer(x), at
 
     def locate(self, inliner: Inliner, body: list[Stmt], outer: Sequence[Expr], row: Expr):
         """Image, group, and the first coordinate of the window on each axis."""
@@ -139,6 +168,8 @@ class Pixels:
         body: list[Stmt] = []
         inside: Expr = build.const(True, bool_)
         coordinates: list[Expr] = [image]
+        if self.shuffle > 1:
+            run, tap = mod(tap, const(self.shuffle)), floordiv(tap, const(self.shuffle))
         for axis in range(len(self.kernel) - 1, -1, -1):
             size = self.kernel[axis]
             step = mod(tap, const(size)) if axis else tap
@@ -151,12 +182,39 @@ class Pixels:
                 inside = logical_and(inside, build.within(at, extent))
         if self.merged:
             lines = self.line(inliner, coordinates, origins[-1], first, count, write)
+        elif self.shuffle > 1:
+            lines = self.run(inliner, body, coordinates, group, run, first, count, write)
         else:
             start = add(mul(group, const(self.each)), first)
             lines = [_copying(inliner, x, coordinates, start, count, write)]
         if isinstance(inside, build.Const):
             return [*body, *lines]
         return [*body, If(inside, tuple(lines), (self.zeros(inliner, count, write),))]
+
+    def run(
+        self,
+        inliner: Inliner,
+        body: list[Stmt],
+        lead,
+        group: Expr,
+        run: Expr,
+        first: Expr,
+        count: Expr,
+        write,
+    ) -> list[Stmt]:
+        """A run of the channels that a group reads of shuffled ones; what it is short of is zeros."""
+        x, shuffle = self.node.inputs[0], const(self.shuffle)
+        each = self.channels // self.node["groups"]
+
+        def begin(of: Expr) -> Expr:
+            channel = build.sub(add(mul(of, const(each)), const(self.shuffle - 1)), run)
+            place = floordiv(channel, shuffle)
+            return inliner.let(body, add(mul(run, const(self.channels // self.shuffle)), place), "run")
+
+        start = begin(group)
+        end = begin(add(group, const(1))) if each % self.shuffle else None
+        mask = None if end is None else lambda at: less(at, end)
+        return [_copying(inliner, x, lead, add(start, first), count, write, mask)]
 
     def zeros(self, inliner: Inliner, count: Expr, write: Write) -> For:
         i = inliner.loop("i")
@@ -187,6 +245,12 @@ class Pixels:
 def are_lines_whole(node: Node) -> bool:
     """Whether a line of the window lies side by side in memory."""
     return node["groups"] == 1 and node["dilations"][-1] == 1
+
+
+def is_pointwise(node: Node) -> bool:
+    """Whether each pixel of a cpu.conv is made of the pixel in its place."""
+    window = zip(node["kernel"], node["strides"], node["pads"], strict=True)
+    return all(k == s == 1 and p == (0, 0) for k, s, p in window)
 
 
 def lower_conv(group: Group, target: Target) -> Sequence[KernelCall] | Declined:

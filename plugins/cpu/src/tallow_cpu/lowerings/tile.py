@@ -16,7 +16,13 @@ from tallow.kernel.build import add, const
 from tallow.kernel.grammar import Buffer, Const, Expr, For, Let, Load, Stmt, Store, Update, Var
 from tallow.lower.inline import Inliner
 
-UNROLL = 4
+STEPS = 4  # of a sum that small tiles take at a time
+ENOUGH = 256  # sums of a tile whose single step hides the loop: more steps cost compile time and gain nothing
+TALLEST = 14  # rows
+SHORT = 64  # products of a sum beside which BESIDE rows' worth of other work is done for each tile
+BESIDE = 2
+MOST_VECTORS = 4  # of a panel's width
+NARROW = 1.05  # a narrower vector must win something
 PARALLEL_FLOPS = 60_000  # arithmetic that is worth a thread of its own
 
 
@@ -38,28 +44,45 @@ def registers(target: Target) -> int:
 
 
 def panel_width(n: int, target: Target) -> int:
-    """Columns of a packed panel: one to four vectors, little of it wasted."""
+    """Columns of a packed panel for n columns: those that take least time."""
     width = lanes(target)
-    vectors = -(-n // width)
-    if vectors <= 2:
-        return vectors * width
-    best = min(
-        (2, 3, 4) if target.vector_bytes == 64 else (2,), key=lambda v: (-(-vectors // v) * v, abs(v - 2))
-    )
-    return best * width
+    if target.vector_bytes < 64:
+        return width if n <= width else 2 * width
+    tails = (0, width // 4, width // 2)
+    widths = [v * width + t for v in range(MOST_VECTORS + 1) for t in tails if v or t]
+    return min(widths, key=lambda w: (panel_cost(n, w, target), abs(w - 2 * width)))
 
 
-def choose_shape(m: Dim, width: int, target: Target) -> Shape:
-    """The tallest tile that fits the registers and wastes few rows."""
-    most = max(1, registers(target) // (width // lanes(target)))
+def panel_cost(n: int, width: int, target: Target) -> float:
+    """Cycles of one row's step over all panels, by a model: a multiply-add each cycle, half of one for a
+    narrower last vector; or the loads of a tile's operands, where those take longer."""
+    vectors, tail = divmod(width, lanes(target))
+    arithmetic = vectors + (0.5 * NARROW if tail else 0)
+    rows = min(registers(target) // (vectors + bool(tail)), TALLEST)
+    return -(-n // width) * max(arithmetic, 1 + (vectors + bool(tail)) / rows)
+
+
+def choose_shape(m: Dim, width: int, target: Target, depth: int = SHORT) -> Shape:
+    """The tallest tile that fits the registers and wastes few rows, for sums of `depth` products. What a tile
+    costs beside its products is that of some rows, of few where sums are long."""
+    most = max(1, registers(target) // -(-width // lanes(target)))
     low, high = bounds(m)
     if not isinstance(m, int):
         return Shape(min(most, 8) if high is None or high > 8 else min(most, high), width)
-    tall = min(most, 14)
+    tall = min(most, TALLEST)
     if m <= tall:
         return Shape(max(m, 1), width)
-    rows = min(range(max(tall // 2, 1), tall + 1), key=lambda r: (-(-m // r) * r + 2 * -(-m // r), -r))
+    beside = BESIDE * min(1, SHORT / depth)
+    rows = min(range(max(tall // 2, 1), tall + 1), key=lambda r: (-(-m // r) * (r + beside), -r))
     return Shape(rows, width)
+
+
+def over_sums(inliner: Inliner, shape: Shape, statement: Callable[[Expr], Stmt]) -> For:
+    """statement(i) for each sum of a tile, as vectors of its rows."""
+    r, n = inliner.loop("r"), inliner.loop("n")
+    place = add(build.mul(r, const(shape.columns)), n)
+    line = For(n, const(shape.columns), (statement(place),), "vector")
+    return For(r, const(shape.rows), (line,), "unroll")
 
 
 def multiply_rows(
@@ -71,7 +94,7 @@ def multiply_rows(
     panel: Callable[[Expr, Expr], Expr],
     function: str = "mul",
 ) -> list[Stmt]:
-    """total[r, n] += row(r, k) * panel(k, n) for k below `length`, UNROLL steps at a time and then what is
+    """total[r, n] += row(r, k) * panel(k, n) for k below `length`, some steps at a time and then what is
     left. With `function` "dot_bytes", each k is a word of four bytes and the product that of bytes."""
 
     def one(k: Expr) -> list[Stmt]:
@@ -88,12 +111,12 @@ def multiply_rows(
             body.append(For(n, const(shape.columns), (update,), "vector"))
         return body
 
-    k = inliner.loop("k")
-    if isinstance(length, Const) and length.value <= UNROLL:
+    k, steps = inliner.loop("k"), 1 if shape.rows * shape.columns >= ENOUGH else STEPS
+    if isinstance(length, Const) and length.value <= steps:
         return [s for i in range(length.value) for s in one(const(i))]
-    whole = build.mul(build.floordiv(length, const(UNROLL)), const(UNROLL))
-    body = [s for u in range(UNROLL) for s in one(add(k, const(u)))]
-    result: list[Stmt] = [For(k, whole, tuple(body), "serial", const(0), UNROLL)]
+    whole = build.mul(build.floordiv(length, const(steps)), const(steps))
+    body = [s for u in range(steps) for s in one(add(k, const(u)))]
+    result: list[Stmt] = [For(k, whole, tuple(body), "serial", const(0), steps)]
     if whole != length:
         rest = inliner.loop("k")
         result.append(For(rest, length, tuple(one(rest)), "serial", whole))

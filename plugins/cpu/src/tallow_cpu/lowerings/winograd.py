@@ -18,9 +18,9 @@ from tallow.kernel.straight import Maths
 from tallow.lower.group import Declined, Group, KernelCall
 from tallow.lower.inline import Inliner
 from tallow.lower.pointwise import count_flops, unravel
-from tallow_cpu.lowerings.blocked import ITEMS
-from tallow_cpu.lowerings.tile import PARALLEL_FLOPS, choose_shape, multiply_rows
-from tallow_cpu.winograd import apply, matrices
+from tallow_cpu.lowerings.blocking import ITEMS
+from tallow_cpu.lowerings.tile import PARALLEL_FLOPS, choose_shape, multiply_rows, over_sums
+from tallow_cpu.winograd import apply, kinds, matrices, tile_size
 
 
 def lower_winograd(group: Group, target: Target) -> Sequence[KernelCall] | Declined:
@@ -37,9 +37,11 @@ class _Winograd:
         self.group, self.node = group, group.root
         self.inliner = inliner = Inliner(group)
         self.x, packed = self.node.inputs
-        self.panels, self.positions, self.depth, self.width = packed.shape
-        self.m = self.node["tile"]
-        self.size = self.m + 2
+        self.panels, _, self.depth, self.width = packed.shape
+        self.m, self.stride = self.node["tile"], self.node["stride"]
+        self.size = tile_size(self.m, self.stride)
+        self.positions = self.size**2
+        self.matrices = matrices(self.m, self.stride)
         _, *spatial, _ = self.node.output.shape
         self.spatial = spatial
         self.grid = (self.x.shape[0], *(ceildiv(d, self.m) for d in spatial))
@@ -51,7 +53,7 @@ class _Winograd:
         self.picture, self.weights = inliner.buffer(self.x), inliner.buffer(packed)
         length = self.tiles * self.positions * self.shape.rows * self.pitch
         self.data = Buffer(inliner.fresh("data"), f32, length, "local", True)
-        self.sums = Buffer(inliner.fresh("sums"), f32, self.positions * tile, "local", True)
+        self.sums = Buffer(inliner.fresh("sums"), f32, self.tiles * self.positions * tile, "local", True)
         self.total = Buffer(inliner.fresh("acc"), f32, tile, "register", True)
 
     def block(self, target: Target) -> tuple[int, int]:
@@ -104,7 +106,8 @@ class _Winograd:
         image, place = self.locate(body, add(first_tile, t), r)
         pads = [low for low, _ in self.node["pads"]]
         origin = [
-            self.inliner.let(body, sub(at, const(p)), "origin") for at, p in zip(place, pads, strict=True)
+            self.inliner.let(body, sub(mul(at, const(self.stride)), const(p)), "origin")
+            for at, p in zip(place, pads, strict=True)
         ]
         line = mul(mul(t, const(self.positions)), const(self.shape.rows))
         line = self.inliner.let(body, mul(add(line, r), const(self.pitch)), "line")
@@ -136,7 +139,7 @@ class _Winograd:
                 mask = logical_and(build.within(down, limits[0]), build.within(across, limits[1]))
             place = self.inliner.linear(self.x.shape, (image, down, across, c))
             values.append(maths.let(Load(self.picture, place, 1, mask), "d"))
-        for j, value in enumerate(apply(maths, matrices(self.m).data, values)):
+        for j, value in enumerate(apply(maths, self.matrices.data, values)):
             body.append(Store(half, add(mul(i, const(self.size)), const(j)), value))
         return For(i, const(self.size), tuple(body))
 
@@ -148,25 +151,26 @@ class _Winograd:
         values = [maths.let(Load(half, add(j, const(i * self.size))), "h") for i in range(self.size)]
         step = self.shape.rows * self.pitch
         base = self.inliner.let(body, add(add(line, c), mul(j, const(step))), "base")
-        for i, value in enumerate(apply(maths, matrices(self.m).data, values)):
+        for i, value in enumerate(apply(maths, self.matrices.data, values)):
             body.append(Store(self.data, add(base, const(i * self.size * step)), value))
         return For(j, const(self.size), tuple(body))
 
     # Products ---------------------------------------------------------------------------------------
 
     def multiply(self, first_tile: Expr, tiles: Expr, first_panel: Expr, panels: Expr) -> Stmt:
+        """Each panel against all tiles of the block: position by position, so that weights are read once."""
         inliner, shape = self.inliner, self.shape
-        p, t, at = inliner.loop("p"), inliner.loop("t"), inliner.loop("position")
+        p, t, at, back = (inliner.loop(name) for name in ("p", "t", "position", "t"))
         body: list[Stmt] = []
         panel = self.inliner.let(body, add(first_panel, p), "panel")
+        outer: list[Stmt] = []
+        deep = add(mul(panel, const(kinds(self.m) ** 2)), self.kind(at))
+        deep = self.inliner.let(outer, mul(deep, const(self.depth * self.width)), "deep")
         inner: list[Stmt] = []
-        base = add(mul(t, const(self.positions)), at)
-        base = self.inliner.let(inner, mul(base, const(shape.rows * self.pitch)), "base")
-        deep = add(mul(panel, const(self.positions)), at)
-        deep = self.inliner.let(inner, mul(deep, const(self.depth * self.width)), "deep")
-        n, m = inliner.loop("n"), inliner.loop("n")
-        size = const(self.total.size)
-        inner += [Alloc(self.total), For(n, size, (Store(self.total, n, const(0, f32)),), "vector")]
+        number = self.inliner.let(inner, add(mul(t, const(self.positions)), at), "number")
+        base = self.inliner.let(inner, mul(number, const(shape.rows * self.pitch)), "base")
+        place = self.inliner.let(inner, mul(number, const(self.total.size)), "place")
+        inner += [Alloc(self.total), over_sums(inliner, shape, lambda i: Store(self.total, i, const(0, f32)))]
         inner += multiply_rows(
             inliner,
             shape,
@@ -175,21 +179,32 @@ class _Winograd:
             lambda r, k: Load(self.data, add(add(base, k), const(r * self.pitch))),
             lambda k, n: Load(self.weights, add(add(deep, mul(k, const(self.width))), n)),
         )
-        place = add(mul(at, size), m)
-        inner.append(For(m, size, (Store(self.sums, place, Load(self.total, m)),), "vector"))
-        back = self.transform_back(add(first_tile, t), panel)
-        body.append(For(t, tiles, (For(at, const(self.positions), tuple(inner)), back)))
+        inner.append(
+            over_sums(inliner, shape, lambda i: Store(self.sums, add(place, i), Load(self.total, i)))
+        )
+        body.append(For(at, const(self.positions), (*outer, For(t, tiles, tuple(inner)))))
+        body.append(For(back, tiles, (self.transform_back(add(first_tile, back), back, panel),)))
         return For(p, panels, tuple(body))
+
+    def kind(self, position: Expr) -> Expr:
+        """Which transformed weights a position has."""
+        if self.stride == 1:
+            return position
+        last = const(self.m + 1)
+        i, j = (part(position, const(self.size)) for part in (build.floordiv, build.mod))
+        return add(mul(minimum(i, last), const(kinds(self.m))), minimum(j, last))
 
     # Sums back into pictures ------------------------------------------------------------------------
 
-    def transform_back(self, tile: Expr, panel: Expr) -> Stmt:
-        """A s A^T of each picture tile, and the epilogue at each pixel that there is."""
+    def transform_back(self, tile: Expr, number: Expr, panel: Expr) -> Stmt:
+        """A s A^T of each picture tile of row tile `number` of the block, and the epilogue at each pixel that
+        there is."""
         r, n = self.inliner.loop("r"), self.inliner.loop("n")
         outer: list[Stmt] = []
         image, place = self.locate(outer, tile, r)
         first = self.inliner.let(outer, mul(panel, const(self.width)), "column")
-        line = self.inliner.let(outer, mul(r, const(self.width)), "line")
+        line = add(mul(number, const(self.positions * self.total.size)), mul(r, const(self.width)))
+        line = self.inliner.let(outer, line, "line")
         half = Buffer(self.inliner.fresh("half"), f32, self.m * self.size, "local", True)
         body = (
             Alloc(half),
@@ -207,7 +222,7 @@ class _Winograd:
         base = self.inliner.let(body, add(at, mul(j, const(self.total.size))), "base")
         steps = [i * self.size * self.total.size for i in range(self.size)]
         values = [maths.let(Load(self.sums, add(base, const(s))), "s") for s in steps]
-        for i, value in enumerate(apply(maths, matrices(self.m).output, values)):
+        for i, value in enumerate(apply(maths, self.matrices.output, values)):
             body.append(Store(half, add(j, const(i * self.size)), value))
         return For(j, const(self.size), tuple(body))
 
@@ -220,7 +235,7 @@ class _Winograd:
         values = [maths.let(Load(half, add(start, const(j))), "h") for j in range(self.size)]
         down = self.inliner.let(body, add(place[0], i), "down")
         edge = None if self.node["n"] % self.width == 0 else less(column, const(self.node["n"]))
-        for j, value in enumerate(apply(maths, matrices(self.m).output, values)):
+        for j, value in enumerate(apply(maths, self.matrices.output, values)):
             at = (down, add(place[1], const(j)))
             body += self.write((image, *at, column), value, self.there(at), edge)
         return For(i, const(self.m), tuple(body))

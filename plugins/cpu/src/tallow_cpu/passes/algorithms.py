@@ -5,9 +5,9 @@ from __future__ import annotations
 from tallow.backend import Target
 from tallow.dim import bounds, product
 from tallow.graph import Node
+from tallow_cpu.winograd import TILES, kinds, tile_size
 
 DIRECT = 0  # tile size that stands for direct summation
-TILES = (2, 4)  # outputs of a Winograd tile on each axis
 BANDWIDTH = 12e9  # bytes a second at which weights arrive that no cache holds
 CLOCK = 3e9
 LARGEST_DATA = 1200 << 10  # bytes of a thread's stack that the transformed data of a block may take
@@ -17,10 +17,8 @@ UNKNOWN = 56  # pixels of an axis that only the run can tell
 def choose_tile(node: Node, target: Target) -> int:
     """The Winograd tile of a convolution, or DIRECT."""
     x, w = node.inputs
-    plain = all(
-        k == 3 and s == d == 1
-        for k, s, d in zip(w.shape[2:], node["strides"], node["dilations"], strict=True)
-    )
+    plain = all(k == 3 and d == 1 for k, d in zip(w.shape[2:], node["dilations"], strict=True))
+    plain = plain and set(node["strides"]) in ({1}, {2})
     if not plain or x.rank != 4 or node["groups"] != 1 or node.output.dtype.name != "f32":
         return DIRECT
     if any(not isinstance(p, int) for pair in node["pads"] for p in pair) or min(w.shape[:2]) < 16:
@@ -40,14 +38,14 @@ def estimate(node: Node, tile: int, target: Target) -> float:
         rows = images * product(spatial)
         work = 9 * rows * channels * n / lanes
         return work / CLOCK + _transfer(9 * channels * n * 4, target)
-    positions = (tile + 2) ** 2
+    positions = tile_size(tile, node["strides"][0]) ** 2
     rows = images * product(-(-d // tile) for d in spatial)
     rows = -(-rows // 4) * 4
     if 16 * positions * (channels + 16) * 4 > LARGEST_DATA:
         return float("inf")
     work = positions * rows * channels * n / lanes
     work += rows * positions * 4 * (channels + n) / lanes
-    return work / CLOCK + _transfer(positions * channels * n * 4, target)
+    return work / CLOCK + _transfer(kinds(tile) ** 2 * channels * n * 4, target)
 
 
 def _transfer(size: int, target: Target) -> float:

@@ -20,9 +20,10 @@ def pack(builder: Builder, matrices: Value, target: Target) -> Value:
     return builder.transpose(split, permutation=(0, 2, 1, 3))
 
 
-def pack_winograd(builder: Builder, w: Value, tile: int, target: Target) -> Value:
-    """[n, C, 3, 3] transformed for Winograd tiles, as [panels, positions, C, width]."""
-    return builder.emit("cpu.winograd_weights", w, tile=tile, width=panel_width(w.shape[0], target))
+def pack_winograd(builder: Builder, w: Value, tile: int, stride: int, target: Target) -> Value:
+    """[n, C, 3, 3] transformed for Winograd tiles, as [panels, kinds^2, C, width]."""
+    width = panel_width(w.shape[0], target)
+    return builder.emit("cpu.winograd_weights", w, tile=tile, stride=stride, width=width)
 
 
 def pack_products(graph: Graph, target: Target) -> Graph:

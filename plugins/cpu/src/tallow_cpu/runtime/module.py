@@ -7,7 +7,6 @@ import hashlib
 import json
 import mmap
 import os
-import signal
 import struct
 import threading
 import time
@@ -20,7 +19,7 @@ from tallow.errors import ArtifactError, CompileError
 from tallow_cpu.runtime.source import IMPORTS, MAX_ARGUMENTS, SPINS_AT, STATE_BYTES
 from tallow_cpu.runtime.threads import usable_cores
 
-CHUNKS_PER_THREAD = 4
+CHUNKS_PER_THREAD = 16
 SPIN_SECONDS = 50e-6
 _POINTER, _INTEGER = ctypes.c_void_p, ctypes.c_int64
 _RUN = ctypes.CFUNCTYPE(None, _POINTER, _INTEGER, _POINTER, _POINTER, _INTEGER, _POINTER)
@@ -100,6 +99,8 @@ class Pool:
 
     def _start_workers(self, count: int) -> int:
         """Workers take no signals, so that handlers interrupt the threads that wait for them."""
+        import signal  # takes a while, and runs on one thread start no workers
+
         before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             return self._start(self.address, count)

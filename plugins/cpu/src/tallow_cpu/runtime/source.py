@@ -9,10 +9,15 @@ generation and as many tickets as helpers are wanted; a worker that takes a tick
 until it finds no chunk left. The caller takes chunks too, then closes the gate and waits for active
 workers only: one that wakes late finds the gate closed, and costs nothing.
 
+Chunks are dealt out in as many runs as there are threads. A thread starts with the run of its number, the
+same in every step, so that it finds in its own cache what it wrote in the step before; when its run is
+done, it helps with the others.
+
 State, by byte offset: 0 gate: active (16 bits), tickets (16), generation (32, a futex at 4); the low
 half is the futex on which the caller waits · 64 function · 72 arguments · 80 sizes · 88 grid ·
-96 chunk · 128 next chunk · 192 caller is asleep · 256 sleeping workers · 320 busy · then the imports
-of `IMPORTS` from 384 · 408 workers · 416 pauses before sleep.
+96 chunk · 104 chunks in all · 112 runs · 192 caller is asleep · 256 sleeping workers · 320 busy · then the
+imports of `IMPORTS` from 384 · 408 workers · 416 pauses before sleep · 424 workers that have a number ·
+from 512, 64 bytes apart, the next chunk of each run.
 
 A step in the table is i64s: function, argument count, size count, grid, chunk, then (base, offset)
 for each argument, then the sizes.
@@ -20,18 +25,18 @@ for each argument, then the sizes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
-INTERFACE = "1"  # of state, step table and entries: changes when any of them does
-STATE_BYTES = 448
+INTERFACE = "2"  # of state, step table and entries: changes when any of them does
+MAX_RUNS = 64
+STATE_BYTES = 512 + 64 * MAX_RUNS
 IMPORTS = {"syscall": 384, "pthread_create": 392, "clock_gettime": 400}
 SPINS_AT = 416
 MAX_ARGUMENTS = 256
 ENTRIES = ("tallow_run", "tallow_start", "tallow_spin")
 
 
-@dataclass(frozen=True, slots=True)
-class Platform:
+class Platform(NamedTuple):
     """What differs between processors on Linux: the futex call's number and the pause instruction."""
 
     futex: int
@@ -49,11 +54,14 @@ def runtime_ir(platform: Platform) -> str:
     """The module text for a processor; its functions are those of `ENTRIES`."""
     parts = (_WORK, _WORKER, _START, _PARALLEL, _CLOCK, _RUN, platform.declare, _DECLARATIONS)
     text = "\n".join(parts).replace("PAUSE", platform.pause).replace("FUTEX", f"i64 {platform.futex}")
-    return text.replace("MAX_ARGUMENTS", str(MAX_ARGUMENTS)).replace("SPINS_AT", str(SPINS_AT))
+    numbers = {"MAX_ARGUMENTS": MAX_ARGUMENTS, "SPINS_AT": SPINS_AT, "MAX_RUNS": MAX_RUNS}
+    for name, number in numbers.items():
+        text = text.replace(name, str(number))
+    return text
 
 
 _WORK = """
-define internal void @drain(ptr %s) #0 {
+define internal void @drain(ptr %s, i64 %id) #0 {
 entry:
  %fp = getelementptr i8, ptr %s, i64 64
  %fn = load ptr, ptr %fp
@@ -65,18 +73,36 @@ entry:
  %grid = load i64, ptr %gp
  %cp = getelementptr i8, ptr %s, i64 96
  %chunk = load i64, ptr %cp
- %np = getelementptr i8, ptr %s, i64 128
+ %tp = getelementptr i8, ptr %s, i64 104
+ %chunks = load i64, ptr %tp
+ %rp = getelementptr i8, ptr %s, i64 112
+ %runs = load i64, ptr %rp
+ br label %run
+run:
+ %k = phi i64 [0, %entry], [%k1, %over]
+ %shifted = add i64 %id, %k
+ %r = urem i64 %shifted, %runs
+ %r1 = add i64 %r, 1
+ %e1 = mul i64 %r1, %chunks
+ %stop = udiv i64 %e1, %runs
+ %o0 = mul i64 %r, 64
+ %o1 = add i64 %o0, 512
+ %np = getelementptr i8, ptr %s, i64 %o1
  br label %next
 next:
  %i = atomicrmw add ptr %np, i64 1 acq_rel
- %begin = mul i64 %i, %chunk
- %more = icmp slt i64 %begin, %grid
- br i1 %more, label %work, label %done
+ %more = icmp slt i64 %i, %stop
+ br i1 %more, label %work, label %over
 work:
+ %begin = mul i64 %i, %chunk
  %e0 = add i64 %begin, %chunk
  %end = call i64 @llvm.smin.i64(i64 %e0, i64 %grid)
  call void %fn(ptr %args, ptr %sizes, i64 %begin, i64 %end)
  br label %next
+over:
+ %k1 = add i64 %k, 1
+ %another = icmp slt i64 %k1, %runs
+ br i1 %another, label %run, label %done
 done:
  ret void
 }
@@ -107,6 +133,9 @@ entry:
  %sys = load ptr, ptr %cp
  %lp = getelementptr i8, ptr %s, i64 SPINS_AT
  %spins = load i64, ptr %lp
+ %mp = getelementptr i8, ptr %s, i64 424
+ %before0 = atomicrmw add ptr %mp, i64 1 seq_cst
+ %id = add i64 %before0, 1
  br label %idle
 idle:
  %seen = phi i32 [0, %entry], [%now, %shut], [%now, %finish], [%now, %last]
@@ -142,7 +171,7 @@ join:
  %mine = extractvalue {i64, i1} %swap, 1
  br i1 %mine, label %work, label %spin
 work:
- call void @drain(ptr %s)
+ call void @drain(ptr %s, i64 %id)
  %before = atomicrmw sub ptr %s, i64 1 seq_cst
  %active = and i64 %before, 65535
  %islast = icmp eq i64 %active, 1
@@ -197,8 +226,6 @@ entry:
  store i64 %grid, ptr %gp
  %cp = getelementptr i8, ptr %s, i64 96
  store i64 %chunk, ptr %cp
- %np = getelementptr i8, ptr %s, i64 128
- store atomic i64 0, ptr %np release, align 8
  %wp = getelementptr i8, ptr %s, i64 192
  %sp = getelementptr i8, ptr %s, i64 256
  %yp = getelementptr i8, ptr %s, i64 384
@@ -209,6 +236,26 @@ entry:
  %rest = sub i64 %grid, 1
  %others = udiv i64 %rest, %chunk
  %tickets = call i64 @llvm.smin.i64(i64 %helpers, i64 %others)
+ %chunks = add i64 %others, 1
+ %tp = getelementptr i8, ptr %s, i64 104
+ store i64 %chunks, ptr %tp
+ %wanted = add i64 %tickets, 1
+ %runs = call i64 @llvm.smin.i64(i64 %wanted, i64 MAX_RUNS)
+ %rp = getelementptr i8, ptr %s, i64 112
+ store i64 %runs, ptr %rp
+ br label %deal
+deal:
+ %d = phi i64 [0, %entry], [%d1, %deal]
+ %e0 = mul i64 %d, %chunks
+ %first = udiv i64 %e0, %runs
+ %o0 = mul i64 %d, 64
+ %o1 = add i64 %o0, 512
+ %np = getelementptr i8, ptr %s, i64 %o1
+ store atomic i64 %first, ptr %np release, align 8
+ %d1 = add i64 %d, 1
+ %dealing = icmp slt i64 %d1, %runs
+ br i1 %dealing, label %deal, label %open
+open:
  %was = load atomic i64, ptr %s monotonic, align 8
  %later = add i64 %was, 4294967296
  %low = shl i64 %tickets, 16
@@ -222,7 +269,7 @@ wake:
  %r = call i64 (i64, ...) %sys(FUTEX, ptr %gen, i32 129, i32 %n32, ptr null, ptr null, i32 0)
  br label %work
 work:
- call void @drain(ptr %s)
+ call void @drain(ptr %s, i64 0)
  %closed = atomicrmw and ptr %s, i64 -4294901761 seq_cst
  br label %wait
 wait:

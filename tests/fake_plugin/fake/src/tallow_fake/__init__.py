@@ -6,15 +6,17 @@ import pickle
 import time
 from collections.abc import Sequence
 from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tallow.backend import BoundStep, Code, DeviceInfo, Target
 from tallow.errors import Unavailable
-from tallow.graph import Node, TensorType
 from tallow.hookspecs import hook
-from tallow.interpret import interpret
-from tallow.kernel.text import print_kernel
+from tallow.types import TensorType
+
+if TYPE_CHECKING:
+    from tallow.graph import Node
 
 TALLOW_API = 1
 
@@ -47,6 +49,8 @@ class FakeBackend:
         return Code(pickle.dumps({k.name: k for k in kernels}), {k.name: 0 for k in kernels})
 
     def source(self, kernels, target: Target, stage: str) -> str:
+        from tallow.kernel.text import print_kernel
+
         return "\n".join(map(print_kernel, kernels))
 
     def open(self, device: str) -> FakeDevice | ApartDevice:
@@ -139,6 +143,8 @@ class FakePrepared:
         self.profile(bases)
 
     def profile(self, bases: Sequence[int]) -> list[float]:
+        from tallow.interpret import interpret  # here, so that finding the plugin costs nothing
+
         seconds = []
         for step in self.steps:
             start = time.perf_counter()

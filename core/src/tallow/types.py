@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tallow.dim import Dim, Symbol, product, symbol, symbols
+from tallow.dim import Dim, Expr, Symbol, product, symbols
 from tallow.dtype import DType
 from tallow.errors import GraphError
 
-VARIES = symbol("_")  # a size that may differ from one element of a sequence to the next
+VARIES = Expr((((Symbol("_"),), 1),))  # a size that may differ from one element of a sequence to the next
 
 
 @dataclass(frozen=True, slots=True)

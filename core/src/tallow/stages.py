@@ -1,0 +1,54 @@
+"""The two stages between a Graph and its Program: the passes of a target, and the lowerings of its backend."""
+
+from __future__ import annotations
+
+from tallow.backend import Backend, Target
+from tallow.graph import Graph, Node
+from tallow.kernel.expand import unable
+from tallow.lower.common import COMMON
+from tallow.lower.group import Lowering
+from tallow.lower.pointwise import lower_pointwise
+from tallow.ops import OPS
+from tallow.passes.decompose import decompose
+from tallow.passes.pipeline import clean, find_codes, find_composites, run_common
+from tallow.schedule.program import Scheduled
+from tallow.schedule.schedule import Lowerer, schedule
+from tallow.verify import checked
+
+
+def prepare(graph: Graph, backend: Backend, target: Target) -> Graph:
+    """The graph after all passes for a target, ready to schedule."""
+    graph = find_composites(run_common(find_codes(graph)))
+    graph = checked(decompose, graph, lambda node: find_lowering(backend, target, node) is not None)
+    graph = run_common(graph)
+    for each in backend.passes:
+        graph = clean(checked(each, graph, target))
+    return graph
+
+
+def find_lowering(backend: Backend, target: Target, node: Node) -> Lowering | None:
+    """The backend's lowering of a node, or the common one."""
+    if backend.supports(node, target) is not None:
+        return None
+    return backend.lowerings.get(node.op) or COMMON.get(node.op)
+
+
+def refusal(backend: Backend, target: Target, node: Node) -> str | None:
+    """Why a node cannot be in a kernel of the target, or None."""
+    reason = backend.supports(node, target)
+    if reason is None and node.inputs and OPS[node.op].kind == "pointwise":
+        reason = unable(node.op, node.inputs[-1].dtype)
+    return reason
+
+
+def lower(graph: Graph, backend: Backend, target: Target) -> Scheduled:
+    """The program and kernels of a prepared graph."""
+    return schedule(
+        graph,
+        Lowerer(
+            find=lambda node: find_lowering(backend, target, node),
+            refuses=lambda node: refusal(backend, target, node),
+            target=target,
+            pointwise=backend.lowerings.get("pointwise", lower_pointwise),
+        ),
+    )
