@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tallow import artifact, model_cache, plugins
+from tallow import artifact, declared, model_cache, plugins
 from tallow.backend import Backend, Target
 from tallow.compiled import Compiled
 from tallow.errors import CompileError, InputError, Unavailable
@@ -49,18 +49,33 @@ class Model:
 
     @property
     def metadata(self) -> Mapping[str, str]:
-        return self.graph.metadata
+        return {key: text for key, text in self.graph.metadata.items() if key != declared.KEY}
 
 
-def load(path: str | Path, dims: Mapping[str, int | tuple[int, int]] | None = None) -> Model:
-    """The model in a file or folder, with sizes named in `dims` fixed or bounded as in `compile`;
-    ImportFailed says what is wrong."""
-    path, sizes = Path(path), normal_dims(dims or {})
+def load(
+    source: str | Path | bytes,
+    dims: Mapping[str, int | tuple[int, int]] | None = None,
+    *,
+    format: str | None = None,
+) -> Model:
+    """The model in a file or folder, or in the bytes of a file, with sizes named in `dims` fixed or bounded
+    as in `compile`. `format` names the importer where the file's name does not tell; ImportFailed says
+    what is wrong."""
+    sizes = normal_dims(dims or {})
     fixed = {n: s for n, s in sizes.items() if isinstance(s, int)}
     bounds = {n: s for n, s in sizes.items() if n not in fixed}
-    importer = plugins.importer_for(path)
-    graph = verify_after(f"importer {importer.name}", importer.load(path, fixed))
+    path = None if isinstance(source, bytes) else Path(source)
+    importer = find_importer(source, format)
+    graph = importer.load_bytes(source, fixed) if path is None else importer.load(path, fixed)
+    graph = verify_after(f"importer {importer.name}", graph)
     return Model(checked(bind_dims, graph, bounds), path)
+
+
+def find_importer(source: str | Path | bytes, format: str | None) -> plugins.Importer:
+    """The importer of that format, or the one that reads such a model."""
+    if isinstance(source, bytes):
+        return plugins.importer_of_bytes(format)
+    return plugins.importer_for(source, format)
 
 
 def split_device(device: str) -> tuple[str, str | None]:
@@ -179,13 +194,14 @@ def default_threads() -> int:
 
 
 def compile(
-    model: Model | Graph | str | Path,
+    model: Model | Graph | str | Path | bytes,
     device: str = "cpu",
     *,
     dims: Mapping[str, int | tuple[int, int]] | None = None,
     threads: int | None = None,
+    format: str | None = None,
 ) -> Executable:
-    """An Executable of a model for a device.
+    """An Executable of a model for a device; a path, or the bytes of a file, are read as by `load`.
 
     dims fixes sizes ({"batch": 8}) or bounds them ({"batch": (1, 8)}; None is no limit). threads: at most
     so many, by default TALLOW_THREADS or all cores.
@@ -193,22 +209,28 @@ def compile(
     the backend is not installed.
     """
     sizes = normal_dims(dims or {})
-    if isinstance(model, (str, Path)):
-        return open_compiled(compile_file(Path(model), device, sizes), threads, device)
+    if isinstance(model, (str, Path, bytes)):
+        return open_compiled(compile_source(model, device, sizes, format), threads, device)
     graph = model.graph if isinstance(model, Model) else model
     if not isinstance(graph, Graph):
         raise CompileError(f"expected a Model, a Graph or a path, got {type(model).__name__}")
     return open_compiled(compile_graph(checked(bind_dims, graph, sizes), device), threads, device)
 
 
-def compile_file(path: Path, device: str, dims: Mapping[str, int | tuple[int, int]]) -> Compiled:
-    """What a model's files compile to, from the cache when they did before."""
-    importer = plugins.importer_for(path)
+def compile_source(
+    source: str | Path | bytes,
+    device: str,
+    dims: Mapping[str, int | tuple[int, int]],
+    format: str | None = None,
+) -> Compiled:
+    """What a model's files, or bytes, compile to, from the cache when they did before."""
+    importer = find_importer(source, format)
     name, arch = split_device(device)
     backend = plugins.backend(name)
-    key = model_cache.key_of(importer.files(path), dims, backend.target(arch), (importer, backend))
+    files = [source] if isinstance(source, bytes) else importer.files(Path(source))
+    key = model_cache.key_of(files, dims, backend.target(arch), (importer, backend))
     compiled = model_cache.recall(key)
     if compiled is None:
-        compiled = compile_graph(load(path, dims).graph, device)
+        compiled = compile_graph(load(source, dims, format=format).graph, device)
         model_cache.remember(key, compiled)
     return compiled

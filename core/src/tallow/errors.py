@@ -9,6 +9,10 @@ class ImportFailed(TallowError):
     """A model file cannot be read, or uses something that Tallow does not support."""
 
 
+class NotAModel(ImportFailed):
+    """A file is of another format than it should be, or truncated or damaged."""
+
+
 class GraphError(TallowError):
     """A graph is built or edited against the rules of its operators."""
 

@@ -17,7 +17,7 @@ from tallow.errors import InputError
 from tallow.graph import TensorType
 from tallow.passes.bind import check_names
 from tallow.plan import Plan, describe
-from tallow.profile import Profile, measure
+from tallow.profile import Profile, measure, observe
 from tallow.roofline import measure_roofline
 from tallow.runtime.binding import Bound, as_array, bind_inputs
 from tallow.runtime.device_array import DeviceArray
@@ -200,6 +200,11 @@ class Executable:
             raise InputError(f"runs = {runs}: expected 1 or more")
         limits = measure_roofline(self.threads) if roofline and self.device.is_host else None
         return measure(self.compiled.program, self._machine, self._bind(inputs), runs, limits)
+
+    def run_observed(self, inputs: Mapping[str, object]) -> tuple[dict[str, np.ndarray], Profile]:
+        """As `run`, with the time that each step of this one run took."""
+        results, profile = observe(self.compiled.program, self._machine, self._bind(inputs))
+        return dict(zip(self.compiled.program.output_names, results, strict=True)), profile
 
     def __getstate__(self):
         return {"compiled": self.compiled, "device": self.device.info.name, "threads": self.threads}

@@ -11,15 +11,16 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 
 from tallow import artifact, cache
-from tallow.backend import Target
+from tallow.backend import Backend, Target
 from tallow.compiled import Compiled
 from tallow.errors import ArtifactError
+from tallow.plugins import Importer
 
 KIND, DIGESTS = "models", "digests"
 LIMIT, DIGESTS_LIMIT = 4 << 30, 1 << 20  # bytes kept
@@ -27,17 +28,28 @@ SETTLED = 2.0  # seconds after which a change of a file's content also changes i
 
 
 def key_of(
-    files: Iterable[Path], dims: Mapping[str, int | tuple[int, int]], target: Target, makers: Iterable[object]
+    files: Iterable[Path | bytes],
+    dims: Mapping[str, int | tuple[int, int]],
+    target: Target,
+    makers: Sequence[Importer | Backend],
 ) -> str:
-    """The name of an entry; `makers` are the importer and the backend."""
+    """The name of an entry; a file may be given by its bytes. `makers` are the importer and the backend."""
     packages = {"tallow", *(type(maker).__module__.partition(".")[0] for maker in makers)}
     parts = {
-        "files": [(file.name, digest(file)) for file in files],
+        "files": [_content(file) for file in files],
         "dims": sorted(dims.items()),
         "target": asdict(target),
+        "makers": [maker.name for maker in makers],
         "packages": [sources(name) for name in sorted(packages)],
     }
     return hashlib.sha256(json.dumps(parts, default=dict).encode()).hexdigest()
+
+
+def _content(file: Path | bytes) -> tuple[str, str]:
+    """Name and digest; what is in memory has no name."""
+    if isinstance(file, bytes):
+        return "", hashlib.sha256(file).hexdigest()
+    return file.name, digest(file)
 
 
 def digest(path: Path) -> str:

@@ -21,7 +21,8 @@ from tallow.ops import table
 
 
 class Importer(Protocol):
-    """Reads models of one format."""
+    """Reads models of one format. One whose models may come as bytes also has `load_bytes(data, dims)`,
+    which is as `load`."""
 
     name: str
     suffixes: tuple[str, ...]
@@ -166,12 +167,14 @@ def backend(name: str) -> Backend:
     return host().get("backend", name)
 
 
-def importer_for(path: str | Path) -> Importer:
-    """The importer that claims a file or folder."""
+def importer_for(path: str | Path, format: str | None = None) -> Importer:
+    """The importer that claims a file or folder, or the one of that name."""
     path = Path(path)
     if not path.exists():
         raise ImportFailed(f"there is no file {path}")
     found = host()
+    if format is not None:
+        return found.get("importer", format)
     for name in sorted(found.tables["importer"]):
         candidate = found.get("importer", name)
         if candidate.claims(path):
@@ -183,3 +186,17 @@ def importer_for(path: str | Path) -> Importer:
         else "no importer is installed: pip install tallow-importers"
     )
     raise ImportFailed(f"no importer reads {path.name} ({known})")
+
+
+def importer_of_bytes(format: str | None = None) -> Importer:
+    """The importer of that name, or the only one of files that reads models from memory too; ImportFailed
+    where there is none, or more than one."""
+    found = host()
+    names = sorted(found.tables["importer"]) if format is None else [format]
+    able = [i for i in (found.get("importer", name) for name in names) if hasattr(i, "load_bytes")]
+    able = [i for i in able if i.suffixes or format is not None]
+    if len(able) == 1:
+        return able[0]
+    kinds = ", ".join(i.name for i in able)
+    wanted = f"say which format: {kinds}" if able else "give the path of a file"
+    raise ImportFailed(f"a model in memory: {wanted if format is None else f'{format} models are files'}")

@@ -104,6 +104,13 @@ def measure(
     )
 
 
+def observe(program: Program, machine: Machine, bound: Bound) -> tuple[list, Profile]:
+    """The results of one run, and what each of its steps took."""
+    seconds: list[tuple[int, float]] = []
+    results = machine.run(bound, observe=lambda step, taken: seconds.append((step, taken)))
+    return results, Profile(tuple(_step(program, n, taken, bound.sizes, None) for n, taken in seconds))
+
+
 def _step(
     program: Program, number: int, seconds: float, sizes: dict[str, int], roofline: Roofline | None
 ) -> StepTime:

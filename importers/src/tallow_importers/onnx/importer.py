@@ -11,8 +11,9 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError
 
+from tallow import declared
 from tallow.dim import Dim, symbol
-from tallow.errors import GraphError, ImportFailed
+from tallow.errors import GraphError, ImportFailed, NotAModel
 from tallow.graph import (
     VARIES,
     Graph,
@@ -28,6 +29,7 @@ from tallow.graph import (
 from tallow.passes.bind import check_names
 from tallow_importers.onnx import families, repairs
 from tallow_importers.onnx.context import Context, Diverges, NodeView, RanksDiffer, Unsupported, attributes_of
+from tallow_importers.onnx.declaration import declaration
 from tallow_importers.onnx.families.control import as_declared, fork
 from tallow_importers.onnx.functions import body_of, type_proto
 from tallow_importers.onnx.known import KnownBuilder
@@ -43,19 +45,31 @@ GROWTH, LEAST = 64, 10_000  # nodes, functions written out, for each node of the
 assert families
 
 
-def load(path: str | Path, dims: Mapping[str, int] | None = None) -> Graph:
-    """The Graph of an ONNX file, sizes in `dims` fixed; ImportFailed says what is wrong or not supported."""
+def load(path: str | Path, dims: Mapping[str, int] | None = None, tied: bool = True) -> Graph:
+    """The Graph of an ONNX file, sizes in `dims` fixed; ImportFailed says what is wrong or not supported.
+
+    tied: sizes of one name are equal, as ONNX says; else every axis of an input has a size of its own.
+    """
     path = Path(path)
     try:
         data = path.read_bytes()
     except OSError as error:
         raise ImportFailed(f"cannot read {path}: {error.strerror}") from None
+    return load_model_proto(_parse(data, path.name), path.parent, path.name, dims, tied)
+
+
+def load_bytes(data: bytes, dims: Mapping[str, int] | None = None, tied: bool = True) -> Graph:
+    """As `load`, of an ONNX file's bytes; external data has no folder there and is refused."""
+    return load_model_proto(_parse(data, "model"), dims=dims, tied=tied)
+
+
+def _parse(data: bytes, source: str) -> onnx.ModelProto:
     model = onnx.ModelProto()
     try:
         model.ParseFromString(data)
     except (DecodeError, ValueError, RecursionError) as error:
-        raise ImportFailed(f"{path.name} is not an ONNX model, or is truncated or damaged: {error}") from None
-    return load_model_proto(model, path.parent, path.name, dims)
+        raise NotAModel(f"{source} is not an ONNX model, or is truncated or damaged: {error}") from None
+    return model
 
 
 def load_model_proto(
@@ -63,19 +77,22 @@ def load_model_proto(
     folder: Path | None = None,
     source: str = "model",
     dims: Mapping[str, int] | None = None,
+    tied: bool = True,
 ) -> Graph:
     """The Graph of a model in memory; `folder` is where its external data may lie."""
     if not model.HasField("graph") or not (model.graph.node or model.graph.output):
-        raise ImportFailed(f"{source} holds no graph: it is not an ONNX model, or it is truncated")
+        raise NotAModel(f"{source} holds no graph: it is not an ONNX model, or it is truncated")
     try:
-        return _Importer(model, folder, source, dims or {}).graph()
+        return _Importer(model, folder, source, dims or {}, tied).graph()
     except (*_MALFORMED, OverflowError, MemoryError) as error:
         raise ImportFailed(f"{source} is damaged or malformed ({type(error).__name__}: {error})") from error
 
 
 class _Importer:
-    def __init__(self, model: onnx.ModelProto, folder: Path | None, source: str, dims: Mapping[str, int]):
-        self.model, self.folder, self.source, self.dims = model, folder, source, dims
+    def __init__(
+        self, model: onnx.ModelProto, folder: Path | None, source: str, dims: Mapping[str, int], tied: bool
+    ):
+        self.model, self.folder, self.source, self.dims, self.tied = model, folder, source, dims, tied
         self.opsets = self._opsets(model.opset_import)
         self.functions = {(f.domain, f.name, f.overload): f for f in model.functions}
         self.problems: dict[str, None] = {}
@@ -123,6 +140,7 @@ class _Importer:
         metadata = {p.key: p.value for p in self.model.metadata_props}
         metadata |= {"producer": f"{self.model.producer_name} {self.model.producer_version}".strip()}
         metadata |= {"opset": ", ".join(f"{d or 'ai.onnx'} {v}" for d, v in self.opsets.items())}
+        metadata |= {declared.KEY: declaration(self.model).text()}
         return builder.finish(outputs, metadata)
 
     # Parts of a graph --------------------------------------------------------------------------
@@ -194,6 +212,8 @@ class _Importer:
             return self._size(str(context.builder.fresh_symbol("d")))
         name = _identifier(dim.dim_param)  # "?" and the like name nothing
         if name and dim.dim_param.lower() not in repairs.ANONYMOUS:
+            if not self.tied:
+                return self._size(str(context.builder.fresh_symbol(name)), dim.dim_param)
             if dim.dim_param not in self.renamed:
                 self.renamed[dim.dim_param] = context.builder.size_name(name)
             return self._size(self.renamed[dim.dim_param], dim.dim_param)

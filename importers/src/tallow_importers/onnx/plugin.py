@@ -15,6 +15,7 @@ class OnnxImporter:
 
     name = "onnx"
     suffixes = (".onnx",)
+    tied = True  # sizes of one name are equal
 
     def claims(self, path: Path) -> bool:
         return path.suffix == ".onnx"
@@ -34,9 +35,26 @@ class OnnxImporter:
     def load(self, path: Path, dims=None):
         from tallow_importers.onnx.importer import load
 
-        return load(path, dims)
+        return load(path, dims, self.tied)
+
+    def load_bytes(self, data: bytes, dims=None):
+        from tallow_importers.onnx.importer import load_bytes
+
+        return load_bytes(data, dims, self.tied)
+
+
+class UntiedOnnxImporter(OnnxImporter):
+    """The same of models whose names of sizes are not to be believed; only asked for by its name."""
+
+    name = "onnx-untied"
+    suffixes = ()
+    tied = False
+
+    def claims(self, path: Path) -> bool:
+        return False
 
 
 @hook
 def register_importers(register) -> None:
     register("onnx", OnnxImporter)
+    register("onnx-untied", UntiedOnnxImporter)

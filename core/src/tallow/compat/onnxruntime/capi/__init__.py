@@ -1,0 +1,1 @@
+"""Submodules that programs import by onnxruntime's names for them."""

@@ -1,0 +1,309 @@
+"""InferenceSession: a model compiled by Tallow behind onnxruntime's interface."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+import tallow
+from tallow import declared
+from tallow.compat.onnxruntime import feeds, interface
+from tallow.compat.onnxruntime.binding import IOBinding
+from tallow.compat.onnxruntime.errors import (
+    Fail,
+    InvalidArgument,
+    NoSuchFile,
+    NotImplemented,
+    OrtError,
+    RuntimeException,
+    error,
+    loading,
+)
+from tallow.compat.onnxruntime.interface import ModelMetadata, NodeArg
+from tallow.compat.onnxruntime.kinds import handed_out
+from tallow.compat.onnxruntime.options import RunOptions, SessionOptions
+from tallow.compat.onnxruntime.providers import (
+    HOST,
+    check_and_normalize_provider_args,
+    choose,
+    provider_of,
+)
+from tallow.compat.onnxruntime.recorder import Recorder
+from tallow.compat.onnxruntime.said import LOGGER, cannot_honour
+from tallow.compat.onnxruntime.values import OrtValue, of_result
+from tallow.executable import Executable
+
+FORMAT, UNTIED = "onnx", "onnx-untied"  # the latter takes names of sizes for no more than names
+OF_A_RUN = (ValueError, IndexError, KeyError, ArithmeticError, MemoryError)  # from host steps
+
+
+class Session:
+    """What a session tells of itself, and running."""
+
+    _executable: Executable
+    _interface: interface.Interface
+    _recorder: Recorder | None
+
+    def _untied(self, size: str) -> Executable | None:
+        """What runs feeds in which sizes of one name differ, if there is a way to make it."""
+        raise NotImplementedError
+
+    def get_session_options(self) -> SessionOptions:
+        return self._sess_options
+
+    def get_inputs(self) -> list[NodeArg]:
+        return list(self._interface.inputs)
+
+    def get_outputs(self) -> list[NodeArg]:
+        return list(self._interface.outputs)
+
+    def get_overridable_initializers(self) -> list[NodeArg]:
+        """Inputs that the model gives defaults; feeding one is refused."""
+        return list(self._interface.defaults)
+
+    def get_modelmeta(self) -> ModelMetadata:
+        return self._interface.metadata
+
+    def get_providers(self) -> list[str]:
+        return list(self._providers)
+
+    def get_provider_options(self) -> dict[str, dict[str, str]]:
+        return dict(self._provider_options)
+
+    def enable_fallback(self) -> None:
+        self._enable_fallback = True
+
+    def disable_fallback(self) -> None:
+        self._enable_fallback = False
+
+    def run(
+        self, output_names: Sequence[str] | None, input_feed: Mapping[str, object], run_options=None
+    ) -> list:
+        """Results in the order of `output_names`, of all outputs where that is empty or None."""
+        feeds.check_missing(self._interface, input_feed)
+        wanted = feeds.check_outputs(self._interface, output_names)
+        results, types = self._results(input_feed, run_options), self._interface.output_types
+        return [handed_out(results[name], types[name]) for name in wanted]
+
+    def run_with_ort_values(
+        self,
+        output_names: Sequence[str] | None,
+        input_dict_ort_values: Mapping[str, OrtValue],
+        run_options=None,
+    ) -> list[OrtValue]:
+        """As `run`, with OrtValues in and out."""
+        feeds.check_missing(self._interface, input_dict_ort_values)
+        wanted = feeds.check_outputs(self._interface, output_names)
+        given = {name: value._get_c_value() for name, value in input_dict_ort_values.items()}
+        results = self._results(given, run_options)
+        return [of_result(results[name], self._interface.output_types[name]) for name in wanted]
+
+    def run_async(self, output_names, input_feed, callback, user_data, run_options=None) -> None:
+        """Runs in a thread of its own, which calls `callback(results, user_data, error)`."""
+        feeds.check_missing(self._interface, input_feed)
+
+        def work() -> None:
+            try:
+                results, message = self.run(output_names, input_feed, run_options), ""
+            except Exception as raised:
+                results, message = [], str(raised)
+            callback(results, user_data, message)
+
+        threading.Thread(target=work, daemon=True).start()
+
+    def io_binding(self) -> IOBinding:
+        return IOBinding(self)
+
+    def run_with_iobinding(self, iobinding: IOBinding, run_options=None) -> None:
+        """Runs with what is bound; RuntimeError carries whatever is wrong."""
+        if iobinding._session is not self:
+            raise ValueError("IOBinding must be used with the session that created it.")
+        try:
+            feed, out = iobinding._for_run()
+            iobinding._take(self._results(feed, run_options, out))
+        except OrtError as raised:
+            raise RuntimeError(f"Error in execution: {raised}") from raised
+
+    def _results(
+        self,
+        feed: Mapping[str, object],
+        run_options: RunOptions | None,
+        out: Mapping[str, np.ndarray] | None = None,
+    ) -> dict[str, object]:
+        """Results by name; onnxruntime's exceptions."""
+        if run_options is not None:
+            _heed(run_options)
+        given = feeds.prepare(self._interface, feed)
+        try:
+            return self._run(self._executable, given, out)
+        except tallow.TallowError as raised:
+            told = feeds.complaint(self._interface, given, raised)
+            size = feeds.disagreeing(self._interface, given)
+            loose = None if size is None or isinstance(told, InvalidArgument) else self._untied(size)
+            if loose is None:
+                raise told from raised
+        try:
+            return self._run(loose, given, out)
+        except tallow.TallowError as raised:
+            raise feeds.complaint(self._interface, given, raised) from raised
+
+    def _run(
+        self, executable: Executable, given: Mapping[str, object], out: Mapping[str, np.ndarray] | None
+    ) -> dict[str, object]:
+        try:
+            if self._recorder is None:
+                return executable.run(given, out)
+            return self._recorded(executable, given, out or {})
+        except OF_A_RUN as raised:
+            raise error(RuntimeException, f"{type(raised).__name__}: {raised}") from raised
+
+    def _recorded(
+        self, executable: Executable, given: Mapping[str, object], out: Mapping[str, np.ndarray]
+    ) -> dict[str, object]:
+        begin = self._recorder.now()
+        results, profile = executable.run_observed(given)
+        for name, array in out.items():
+            array[...] = results[name]
+        self._recorder.run(profile, begin)
+        return results
+
+    def end_profiling(self) -> str:
+        """Writes the trace; its file's name, or "" where nothing was recorded."""
+        return "" if self._recorder is None else self._recorder.end()
+
+    def get_profiling_start_time_ns(self) -> int:
+        return 0 if self._recorder is None else self._recorder.start
+
+
+def _heed(run_options: RunOptions) -> None:
+    if not isinstance(run_options, RunOptions):
+        raise TypeError(
+            f"run(): incompatible function arguments: run_options is a RunOptions, got {run_options!r}"
+        )
+    if run_options.terminate:
+        raise error(Fail, "Exiting due to terminate flag being set to true.")
+    run_options.say_what_has_no_effect(run_options.log_severity_level)
+
+
+class InferenceSession(Session):
+    """A model that runs, from a file, the bytes of one, or a `.tallow` artifact.
+
+    Models are compiled when the session is made, or come from Tallow's cache. Raises NoSuchFile,
+    InvalidProtobuf for what is no model, InvalidGraph for one that cannot be imported, and warns of
+    options that have no effect.
+    """
+
+    def __init__(
+        self,
+        path_or_bytes: str | os.PathLike | bytes,
+        sess_options: SessionOptions | None = None,
+        providers: Sequence | None = None,
+        provider_options: Sequence | None = None,
+        **kwargs,
+    ):
+        if not isinstance(path_or_bytes, (str, os.PathLike, bytes)):
+            raise TypeError(f"Unable to load from type '{type(path_or_bytes)}'")
+        if sess_options is not None and not isinstance(sess_options, SessionOptions):
+            raise TypeError(f"sess_options: expected SessionOptions, got {sess_options!r}")
+        self._source = path_or_bytes if isinstance(path_or_bytes, bytes) else os.fspath(path_or_bytes)
+        self._model_path = self._source if isinstance(self._source, str) else None
+        self._is_artifact = isinstance(self._source, str) and self._source.endswith(".tallow")
+        self._sess_options = sess_options or SessionOptions()
+        self._enable_fallback = int(kwargs.pop("enable_fallback", 1)) == 1
+        for name in kwargs:
+            cannot_honour(f"InferenceSession({name}=...)", "it steers onnxruntime's own optimiser or files")
+        severity = self._sess_options.log_severity_level
+        self._sess_options.say_what_has_no_effect(severity)
+        try:
+            self._create(providers, provider_options)
+        except (ValueError, RuntimeError) as raised:
+            self._retry(raised, providers)
+
+    def _retry(self, raised: Exception, providers: object) -> None:
+        """Makes the session on the host where the providers were at fault, as onnxruntime does and says."""
+        if not self._enable_fallback:
+            raise raised
+        fallback = [provider_of(HOST)]
+        print("*************** EP Error ***************")
+        print(f"EP Error {raised} when using {providers}")
+        print(f"Falling back to {fallback} and retrying.")
+        print("****************************************")
+        self._create(fallback, None)
+        self._enable_fallback = False
+
+    def set_providers(
+        self, providers: Sequence | None = None, provider_options: Sequence | None = None
+    ) -> None:
+        """Compiles the model again, for the first of these providers that is usable."""
+        self._create(providers, provider_options)
+
+    def _create(self, providers: Sequence | None, provider_options: Sequence | None) -> None:
+        names, options = check_and_normalize_provider_args(providers, provider_options)
+        if not names:
+            names, options = list(self._sess_options._providers), list(self._sess_options._providers.values())
+        device, reported = choose(names, options)
+        begin = time.perf_counter()
+        self._executable, self._providers = self._made(device, reported)
+        self._device, self._loose, self._recorder = self._executable.device.info.name, None, None
+        self._provider_options = {name: {} for name in self._providers}
+        with loading():
+            self._interface = interface.describe(self._executable)
+        if self._sess_options.enable_profiling:
+            prefix = self._sess_options.profile_file_prefix
+            self._recorder = Recorder(self, prefix, self._providers[0], begin)
+            self._recorder.session_event("session_initialization", 0.0)
+
+    def _made(self, device: str, reported: list[str]) -> tuple[Executable, list[str]]:
+        """The executable, and the providers that it runs on."""
+        if self._is_artifact:
+            with loading():
+                made = tallow.open(_checked(self._source), self._threads())
+            return made, list(dict.fromkeys([provider_of(made.compiled.target.backend), provider_of(HOST)]))
+        try:
+            return self._compiled(device), reported
+        except OrtError as raised:
+            if device == HOST or not self._enable_fallback or isinstance(raised, NoSuchFile):
+                raise
+            LOGGER.warning("%s cannot run this model, falling back to the host: %s", reported[0], raised)
+        return self._compiled(HOST), [provider_of(HOST)]
+
+    def _untied(self, size: str) -> Executable | None:
+        """The model compiled for feeds in which a size differs from itself, as onnxruntime lets it."""
+        if self._loose is None and not self._is_artifact:
+            LOGGER.warning("sizes named %r differ: compiling the model again, without regard to names", size)
+            self._loose = self._compiled(self._device, UNTIED)
+        return self._loose
+
+    def _compiled(self, device: str, format: str = FORMAT) -> Executable:
+        source = _checked(self._source)
+        with loading():
+            return tallow.compile(
+                source, device, dims=self._dims(format), threads=self._threads(), format=format
+            )
+
+    def _threads(self) -> int | None:
+        return max(self._sess_options.intra_op_num_threads, 0) or None
+
+    def _dims(self, format: str) -> dict[str, int]:
+        """The sizes that the options fix, by Tallow's names."""
+        names, meanings = self._sess_options._sizes, self._sess_options._meanings
+        if not names and not meanings:
+            return {}
+        model = tallow.load(self._source, format=format)
+        said = declared.read(model.graph.metadata)
+        return interface.sizes_by_name(model.inputs, said, names, meanings)
+
+
+def _checked(source: str | bytes) -> str | bytes:
+    """A model's source, which is there if it is a path."""
+    if isinstance(source, str):
+        if not Path(source).exists():
+            raise error(NoSuchFile, f"Load model from {source} failed: there is no such file")
+        if source.endswith(".ort"):
+            raise error(NotImplemented, f"{source}: onnxruntime's own format is not read: give the ONNX file")
+    return source

@@ -1,0 +1,1 @@
+"""Of onnxruntime.transformers, what programs need to run models."""
