@@ -46,16 +46,10 @@ class _Cannot(Exception):
     """The loop has no vector form; it stays serial."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Width:
-    bytes: int
-    most: int  # lanes
-
-
 def vectorise(kernel: Kernel, width_bytes: int, most_lanes: int = 64) -> Kernel:
     """The kernel with `vector` loops in explicit vectors of `width_bytes` (64 for AVX-512)."""
     namer = _Namer()
-    return replace(kernel, body=_block(kernel.body, _Width(width_bytes, most_lanes), namer))
+    return replace(kernel, body=_block(kernel.body, (width_bytes, most_lanes), namer))
 
 
 class _Namer:
@@ -67,7 +61,7 @@ class _Namer:
         return f"{hint}.v{self.count}"
 
 
-def _block(body: tuple[Stmt, ...], width: _Width, namer: _Namer) -> tuple[Stmt, ...]:
+def _block(body: tuple[Stmt, ...], width: tuple[int, int], namer: _Namer) -> tuple[Stmt, ...]:
     result: list[Stmt] = []
     for statement in body:
         match statement:
@@ -107,8 +101,9 @@ def _data_bytes(body: Iterable[Stmt]) -> int:
     return widest
 
 
-def _loop(loop: For, width: _Width, namer: _Namer) -> list[Stmt]:
-    lanes = min(width.most, width.bytes // _data_bytes(loop.body))
+def _loop(loop: For, width: tuple[int, int], namer: _Namer) -> list[Stmt]:
+    """`width`: bytes of a vector, and its most lanes."""
+    lanes = min(width[1], width[0] // _data_bytes(loop.body))
     serial = [replace(loop, kind="serial", body=_serial(loop.body))]
     if lanes < 2 or loop.step != 1:
         return serial
