@@ -171,7 +171,9 @@ def test_a_devices_ceilings_are_its_own(monkeypatch):
 
 def test_the_kits_command_measures_what_the_device_does(monkeypatch, capsys):
     monkeypatch.setattr(speed, "SQUARES", (32,))
-    assert speed.main(["--device", "example", "relu", "1024x1024x1024", "--rounds", "1", "--seconds", "0"]) == 0
+    assert (
+        speed.main(["--device", "example", "relu", "1024x1024x1024", "--rounds", "1", "--seconds", "0"]) == 0
+    )
     printed = capsys.readouterr().out
     assert "| gemm packed 1024x1024x1024 | no kernel for matmul |" in printed
     assert "| elementwise relu 1024x1024 |" in printed and "example: no product, " in printed

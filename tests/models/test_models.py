@@ -24,10 +24,10 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("name", CATALOGUE)
-def test_agrees(name):
+def test_agrees(name, device):
     entry = CATALOGUE[name]
     given = entry.inputs()
-    results = tallow.compile(entry.path()).run(given)
+    results = tallow.compile(entry.path(), device).run(given)
     for output, want in wanted(entry, given).items():
         assert results[output].dtype == want.dtype and results[output].shape == want.shape, output
         limit = TOLERANCES[entry.arithmetic or str(want.dtype)] if want.dtype.kind == "f" else 0

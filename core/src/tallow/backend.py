@@ -6,10 +6,9 @@ A backend is any object with the members of `Backend`; plugins register a factor
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from tallow.choices import Choices
+from tallow.target import Target
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,32 +18,6 @@ if TYPE_CHECKING:
     from tallow.lower.group import Lowering
 
 API_VERSION = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What code is made for: `backend:arch` plus what that implies. No device is needed to have one.
-
-    vector_bytes: width of a vector register, 0 where the compiler vectorises for itself.
-    limits: sizes a lowering may want, such as "l1", "l2" (bytes) or "registers".
-    choices: answers to what passes and lowerings ask; no part of what the target is.
-    """
-
-    backend: str
-    arch: str
-    features: tuple[str, ...] = ()
-    vector_bytes: int = 0
-    limits: Mapping[str, int] = field(default_factory=dict)
-    choices: Choices = field(default_factory=Choices, compare=False, repr=False)
-
-    @property
-    def facts(self) -> dict[str, object]:
-        """What the target is, as JSON can say it."""
-        known = {f.name: getattr(self, f.name) for f in fields(self) if f.compare}
-        return {**known, "limits": dict(self.limits)}
-
-    def __str__(self) -> str:
-        return f"{self.backend}:{self.arch}"
 
 
 class DeviceInfo(NamedTuple):
@@ -134,7 +107,8 @@ GraphPass = Callable[["Graph", Target], "Graph"]
 class Backend(Protocol):
     """The protocol of a backend plugin.
 
-    lowerings: operator name -> Lowering, tried before the common ones; may decline with a reason.
+    lowerings: operator name -> Lowering, tried before the common ones; may decline with a reason. That of
+        "pointwise" is for groups that are index rules all through.
     passes: graph passes for its targets (layout, weight packing), run after the common ones.
     """
 

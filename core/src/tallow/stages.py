@@ -7,6 +7,7 @@ from tallow.graph import Graph, Node
 from tallow.kernel.expand import unable
 from tallow.lower.common import COMMON
 from tallow.lower.group import Lowering
+from tallow.lower.pointwise import lower_pointwise
 from tallow.ops import OPS
 from tallow.passes.decompose import decompose
 from tallow.passes.pipeline import clean, find_codes, find_composites, run_common
@@ -52,5 +53,6 @@ def lower(graph: Graph, backend: Backend, target: Target) -> Scheduled:
             find=lambda node: find_lowering(backend, target, node),
             refuses=lambda node: refusal(backend, target, node),
             target=target,
+            pointwise=backend.lowerings.get("pointwise", lower_pointwise),
         ),
     )

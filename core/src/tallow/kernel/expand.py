@@ -25,7 +25,7 @@ from tallow.kernel.grammar import (
 )
 from tallow.kernel.math import APPROXIMATIONS
 from tallow.kernel.straight import Maths
-from tallow.kernel.vectorise import combine
+from tallow.kernel.updates import combine
 
 
 def is_narrow(dtype: DType) -> bool:

@@ -12,9 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-import numpy as np
-
-from tallow.dtype import DType, bool_, i64
+from tallow.dtype import bool_, i64
 from tallow.kernel import build
 from tallow.kernel.build import add, const, mul, splat, sub
 from tallow.kernel.grammar import (
@@ -38,6 +36,7 @@ from tallow.kernel.grammar import (
     Update,
     Var,
 )
+from tallow.kernel.updates import combine, identity, scalar_of
 
 ACCUMULATORS = 4
 UNROLLED = 8  # vector iterations of constant loops that are written out
@@ -47,10 +46,10 @@ class _Cannot(Exception):
     """The loop has no vector form; it stays serial."""
 
 
-def vectorise(kernel: Kernel, width_bytes: int) -> Kernel:
+def vectorise(kernel: Kernel, width_bytes: int, most_lanes: int = 64) -> Kernel:
     """The kernel with `vector` loops in explicit vectors of `width_bytes` (64 for AVX-512)."""
     namer = _Namer()
-    return replace(kernel, body=_block(kernel.body, width_bytes, namer))
+    return replace(kernel, body=_block(kernel.body, (width_bytes, most_lanes), namer))
 
 
 class _Namer:
@@ -62,7 +61,7 @@ class _Namer:
         return f"{hint}.v{self.count}"
 
 
-def _block(body: tuple[Stmt, ...], width: int, namer: _Namer) -> tuple[Stmt, ...]:
+def _block(body: tuple[Stmt, ...], width: tuple[int, int], namer: _Namer) -> tuple[Stmt, ...]:
     result: list[Stmt] = []
     for statement in body:
         match statement:
@@ -102,8 +101,9 @@ def _data_bytes(body: Iterable[Stmt]) -> int:
     return widest
 
 
-def _loop(loop: For, width: int, namer: _Namer) -> list[Stmt]:
-    lanes = min(64, width // _data_bytes(loop.body))
+def _loop(loop: For, width: tuple[int, int], namer: _Namer) -> list[Stmt]:
+    """`width`: bytes of a vector, and its most lanes."""
+    lanes = min(width[1], width[0] // _data_bytes(loop.body))
     serial = [replace(loop, kind="serial", body=_serial(loop.body))]
     if lanes < 2 or loop.step != 1:
         return serial
@@ -447,34 +447,3 @@ class _Vectoriser:
         if lane.mask is None:
             return own
         return Call("and", (splat(own, self.lanes), lane.mask), bool_)
-
-
-def scalar_of(op: str, dtype: DType) -> str:
-    """The scalar function of an update."""
-    if op in ("or", "and") and dtype.is_integer:
-        return f"bit_{op}"
-    return op if dtype.kind != "bool" else {"add": "or", "max": "or", "mul": "and", "min": "and"}.get(op, op)
-
-
-def combine(op: str, before: Expr, value: Expr, lanes: int, dtype: DType) -> Expr:
-    """`op(before, value)`, fused when it adds a product of floats."""
-    value = splat(value, lanes)
-    if op == "add" and dtype.is_float and isinstance(value, Call) and value.function == "mul":
-        return Call("fma", (*value.arguments, before), dtype)
-    return Call(scalar_of(op, dtype), (before, value), dtype)
-
-
-def identity(op: str, dtype: DType) -> float | int | bool:
-    """What an update leaves unchanged."""
-    if dtype.kind == "bool":
-        return op in ("mul", "min", "and")
-    if op in ("add", "or"):
-        return 0
-    if op == "mul":
-        return 1
-    if op == "and":
-        return -1 if dtype.kind == "int" else int(np.iinfo(dtype.numpy).max)
-    if dtype.is_float:
-        return -np.inf if op == "max" else np.inf
-    info = np.iinfo(dtype.numpy)
-    return int(info.min if op == "max" else info.max)

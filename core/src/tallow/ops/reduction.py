@@ -8,7 +8,7 @@ from tallow.dim import symbol
 from tallow.dtype import dtype, i64
 from tallow.errors import GraphError
 from tallow.graph import TensorType
-from tallow.kernel.vectorise import identity
+from tallow.kernel.updates import identity
 from tallow.ops.rules import axis_in, tensors
 from tallow.ops.table import Op, register
 

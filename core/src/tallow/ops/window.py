@@ -7,7 +7,7 @@ import numpy as np
 from tallow.dtype import dtype, i64
 from tallow.errors import GraphError
 from tallow.graph import TensorType
-from tallow.kernel.vectorise import identity
+from tallow.kernel.updates import identity
 from tallow.ops.contraction import window_size, windows
 from tallow.ops.rules import tensors
 from tallow.ops.table import Op, register

@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from tallow.backend import Device
+from tallow.errors import Unavailable
 from tallow.runtime.device_array import DeviceArray
 
 Value = np.ndarray | DeviceArray
@@ -96,9 +97,15 @@ class Constants:
         self._placed: dict[str, tuple[object, int]] = {}
 
     def address(self, key: str) -> int:
-        """Where kernels find a constant."""
+        """Where kernels find a constant; Unavailable where the device has no memory for it."""
         if key not in self._placed:
-            self._placed[key] = self.memory.place(np.ascontiguousarray(self.arrays[key]))
+            try:
+                self._placed[key] = self.memory.place(np.ascontiguousarray(self.arrays[key]))
+            except MemoryError as error:
+                where = self.memory.device.info.name
+                raise Unavailable(
+                    f"the model's constants do not fit: {error}. Expected a device with more memory than {where}"
+                ) from None
         return self._placed[key][1]
 
     def value(self, key: str) -> Value:

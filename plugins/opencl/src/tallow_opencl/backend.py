@@ -3,22 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
 
-from tallow.backend import Code, DeviceInfo, GraphPass, Target
+from tallow.backend import Code, DeviceInfo, GraphPass
 from tallow.dtype import DType
-from tallow.graph import Node, TensorType
-from tallow.kernel.grammar import Kernel
-from tallow.lower.group import Lowering
-from tallow_opencl import source
+from tallow.target import Target
+from tallow.types import TensorType
 from tallow_opencl.targets import is_target_name, make_target
+
+if TYPE_CHECKING:
+    from tallow.graph import Node
+    from tallow.kernel.grammar import Kernel
+    from tallow.lower.group import Lowering
 
 COMPUTED = ("f64", "f32", "f16", "bf16", "i64", "i32", "i16", "i8", "u64", "u32", "u16", "u8", "bool")
 
 
 class OpenclBackend:
     name = "opencl"
-    lowerings: Mapping[str, Lowering] = {}
-    passes: Sequence[GraphPass] = ()
+
+    @cached_property
+    def lowerings(self) -> Mapping[str, Lowering]:
+        # Deferred here and below: running a compiled model needs no compiler.
+        from tallow.lower.common import COMMON
+        from tallow.lower.workgroup import WORKGROUP
+        from tallow_opencl.limits import within_limits
+
+        return within_limits({**COMMON, **WORKGROUP})
+
+    @property
+    def passes(self) -> Sequence[GraphPass]:
+        from tallow.lower.workgroup import PASSES
+
+        return PASSES
 
     def devices(self) -> Sequence[DeviceInfo]:
         from tallow_opencl import discovery
@@ -48,10 +66,14 @@ class OpenclBackend:
         return None
 
     def compile(self, kernels: Sequence[Kernel], target: Target) -> Code:
+        from tallow_opencl import source
+
         return source.compile_kernels(kernels, target)
 
     def source(self, kernels: Sequence[Kernel], target: Target, stage: str) -> str:
         """OpenCL C for any stage: what drivers make of it is theirs."""
+        from tallow_opencl import source
+
         return source.source_text(kernels, target)
 
     def open(self, device: str):

@@ -15,7 +15,7 @@ from tallow.backend import Code
 from tallow.errors import ArtifactError, TallowError
 from tallow_opencl import discovery
 from tallow_opencl.program import Module
-from tallow_opencl.source import INTERFACE
+from tallow_opencl.signatures import INTERFACE
 from tallow_opencl.targets import make_target, shortcomings
 
 _opened: dict[str, OpenclDevice] = {}
@@ -48,6 +48,7 @@ class OpenclDevice:
     def __init__(self, found: discovery.Found):
         self.cl = discovery.pyopencl()
         self.info, self.target, self.device = found.info, found.target, found.device
+        self.largest = found.device.max_mem_alloc_size  # bytes of one buffer
         with self.errors("opening"):
             self.context = self.cl.Context([found.device])
             self.queue = self.cl.CommandQueue(self.context)
@@ -89,8 +90,7 @@ class OpenclDevice:
         return Module(self, code)
 
     def allocate(self, size: int) -> Memory:
-        with self.errors(f"{size} bytes"):
-            return self._memory(self.cl.Buffer(self.context, self.cl.mem_flags.READ_WRITE, max(size, 1)), 0)
+        return self._memory(self._buffer(max(size, 1)), 0)
 
     def address(self, memory: Memory) -> int:
         return memory.address
@@ -101,12 +101,7 @@ class OpenclDevice:
     def upload(self, array: np.ndarray) -> Memory:
         if not array.nbytes:
             return self.allocate(0)
-        flags = self.cl.mem_flags
-        with self.errors(f"{array.nbytes} bytes"):
-            content = array.reshape(-1).view(np.uint8)
-            return self._memory(
-                self.cl.Buffer(self.context, flags.READ_WRITE | flags.COPY_HOST_PTR, hostbuf=content), 0
-            )
+        return self._memory(self._buffer(array.nbytes, array.reshape(-1).view(np.uint8)), 0)
 
     def download(self, memory: Memory, out: np.ndarray) -> None:
         if not out.nbytes:
@@ -119,6 +114,17 @@ class OpenclDevice:
     def export(self, memory: Memory, shape: tuple[int, ...], dtype: np.dtype) -> None:
         """No library takes OpenCL's memory through dlpack."""
         return None
+
+    def _buffer(self, size: int, content: np.ndarray | None = None):
+        if size > self.largest:
+            raise MemoryError(
+                f"{self.info.name} has no memory for {size} bytes in one piece, but for {self.largest}"
+            )
+        flags = self.cl.mem_flags
+        with self.errors(f"{size} bytes"):
+            if content is None:
+                return self.cl.Buffer(self.context, flags.READ_WRITE, size)
+            return self.cl.Buffer(self.context, flags.READ_WRITE | flags.COPY_HOST_PTR, hostbuf=content)
 
     def _memory(self, buffer, offset: int) -> Memory:
         memory = Memory(buffer, offset, next(self._addresses))

@@ -7,8 +7,9 @@ import re
 import threading
 from dataclasses import dataclass
 
-from tallow.backend import DeviceInfo, Target
+from tallow.backend import DeviceInfo
 from tallow.errors import Unavailable
+from tallow.target import Target
 from tallow_opencl import pocl
 from tallow_opencl.targets import make_target, name_of
 
@@ -164,8 +165,9 @@ def _found(number: int, device, cl) -> Found:
     sizes = {
         "group": min(device.max_work_group_size, LARGEST_GROUP),
         "shared": min(device.local_mem_size, LARGEST_SHARED) >> 10,
-        "vector": 0,
+        "vector": 4 * min(device.native_vector_width_float, 16) if kind == "cpu" else 0,
         "buffers": min(device.max_parameter_size - 256, 4096) // 16,
+        "units": device.max_compute_units,
     }
     platform = device.platform
     info = DeviceInfo(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,9 +14,12 @@ from tallow import cache
 from tallow.backend import BoundStep, Code
 from tallow.errors import CompileError, TallowError
 from tallow_opencl import discovery
-from tallow_opencl.source import function_of, signatures_of
+from tallow_opencl.signatures import function_of, signatures_of
 
 CACHE, CACHE_LIMIT = "opencl", 512 << 20  # kind of cached programs, and the bytes kept of them
+LONGEST_LOG, AROUND = 4000, 4  # characters of a compiler's log, lines shown around a fault
+# `file:12:3: error: what`, `file(12): error: what` or `error: file:12:3: what`
+_FAULT = re.compile(r"[:(](\d+)(?::\d+|\))?\s*: (?:fatal )?error|error: \S*?:(\d+):\d+:")
 ABSOLUTE = 0  # the base whose steps' offsets are addresses
 _KEEPS_ITS_OWN = "Portable Computing Language"  # this driver compiles as kernels run, and remembers
 
@@ -138,7 +142,7 @@ def _build(device, code: Code):
     cl = device.cl
     options = _options(device)
     key = _key(device, code, options)
-    binary = code.support.get(f"binary.{key}") or cache.load(CACHE, key)
+    binary = cache.load(CACHE, key)
     if binary is not None:
         try:
             program = cl.Program(device.context, [device.device], [binary])
@@ -183,4 +187,18 @@ def _failure(device, program, code: Code, error: Exception) -> str:
         log = program.get_build_info(device.device, device.cl.program_build_info.LOG).strip()
     except device.cl.Error:
         log = ""
-    return f"{device.info.name} ({device.info.description}) does not compile the kernels: {error}\n{log}"
+    first = str(error).partition("\n")[0]
+    text = f"{device.info.name} ({device.info.description}) does not compile the kernels: {first}\n{log[:LONGEST_LOG]}"
+    around = numbered_source(code.blob.decode(), log)
+    return f"{text}\n{around}" if around else text
+
+
+def numbered_source(source: str, log: str) -> str:
+    """The lines around the first that a compiler's log names."""
+    found = _FAULT.search(log)
+    wrong = int(found[1] or found[2]) if found else 0
+    lines = source.splitlines()
+    if not 0 < wrong <= len(lines):
+        return ""
+    shown = range(max(1, wrong - AROUND), min(len(lines), wrong + AROUND) + 1)
+    return "\n".join(f"{'>' if n == wrong else ' '}{n:5} {lines[n - 1]}" for n in shown)

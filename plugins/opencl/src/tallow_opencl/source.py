@@ -8,25 +8,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from tallow.backend import Code, Target
+from tallow.backend import Code
 from tallow.cstyle.dialects import OPENCL
 from tallow.cstyle.printer import group_size, print_kernel
 from tallow.cstyle.source import element_type
 from tallow.kernel import build
 from tallow.kernel.grammar import Buffer, Expr, For, If, Kernel, Load, SourceKernel, Stmt, Store, Update, Var
-
-INTERFACE = "1"  # of notes and of what kernels take; a change makes older code unreadable
-
-
-@dataclass(frozen=True, slots=True)
-class Signature:
-    """What a kernel takes: bytes of an element of each buffer, and the threads of its work-groups where it
-    fixes them."""
-
-    items: tuple[int, ...]
-    group: int | None
+from tallow.target import Target
+from tallow_opencl.signatures import INTERFACE
 
 
 def compile_kernels(kernels: Sequence[Kernel], target: Target) -> Code:
@@ -44,22 +35,12 @@ def source_text(kernels: Sequence[Kernel], target: Target) -> str:
     return "".join(_parts(kernels, target))
 
 
-def signatures_of(code: Code) -> Mapping[str, Signature]:
-    found = json.loads(code.notes["signatures"])
-    return {name: Signature(tuple(items), group) for name, (items, group) in found.items()}
-
-
-def function_of(entry: str) -> str:
-    """The name of a kernel's function, as the printer writes it."""
-    return f"{entry}_"
-
-
 def _parts(kernels: Sequence[Kernel], target: Target) -> list[str]:
     """The text of each kernel, with the helpers that none before it has."""
     known: set[str] = set()
     parts = []
     for kernel in kernels:
-        lines = print_kernel(with_offsets(kernel), OPENCL).splitlines(keepends=True)
+        lines = print_kernel(with_offsets(kernel), OPENCL, target.vector_bytes).splitlines(keepends=True)
         start = next(n for n, line in enumerate(lines) if line.startswith(OPENCL.kernel))
         fresh = [line for line in lines[:start] if line not in known]
         known.update(fresh)

@@ -2,20 +2,20 @@
 
 A name is a kind of device and what it has: `gpu+fp64+group256+shared48+vector0`. `group` is the largest
 work-group that lowerings may use, `shared` the KiB of local memory, `vector` the bytes of a vector on
-devices whose vectors the code has to spell, `buffers` the most buffers of one kernel. `generic` is what any
-device of OpenCL 1.2 with a full profile can do.
+devices whose vectors the code has to spell, `buffers` the most buffers of one kernel, `units` the work-groups
+that run at once. `generic` is what any device of OpenCL 1.2 with a full profile can do.
 """
 
 from __future__ import annotations
 
 import re
 
-from tallow.backend import Target
 from tallow.errors import Unavailable
+from tallow.target import Target
 
 KINDS = ("generic", "gpu", "cpu", "accelerator")
 FLAGS = ("fp64", "fp16")
-SIZES = {"group": 64, "shared": 32, "vector": 0, "buffers": 48}
+SIZES = {"group": 64, "shared": 32, "vector": 0, "buffers": 48, "units": 16}
 _SIZE = re.compile(rf"({'|'.join(SIZES)})(\d+)")
 
 
@@ -41,7 +41,10 @@ def make_target(name: str) -> Target:
             f"no OpenCL target {name!r}: expected {', '.join(KINDS)}, and after it any of "
             f"{', '.join(f'+{flag}' for flag in FLAGS)}, {', '.join(f'+{size}N' for size in SIZES)}"
         )
-    limits = {"group": sizes["group"], "shared": sizes["shared"] << 10, "buffers": sizes["buffers"]}
+    limits = {name: sizes[name] for name in ("group", "buffers", "units")}
+    limits["shared"] = sizes["shared"] << 10
+    if sizes["vector"]:
+        limits["registers"] = 32 if sizes["vector"] == 64 else 16
     return Target("opencl", name, (kind, *flags), sizes["vector"], limits)
 
 

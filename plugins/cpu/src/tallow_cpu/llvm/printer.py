@@ -33,7 +33,7 @@ from tallow.kernel.grammar import (
     Update,
     Var,
 )
-from tallow.kernel.vectorise import combine
+from tallow.kernel.updates import combine
 from tallow_cpu.llvm import casts, functions
 from tallow_cpu.llvm.types import constant, memory, register, suffix, vector
 

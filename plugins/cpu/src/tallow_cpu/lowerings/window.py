@@ -17,7 +17,7 @@ from tallow.graph import Value
 from tallow.kernel import build
 from tallow.kernel.build import add, const, maximum, minimum, mul, sub
 from tallow.kernel.grammar import Alloc, Buffer, Expr, For, Let, Load, Stmt, Store, Update, Var
-from tallow.kernel.vectorise import identity
+from tallow.kernel.updates import identity
 from tallow.lower.group import Declined, Group, KernelCall
 from tallow.lower.inline import Inliner
 from tallow.lower.pointwise import GRAIN, count_flops, unravel
