@@ -118,48 +118,14 @@ def test_golden_sources(name, dialect, golden):
     golden(f"{dialect}_{name}", print_kernel(KERNELS[name], DIALECTS[dialect]))
 
 
-class Device:
-    """Runs printed kernels on arrays in place, on the first platform that can compile for its device."""
-
-    def __init__(self, cl):
-        refusals = []
-        for platform in sorted(cl.get_platforms(), key=lambda p: "Portable Computing" not in p.name):
-            context = cl.Context(platform.get_devices())
-            try:
-                cl.Program(context, "__kernel void k(__global int *x) { x[0] = 1; }").build()
-            except cl.RuntimeError as error:
-                refusals.append(f"{platform.name}: {' '.join(str(error).split())[-160:]}")
-                continue
-            self.cl, self.context, self.queue = cl, context, cl.CommandQueue(context)
-            return
-        pytest.skip(f"no OpenCL platform compiles an empty kernel here: {'; '.join(refusals) or 'none'}")
-
-    def run(self, kernel: Kernel, arrays: dict[str, np.ndarray], size: int, count: int) -> None:
-        cl, group = self.cl, group_size(kernel)
-        program = cl.Program(self.context, print_kernel(kernel, OPENCL)).build()
-        flags = cl.mem_flags.READ_WRITE | cl.mem_flags.COPY_HOST_PTR
-        memory = [cl.Buffer(self.context, flags, hostbuf=arrays[b.name]) for b in kernel.parameters]
-        threads, local = (count, None) if group is None else (count * group, (group,))
-        program.all_kernels()[0](self.queue, (threads,), local, *memory, np.int64(size))
-        for b, where in zip(kernel.parameters, memory, strict=True):
-            if b.writable:
-                cl.enqueue_copy(self.queue, arrays[b.name].view("u1"), where)
-        self.queue.finish()
-
-
-@pytest.fixture(scope="module")
-def device():
-    cl = pytest.importorskip("pyopencl", reason="pyopencl cannot be imported")
-    pytest.importorskip("tallow_opencl.pocl").teach_host()
-    return Device(cl)
-
-
-def compare(device, kernel: Kernel, arrays: dict[str, np.ndarray], size: int, count: int, equal=True) -> None:
+def compare(
+    device, kernel: Kernel, arrays: dict[str, np.ndarray], size: int, count: int, equal=True, vector_bytes=0
+) -> None:
     """The device writes what the interpreter writes: the same bits, or for sums nearly so."""
     verify(kernel)
     want = {name: a.copy() for name, a in arrays.items()}
     interpret(expand(kernel, frozenset(SCALAR) - frozenset(APPROXIMATIONS)), want, {"n": size}, stop=count)
-    device.run(kernel, arrays, size, count)
+    device.run(kernel, arrays, (size,), count, vector_bytes)
     for b in kernel.parameters:
         wide = "f8" if b.dtype.is_float else b.dtype.numpy
         got, expected = arrays[b.name].astype(wide), want[b.name].astype(wide)
@@ -224,7 +190,7 @@ def test_whole_kernels_on_a_device(device, rng):
 
 def test_threads_past_the_grid_do_nothing(device):
     arrays = {"x": np.ones(8, "f4"), "y": np.zeros(8, "f4")}
-    device.run(KERNELS["axpy"], arrays, 5, 8)
+    device.run(KERNELS["axpy"], arrays, (5,), 8)
     assert arrays["y"].tolist() == [2.5] * 5 + [0] * 3
 
 

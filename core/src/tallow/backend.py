@@ -14,26 +14,9 @@ import numpy as np
 from tallow.graph import Graph, Node
 from tallow.kernel.grammar import Kernel
 from tallow.lower.group import Lowering
+from tallow.target import Target
 
 API_VERSION = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What code is made for: `backend:arch` plus what that implies. No device is needed to have one.
-
-    vector_bytes: width of a vector register, 0 where the compiler vectorises for itself.
-    limits: sizes a lowering may want, such as "l1", "l2" (bytes) or "registers".
-    """
-
-    backend: str
-    arch: str
-    features: tuple[str, ...] = ()
-    vector_bytes: int = 0
-    limits: Mapping[str, int] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        return f"{self.backend}:{self.arch}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +109,8 @@ GraphPass = Callable[[Graph, Target], Graph]
 class Backend(Protocol):
     """The protocol of a backend plugin.
 
-    lowerings: operator name -> Lowering, tried before the common ones; may decline with a reason.
+    lowerings: operator name -> Lowering, tried before the common ones; may decline with a reason. That of
+        "pointwise" is for groups that are index rules all through.
     passes: graph passes for its targets (layout, weight packing), run after the common ones.
     """
 

@@ -18,6 +18,7 @@ from tallow.graph import Graph, Node, TensorType, walk
 from tallow.kernel.expand import unable
 from tallow.lower.common import COMMON
 from tallow.lower.group import Lowering
+from tallow.lower.pointwise import lower_pointwise
 from tallow.ops import OPS
 from tallow.passes.bind import bind_dims, normal_dims
 from tallow.passes.decompose import decompose
@@ -116,6 +117,7 @@ def lower(graph: Graph, backend: Backend, target: Target) -> Scheduled:
             find=lambda node: find_lowering(backend, target, node),
             refuses=lambda node: refusal(backend, target, node),
             target=target,
+            pointwise=backend.lowerings.get("pointwise", lower_pointwise),
         ),
     )
 

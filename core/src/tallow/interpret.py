@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
 from tallow.dtype import DType, bool_
 from tallow.errors import VerifyError
+from tallow.kernel.build import walk_stmts
 from tallow.kernel.grammar import (
     Alias,
     Alloc,
+    Barrier,
     Bitcast,
     Buffer,
     Call,
@@ -43,7 +45,8 @@ def interpret(
 ) -> None:
     """Run iterations begin..stop of the grid on flat arrays by parameter name, writing results in place.
 
-    Raises VerifyError for an access out of bounds, naming buffer and index.
+    The threads of a group loop take turns from barrier to barrier. Raises VerifyError for an access out of
+    bounds, naming buffer and index, and where threads of a group do not meet at the same barrier.
     """
     _Interpreter(kernel, arrays, sizes, begin, stop).run()
 
@@ -53,6 +56,7 @@ class _Interpreter:
         self.kernel, self.begin, self.stop = kernel, begin, stop
         self.memory: dict[str, np.ndarray] = dict(arrays)
         self.values: dict[str, object] = {name: np.int64(size) for name, size in sizes.items()}
+        self.meeting = {id(s) for s in walk_stmts(kernel.body) if _meets(s)}
 
     def run(self) -> None:
         for s in self.kernel.body:
@@ -81,11 +85,53 @@ class _Interpreter:
                 low, high = int(self.value(start)), int(self.value(stop))
                 if kind == "grid":
                     low, high = self.begin, high if self.stop is None else self.stop
+                if kind == "group":
+                    return self.group(var, range(low, high, step), body)
                 for number in range(low, high, step):
                     self.values[var.name] = np.int64(number)
                     self.block(body)
             case If(condition, then, otherwise):
                 self.block(then if self.value(condition) else otherwise)
+
+    # Threads of a group --------------------------------------------------------------------------
+
+    def group(self, var: Var, numbers: range, body: tuple[Stmt, ...]) -> None:
+        """Each thread with values and memory of its own, in turns that end where all meet."""
+        values, memory = self.values, self.memory
+        waiting = []
+        for number in numbers:
+            own = {**values, var.name: np.int64(number)}
+            waiting.append((own, dict(memory), self.turns(body)))
+        while waiting:
+            met, going = set(), []
+            for own, mine, turns in waiting:
+                self.values, self.memory = own, mine
+                barrier = next(turns, None)
+                met.add(barrier)
+                if barrier is not None:
+                    going.append((own, mine, turns))
+            if len(met) > 1:
+                raise VerifyError(
+                    f"kernel {self.kernel.name}: threads of a group do not meet at the same barrier"
+                )
+            waiting = going
+        self.values, self.memory = values, memory
+
+    def turns(self, body: tuple[Stmt, ...]) -> Iterator[int]:
+        """Runs statements, pausing at each barrier."""
+        for s in body:
+            if id(s) not in self.meeting:
+                self.statement(s)
+                continue
+            match s:
+                case Barrier():
+                    yield id(s)
+                case If(condition, then, otherwise):
+                    yield from self.turns(then if self.value(condition) else otherwise)
+                case For(var, stop, inner, _, start, step):
+                    for number in range(int(self.value(start)), int(self.value(stop)), step):
+                        self.values[var.name] = np.int64(number)
+                        yield from self.turns(inner)
 
     def places(self, buffer: Buffer, index: Expr, lanes: int, mask) -> np.ndarray:
         """Positions that are touched; those that the mask hides come as 0."""
@@ -153,6 +199,11 @@ class _Interpreter:
             value = np.atleast_1d(self.value(combine(op, a, b, half, dtype)))
             self.values = saved
         return value[0]
+
+
+def _meets(s: Stmt) -> bool:
+    """Whether threads meet in a statement."""
+    return any(isinstance(inner, Barrier) for inner in walk_stmts((s,)))
 
 
 def convert(array: np.ndarray, to: DType) -> np.ndarray:

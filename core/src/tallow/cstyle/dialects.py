@@ -33,6 +33,7 @@ class Dialect:
     memory: tuple[str, ...]  # address spaces that `half_read` and `half_write` are written for
     infinity: str
     long_suffix: str
+    lanes: int = 1  # of the longest vector type; 1 where there is none to compute with
 
 
 OPENCL = Dialect(
@@ -67,6 +68,7 @@ OPENCL = Dialect(
     memory=("__global ", "__local ", ""),
     infinity="INFINITY",
     long_suffix="L",
+    lanes=16,
 )
 
 CUDA = Dialect(

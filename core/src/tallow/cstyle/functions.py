@@ -59,6 +59,53 @@ UNSIGNED = INTEGER | {
 LOGICAL = {"not": "!a"}
 BODIES = {"float": FLOAT, "int": SIGNED, "uint": UNSIGNED, "bool": LOGICAL}
 
+# Vectors: masks of -1 and 0 in place of bools, and `as_` in place of casts that keep the bits.
+VECTOR_LOGICAL = {
+    "and": "({0} & {1})",
+    "or": "({0} | {1})",
+    "xor": "({0} ^ {1})",
+    "ne": "({0} ^ {1})",
+    "eq": "(~({0} ^ {1}))",
+    "lt": "(~{0} & {1})",
+    "le": "(~{0} | {1})",
+    "gt": "({0} & ~{1})",
+    "ge": "({0} | ~{1})",
+    "not": "(~{0})",
+}
+_VECTOR_FLOAT = {
+    "fma": "fma(a, b, c)",
+    "neg": "-a",
+    "abs": "fabs(a)",
+    "floor": "floor(a)",
+    "ceil": "ceil(a)",
+    "trunc": "trunc(a)",
+    "round": "rint(a)",
+    "sqrt": "sqrt(a)",
+    "max": "(a != a) | (a > b) ? a : b",
+    "min": "(a != a) | (a < b) ? a : b",
+    "isnan": "(a != a)",
+    "isinf": "(fabs(a) == (T)({infinity}))",
+}
+_VECTOR_UNSIGNED = {
+    "add": "as_T(as_U(a) + as_U(b))",
+    "sub": "as_T(as_U(a) - as_U(b))",
+    "mul": "as_T(as_U(a) * as_U(b))",
+    "fma": "as_T(as_U(a) * as_U(b) + as_U(c))",
+    "neg": "as_T((U)(0) - as_U(a))",
+    "max": "a > b ? a : b",
+    "min": "a < b ? a : b",
+    "bit_and": "a & b",
+    "bit_or": "a | b",
+    "bit_xor": "a ^ b",
+    "bit_not": "~a",
+    "shift_left": "b < (T)({bits}) ? a << b : (T)(0)",
+}
+_VECTOR_SIGNED = _VECTOR_UNSIGNED | {
+    "shift_left": "as_U(b) < (U)({bits}) ? as_T(as_U(a) << as_U(b)) : (T)(0)",
+    "shift_right": "a >> (as_U(b) < (U)({bits}) ? b : (T)({bits} - 1))",
+}
+VECTOR_BODIES = {"float": _VECTOR_FLOAT, "int": _VECTOR_SIGNED, "uint": _VECTOR_UNSIGNED}
+
 # What the language has for floats, and what all kinds share; the rest is expanded before printing.
 NATIVE = frozenset(
     {"select", "shift_right", *FLOAT_OPERATORS, *LOGICAL_OPERATORS, *FLOAT, *INTEGER, *LOGICAL}

@@ -181,7 +181,8 @@ class For:
 
     serial: in order. unroll: in order, no loop left (constant bounds). vector: iterations are
     independent but for `Update`s. grid: independent, outermost, split over threads or a device's
-    grid; a kernel has exactly one. group: the threads of one work-group, run together.
+    grid; a kernel has exactly one. group: the threads of one work-group, run together: each has what is
+    allocated inside, and all meet at a Barrier there, which no thread may miss.
     """
 
     var: Var

@@ -45,10 +45,16 @@ class _Cannot(Exception):
     """The loop has no vector form; it stays serial."""
 
 
-def vectorise(kernel: Kernel, width_bytes: int) -> Kernel:
+@dataclass(frozen=True, slots=True)
+class _Width:
+    bytes: int
+    most: int  # lanes
+
+
+def vectorise(kernel: Kernel, width_bytes: int, most_lanes: int = 64) -> Kernel:
     """The kernel with `vector` loops in explicit vectors of `width_bytes` (64 for AVX-512)."""
     namer = _Namer()
-    return replace(kernel, body=_block(kernel.body, width_bytes, namer))
+    return replace(kernel, body=_block(kernel.body, _Width(width_bytes, most_lanes), namer))
 
 
 class _Namer:
@@ -60,7 +66,7 @@ class _Namer:
         return f"{hint}.v{self.count}"
 
 
-def _block(body: tuple[Stmt, ...], width: int, namer: _Namer) -> tuple[Stmt, ...]:
+def _block(body: tuple[Stmt, ...], width: _Width, namer: _Namer) -> tuple[Stmt, ...]:
     result: list[Stmt] = []
     for statement in body:
         match statement:
@@ -100,8 +106,8 @@ def _data_bytes(body: Iterable[Stmt]) -> int:
     return widest
 
 
-def _loop(loop: For, width: int, namer: _Namer) -> list[Stmt]:
-    lanes = min(64, width // _data_bytes(loop.body))
+def _loop(loop: For, width: _Width, namer: _Namer) -> list[Stmt]:
+    lanes = min(width.most, width.bytes // _data_bytes(loop.body))
     serial = [replace(loop, kind="serial", body=_serial(loop.body))]
     if lanes < 2 or loop.step != 1:
         return serial

@@ -2,6 +2,7 @@
 
 from tallow.ops import (
     attention,
+    channels_last,
     composite,
     constants,
     contraction,
@@ -29,6 +30,7 @@ __all__ = [
     "Op",
     "Read",
     "attention",
+    "channels_last",
     "composite",
     "constants",
     "contraction",

@@ -34,11 +34,13 @@ OFFERED = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Lowerer:
-    """How nodes of a target become kernels: its lowerings by operator, and what it cannot do."""
+    """How nodes of a target become kernels: its lowerings by operator, the one of groups that are index rules
+    all through, and what it cannot do."""
 
     find: Callable[[Node], Lowering | None]
     refuses: Callable[[Node], str | None]
     target: object
+    pointwise: Lowering = lower_pointwise
 
 
 def schedule(graph: Graph, lowerer: Lowerer) -> Scheduled:
@@ -169,8 +171,9 @@ class _Draft:
             self.add_host(item)
 
     def add_group(self, group: Group) -> None:
-        lowering = self.shared.lowerer.find(group.root) if group.root else lower_pointwise
-        calls = lowering(group, self.shared.lowerer.target)
+        lowerer = self.shared.lowerer
+        lowering = lowerer.find(group.root) if group.root else lowerer.pointwise
+        calls = lowering(group, lowerer.target)
         if isinstance(calls, Declined):
             self.declined[group.root or group.nodes[-1]] = calls.reason
             calls = ()

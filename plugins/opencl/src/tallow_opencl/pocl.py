@@ -2,8 +2,10 @@
 
 The PoCL of the `pocl-binary-distribution` wheel (3.0, with LLVM 14) has no setting for the processor it
 compiles for. Where its LLVM does not know the host it says "generic", which its clang then refuses
-("unknown target CPU 'generic'", github.com/pocl/pocl/issues/1049). There, and nowhere else, the function of
-that library which names the host is made to name an older processor with the host's vector instructions.
+("unknown target CPU 'generic'", github.com/pocl/pocl/issues/1049). Zen 4 it takes for a Zen 3, and then fails at
+vectors of 16 floats, because its library of functions is chosen by the instructions that are there. In both
+cases, and no others, the function of that library which names the host is made to name an older processor with
+the host's vector instructions.
 """
 
 from __future__ import annotations
@@ -51,7 +53,8 @@ def teach_host(force: str | None = None) -> str | None:
     if function is None:
         return None
     known = ctypes.CFUNCTYPE(ctypes.c_char_p)(function)()  # the text that the result points to
-    if force is None and not known.startswith(b"generic"):
+    mistaken = known.startswith(b"znver") and _processor() == "skylake-avx512"
+    if force is None and not known.startswith(b"generic") and not mistaken:
         return None
     name = force or _processor()
     _replace(function, name)

@@ -19,10 +19,10 @@ from tallow.builder import Builder
 from tallow.dim import product
 from tallow.dtype import DType, i8, i32, u8
 from tallow.graph import Graph, Node, Value
+from tallow.passes.layout import is_product, to_first, to_last
 from tallow.passes.rewrite import rewrite
 from tallow.passes.simplify import Facts
 from tallow_cpu.lowerings.contraction import are_lines_whole
-from tallow_cpu.passes.layout import is_product, to_first, to_last
 from tallow_cpu.passes.pack import pack
 
 

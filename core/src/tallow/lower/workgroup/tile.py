@@ -1,0 +1,125 @@
+"""The tile of a contraction: what one work-group computes, and how large it is for a target.
+
+A device with vectors (`Target.vector_bytes`) has groups of one thread, which keeps rows of vectors in
+registers and reads operands where they lie. Any other is taken for a device with shared memory: a group
+stages pieces of both operands there, and each thread keeps a small block of sums in registers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tallow.dim import Dim, bounds
+from tallow.target import Target
+
+THREADS = 256  # of a group, where the target allows as many
+UNITS = 64  # groups that keep a device busy, where it does not say
+UNKNOWN = 1024  # a size that only the run can tell
+CHUNK = 4  # neighbouring rows or columns of a thread
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """`down` x `across` threads with `rows` x `columns` sums each; `depth` summed elements are staged at a
+    time (0: none)."""
+
+    rows: int
+    columns: int
+    down: int = 1
+    across: int = 1
+    depth: int = 0
+
+    @property
+    def height(self) -> int:
+        return self.rows * self.down
+
+    @property
+    def width(self) -> int:
+        return self.columns * self.across
+
+    @property
+    def threads(self) -> int:
+        return self.down * self.across
+
+
+def lanes(target: Target, itemsize: int = 4) -> int:
+    """Elements of a vector."""
+    return max(min(target.vector_bytes // itemsize, 16), 1)
+
+
+def threads(target: Target) -> int:
+    """Threads of a group, a power of two; 1 for a device with vectors."""
+    if target.vector_bytes:
+        return 1
+    return _floor_power(max(1, min(THREADS, target.limits.get("group", THREADS))))
+
+
+def choose_tile(outer: Dim, rows: Dim, columns: Dim, itemsize: int, target: Target) -> Tile:
+    """The tile of a contraction of sums of `itemsize` bytes."""
+    if target.vector_bytes:
+        width = lanes(target, itemsize)
+        most = bounds(columns)[1]
+        wide = width if most is not None and most <= width else 2 * width
+        return Tile(choose_rows(rows, wide // width, target), wide)
+    return _staged(outer, rows, columns, itemsize, target)
+
+
+def choose_rows(rows: Dim, vectors: int, target: Target) -> int:
+    """The tallest tile of some vectors of width that fits the registers and wastes few rows."""
+    sums = 24 if target.limits.get("registers", 16) >= 32 else 12
+    most = max(1, sums // vectors)
+    if not isinstance(rows, int):
+        high = bounds(rows)[1]
+        return most if high is None else max(1, min(most, high))
+    if rows <= most:
+        return max(rows, 1)
+    return min(range(max(most // 2, 1), most + 1), key=lambda r: (-(-rows // r) * r + 2 * -(-rows // r), -r))
+
+
+def _staged(outer: Dim, rows: Dim, columns: Dim, itemsize: int, target: Target) -> Tile:
+    count = threads(target)
+    high, wide = (_size(d) for d in (rows, columns))
+    items = _size(outer) if outer != 1 else 1
+    down, across = _spread(count, high, wide)
+    each = 1
+    for size in (2, 4, 8):
+        small = size * down > max(2 * high, down) or size * across > max(2 * wide, across)
+        tiles = items * -(-high // (size * down)) * -(-wide // (size * across))
+        if (
+            not small
+            and (size <= 4 or tiles >= 2 * target.limits.get("units", UNITS))
+            and size * itemsize <= 32
+        ):
+            each = size
+    tall, broad = (max(1, min(each, _ceil_power(-(-s // n)))) for s, n in ((high, down), (wide, across)))
+    depth = 16 if count >= 64 else 4
+    memory = target.limits.get("shared", 32 << 10)
+    while depth > 1 and depth * (tall * down + broad * across + 2 * CHUNK) * itemsize > memory:
+        depth //= 2
+    return Tile(tall, broad, down, across, depth)
+
+
+def _spread(count: int, high: int, wide: int) -> tuple[int, int]:
+    """Threads along rows and columns: a square, unless there are few rows or few columns."""
+    down = 1
+    while down * down * 4 <= count:
+        down *= 2
+    across = count // down
+    while down > 1 and down > _ceil_power(high):
+        down, across = down // 2, across * 2
+    while across > 1 and across > _ceil_power(wide) and down < _ceil_power(high):
+        down, across = down * 2, across // 2
+    return down, across
+
+
+def _size(dim: Dim) -> int:
+    high = bounds(dim)[1]
+    return max(1, UNKNOWN if high is None else high)
+
+
+def _floor_power(n: int) -> int:
+    return 1 << (n.bit_length() - 1)
+
+
+def _ceil_power(n: int) -> int:
+    return 1 << (max(n, 1) - 1).bit_length()

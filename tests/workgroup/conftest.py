@@ -1,0 +1,22 @@
+"""Work-group lowerings run in the interpreter, and through PoCL where it is installed."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "kernel")]
+
+
+@pytest.fixture(scope="session")
+def pocl():
+    """An OpenCL device on this machine's processor, which shares its memory."""
+    cl = pytest.importorskip("pyopencl", reason="pyopencl cannot be imported")
+    pocl = pytest.importorskip("tallow_opencl.pocl")
+    import opencl_device
+
+    pocl.teach_host()
+    device = opencl_device.Device(cl)
+    if "Portable Computing" not in device.context.devices[0].platform.name:
+        pytest.skip("the OpenCL device is not PoCL")
+    return device
