@@ -120,6 +120,10 @@ class OpenclDevice:
         """No library takes OpenCL's memory through dlpack."""
         return None
 
+    def adopt(self, value: object) -> None:
+        """No library says of its arrays that they are OpenCL's."""
+        return None
+
     def _memory(self, buffer, offset: int) -> Memory:
         memory = Memory(buffer, offset, next(self._addresses))
         self.memories[memory.address] = memory
