@@ -28,6 +28,7 @@ def device(monkeypatch):
     if shutil.which("g++") is None:
         pytest.skip("no g++ to compile CUDA C for the host")
     pytest.importorskip("tallow_cuda")
+    import host_cublaslt
     import host_cuda
 
     from tallow_cuda import device, libraries, program, source
@@ -36,10 +37,13 @@ def device(monkeypatch):
         def __init__(self, module, steps):
             super().__init__(module, steps)
             for launch in self.launches:
-                host_cuda.Driver.counts[launch.pointers.ctypes.data] = len(launch.values)
+                if isinstance(launch, program._Launch):
+                    host_cuda.Driver.counts[launch.pointers.ctypes.data] = len(launch.values)
 
     cupy = host_cuda.make_cupy()
+    library = host_cublaslt.Cublaslt()
     monkeypatch.setattr(libraries, "cupy", lambda: cupy)
+    monkeypatch.setattr(libraries, "cublaslt", lambda: library)
     monkeypatch.setattr(source, "compile_source", host_cuda.compile_source)
     monkeypatch.setattr(program, "Prepared", Prepared)
     monkeypatch.setattr(device, "_opened", {})

@@ -14,7 +14,7 @@ from test_graphs_on_devices import (  # noqa: F401 - tests, run here on this fol
 import tallow
 from tallow.backend import BoundStep
 from tallow.builder import Builder
-from tallow.compile import compile_graph, open_compiled
+from tallow.compile import aligned, compile_graph, open_compiled
 from tallow.dtype import DTYPES
 from tallow.errors import ArtifactError, TallowError, Unavailable
 
@@ -148,6 +148,12 @@ class CupyArray:
     def reshape(self, shape):
         return CupyArray(self.array.reshape(shape))
 
+    def copy(self):
+        CupyArray.copies += 1
+        return CupyArray(aligned(self.array.copy()))
+
+    copies = 0
+
 
 def test_arrays_of_other_libraries_are_used_where_they_lie(device):
     from tallow_cuda import libraries
@@ -156,8 +162,12 @@ def test_arrays_of_other_libraries_are_used_where_they_lie(device):
     cupy.from_dlpack = lambda value: CupyArray(value.array)
     cupy.ascontiguousarray = lambda array: array
     program = tallow.compile(two_steps(), device)
-    x = np.random.default_rng(0).normal(size=(5, 8)).astype("f4")
-    np.testing.assert_array_equal(program(Foreign(x)), program(x))
+    rows = aligned(np.random.default_rng(0).normal(size=(10, 8)).astype("f4"))
+    for x, copies in ((rows[:5], 0), (rows[3:8], 1)):  # memory of a device is aligned to 64 bytes
+        before = CupyArray.copies
+        np.testing.assert_array_equal(program(Foreign(x)), program(x))
+        assert CupyArray.copies - before == copies
+    x = rows
     with pytest.raises(tallow.InputError, match='input "x": expected f32'):
         program(Foreign(x.astype("f8")))
 

@@ -72,7 +72,8 @@ def print_kernel(kernel: Kernel) -> str:
     """A kernel, one statement a line."""
     parameters = [f"{'out ' if b.writable else ''}{b.name}: {b.dtype}" for b in kernel.parameters]
     parameters += [f"{s.name}: size" for s in kernel.sizes]
-    return "\n".join([f"kernel {kernel.name}({', '.join(parameters)})", *_block(kernel.body, 1)])
+    native = [f"  runs as {kernel.native}"] if kernel.native else []
+    return "\n".join([f"kernel {kernel.name}({', '.join(parameters)})", *native, *_block(kernel.body, 1)])
 
 
 def _block(body: tuple[Stmt, ...], depth: int) -> list[str]:

@@ -12,6 +12,7 @@ from tallow.lower.group import Lowering
 from tallow.lower.workgroup import PASSES, WORKGROUP
 from tallow_cuda import discovery, source
 from tallow_cuda.device import open_device
+from tallow_cuda.products import lower_matmul
 from tallow_cuda.targets import is_target_name, make_target
 
 COMPUTED = ("f64", "f32", "f16", "bf16", "i64", "i32", "i16", "i8", "u64", "u32", "u16", "u8", "bool")
@@ -19,7 +20,7 @@ COMPUTED = ("f64", "f32", "f16", "bf16", "i64", "i32", "i16", "i8", "u64", "u32"
 
 class CudaBackend:
     name = "cuda"
-    lowerings: Mapping[str, Lowering] = WORKGROUP
+    lowerings: Mapping[str, Lowering] = {**WORKGROUP, "matmul": lower_matmul}
     passes: Sequence[GraphPass] = PASSES
 
     def devices(self) -> Sequence[DeviceInfo]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+ALIGNMENT = 64  # of all memory of a device
 ON_GPU = 2  # dlpack's kDLCUDA
 
 
@@ -52,7 +53,8 @@ class Adopted:
     @classmethod
     def of(cls, device, value: object):
         """Memory, shape and dtype of an array on the device, or None. The device's stream waits for the one
-        that made it; an array with gaps or another order is copied on the device."""
+        that made it; an array with gaps, in another order or not aligned is copied on the
+        device."""
         cupy = device.cupy
         if getattr(value, "__dlpack_device__", None) is not None:
             kind, number = value.__dlpack_device__()
@@ -65,7 +67,10 @@ class Adopted:
                 return None
         else:
             return None
-        array = cupy.ascontiguousarray(array).reshape(array.shape)
+        shape = array.shape
+        array = cupy.ascontiguousarray(array).reshape(shape)
+        if array.data.ptr % ALIGNMENT:
+            array = array.copy()
         return cls(device, array), array.shape, array.dtype
 
     def __del__(self):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 
 from tallow.errors import Unavailable
@@ -41,3 +42,18 @@ def headers() -> str:
     if found is None:
         raise Unavailable(f"CUDA's headers (cuda_fp16.h) are not installed: {INSTALL}")
     return found
+
+
+@functools.cache
+def cublaslt() -> ctypes.CDLL:
+    """The library of matrix products; Unavailable says what to install."""
+    cupy()
+    from cuda import pathfinder
+
+    try:
+        found = pathfinder.load_nvidia_dynamic_lib("cublasLt")
+    except pathfinder.DynamicLibNotFoundError as error:
+        raise Unavailable(
+            f"CUDA's library of matrix products, cuBLASLt, is not installed ({error}): {INSTALL}"
+        ) from None
+    return ctypes.CDLL(found.abs_path)

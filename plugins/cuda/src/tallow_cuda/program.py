@@ -12,6 +12,7 @@ import numpy as np
 
 from tallow.backend import BoundStep, Code
 from tallow.errors import TallowError
+from tallow_cuda.cublaslt import Product
 from tallow_cuda.source import function_of
 
 GRAPHS = 8  # kept for one sequence of steps, one for each set of addresses
@@ -25,12 +26,13 @@ class Module:
     def __init__(self, device, code: Code):
         self.device = device
         self.groups = json.loads(code.notes["groups"])
+        self.calls = json.loads(code.notes["calls"])
         self.functions: dict[str, object] = {}
         if code.blob:
             with device.errors("loading kernels"), device.current():
                 module = device.cupy.cuda.Module()
                 module.load(code.blob)
-                self.functions = {e: module.get_function(function_of(e)) for e in code.entries}
+                self.functions = {e: module.get_function(function_of(e)) for e in self.groups}
 
     def prepare(self, steps: Sequence[BoundStep], threads: int) -> Prepared:
         """The launches of bound steps; the host's threads have no part in them."""
@@ -53,9 +55,14 @@ class _Launch:
         for n, (base, offset) in enumerate(self.arguments):
             self.values[n] = bases[base] + offset
 
-    def start(self, driver, stream: int) -> None:
-        pointers = self.pointers.ctypes.data
-        driver.launchKernel(self.function.ptr, self.blocks, 1, 1, self.threads, 1, 1, 0, stream, pointers, 0)
+    def start(self, device, stream: int) -> None:
+        pointers, driver = self.pointers.ctypes.data, device.cupy.cuda.driver
+        try:
+            driver.launchKernel(
+                self.function.ptr, self.blocks, 1, 1, self.threads, 1, 1, 0, stream, pointers, 0
+            )
+        except driver.CUDADriverError as error:
+            raise TallowError(f"{self.label}: {device.info.name} refuses the kernel: {error}") from None
 
 
 class Prepared:
@@ -95,22 +102,16 @@ class Prepared:
             events[0].record(device.stream)
             for launch, event in zip(self.launches, events[1:], strict=True):
                 launch.bind(bases)
-                launch.start(cuda.driver, device.stream.ptr)
+                launch.start(device, device.stream.ptr)
                 event.record(device.stream)
             device.stream.synchronize()
             pairs = zip(events, events[1:], strict=False)
             return [cuda.get_elapsed_time(start, stop) * 1e-3 for start, stop in pairs]
 
     def _launch(self, bases: Sequence[int], stream) -> None:
-        driver = self.device.cupy.cuda.driver
         for launch in self.launches:
             launch.bind(bases)
-            try:
-                launch.start(driver, stream.ptr)
-            except driver.CUDADriverError as error:
-                raise TallowError(
-                    f"{launch.label}: {self.device.info.name} refuses the kernel: {error}"
-                ) from None
+            launch.start(self.device, stream.ptr)
 
     def _capture(self, bases: Sequence[int]):
         """The launches as a graph. They are captured from a stream of its own, so that other threads may go
@@ -132,7 +133,9 @@ class Prepared:
             self.device.keep(graph)
 
 
-def _launch(module: Module, step: BoundStep) -> _Launch:
+def _launch(module: Module, step: BoundStep) -> _Launch | Product:
+    if step.entry in module.calls:
+        return Product(module.device, module.calls[step.entry], step)
     group = module.groups[step.entry]
     threads = group or THREADS
     blocks = step.grid if group else -(-step.grid // threads)

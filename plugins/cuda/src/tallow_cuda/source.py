@@ -15,6 +15,7 @@ from tallow.cstyle.printer import group_size, print_kernel
 from tallow.errors import CompileError
 from tallow.kernel.grammar import Call, For, If, Kernel, Load, Stmt, Store, Update
 from tallow_cuda import libraries
+from tallow_cuda.targets import architecture
 
 INTERFACE = "1"  # of notes and of what kernels take; a change makes older code unreadable
 CACHE, CACHE_LIMIT = "cuda", 512 << 20  # kind of cached machine code, and the bytes kept of it
@@ -38,13 +39,17 @@ class Usage:
 
 
 def compile_kernels(kernels: Sequence[Kernel], target: Target) -> Code:
-    """Machine code of all kernels; their entries are numbered, as the code knows them by name."""
-    groups = {k.name: group_size(k) for k in kernels}
-    notes = {"interface": INTERFACE, "target": target.arch, "groups": json.dumps(groups)}
-    text = source_text(kernels, target)
-    cubin, log = compile_source(text, target) if kernels else (b"", "")
-    usage = {name: [found.registers, found.stack, found.spilled] for name, found in usage_of(log).items()}
-    notes["usage"] = json.dumps({k.name: usage.get(function_of(k.name)) for k in kernels})
+    """Machine code of all kernels, which knows them by name; those that are calls of libraries are notes."""
+    written = [k for k in kernels if not k.native]
+    cubin, log = compile_source(source_text(written, target), target) if written else (b"", "")
+    usage = {name: [u.registers, u.stack, u.spilled] for name, u in usage_of(log).items()}
+    notes = {
+        "interface": INTERFACE,
+        "target": target.arch,
+        "groups": json.dumps({k.name: group_size(k) for k in written}),
+        "calls": json.dumps({k.name: json.loads(k.native) for k in kernels if k.native}),
+        "usage": json.dumps({k.name: usage.get(function_of(k.name)) for k in written}),
+    }
     return Code(cubin, {k.name: n for n, k in enumerate(kernels)}, {}, notes)
 
 
@@ -63,6 +68,9 @@ def source_text(kernels: Sequence[Kernel], target: Target) -> str:
     known: set[str] = set()
     parts = []
     for kernel in kernels:
+        if kernel.native:
+            parts.append(f"// {kernel.name}: {kernel.native}\n")
+            continue
         lines = print_kernel(with_fma(kernel), CUDA).splitlines(keepends=True)
         start = next(n for n, line in enumerate(lines) if line.startswith(CUDA.kernel))
         fresh = [line for line in lines[:start] if line not in known]
@@ -95,7 +103,7 @@ def compile_source(text: str, target: Target) -> tuple[bytes, str]:
     """Machine code and the compiler's log, from the cache when the same was compiled before; CompileError
     with the numbered lines around the first fault."""
     nvrtc = libraries.nvrtc()
-    words = [*OPTIONS, f"--gpu-architecture={target.arch}"]
+    words = [*OPTIONS, f"--gpu-architecture={architecture(target.arch)}"]
     key = hashlib.sha256(json.dumps([text, words, nvrtc.getVersion()]).encode()).hexdigest()
     stored = cache.load(CACHE, key)
     if stored is not None:
@@ -118,7 +126,7 @@ def ptx_of(text: str, target: Target) -> str:
     """The compiler's own assembly of a program."""
     nvrtc = libraries.nvrtc()
     program = nvrtc.createProgram(text, "kernels.cu", [], [])
-    arch = target.arch.replace("sm_", "compute_")
+    arch = architecture(target.arch).replace("sm_", "compute_")
     options = [*OPTIONS[:2], f"--gpu-architecture={arch}", f"--include-path={libraries.headers()}"]
     try:
         nvrtc.compileProgram(program, options)
