@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -12,10 +13,33 @@ from onnx import TensorProto, helper
 from tallow import plugins
 from tallow.errors import Unavailable
 
+GOLDEN = Path(__file__).parent / "golden"
+
 
 def pytest_configure(config) -> None:
     """Every graph is verified after every pass, also in processes that tests start."""
     os.environ["TALLOW_VERIFY"] = "1"
+
+
+def pytest_addoption(parser) -> None:
+    """Golden files: `--update-golden` writes what is printed now, to be read in the diff."""
+    parser.addoption("--update-golden", action="store_true", help="write golden files anew")
+
+
+@pytest.fixture
+def golden(request):
+    """`golden(name, text)`: the text is that of the golden file."""
+
+    def check(name: str, text: str) -> None:
+        path = GOLDEN / f"{name}.txt"
+        if request.config.getoption("--update-golden", default=False):
+            GOLDEN.mkdir(exist_ok=True)
+            path.write_text(text)
+        assert path.read_text() == text, (
+            f"{path.name} differs: read the change, then `pytest --update-golden`"
+        )
+
+    return check
 
 
 @pytest.fixture

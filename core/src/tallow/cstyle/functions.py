@@ -59,7 +59,8 @@ UNSIGNED = INTEGER | {
 LOGICAL = {"not": "!a"}
 BODIES = {"float": FLOAT, "int": SIGNED, "uint": UNSIGNED, "bool": LOGICAL}
 
-# Vectors: masks of -1 and 0 in place of bools, and `as_` in place of casts that keep the bits.
+# Vectors: masks of -1 and 0 in place of bools, and `as_` in place of casts that keep the bits. U is the unsigned
+# vector of T's width.
 VECTOR_LOGICAL = {
     "and": "({0} & {1})",
     "or": "({0} | {1})",
@@ -72,19 +73,26 @@ VECTOR_LOGICAL = {
     "ge": "({0} | ~{1})",
     "not": "(~{0})",
 }
+# Rounding by a sum that leaves no room for a fraction: drivers' own functions go a long way round. S is the sign
+# bit, M the number from which on all floats are integers; a result has the sign of what it is rounded from.
+_NEAREST = "as_T((as_U(a) & S) | as_U(as_T(as_U(a) & ~S) + M - M))"
+_STEP = (
+    f"as_T(as_U(a) & ~S) < M ? as_T((as_U({_NEAREST} {{step}} ({_NEAREST} {{less}} a ? (T)(1) : (T)(0))) & ~S)"
+    " | (as_U(a) & S)) : a"
+)
 _VECTOR_FLOAT = {
     "fma": "fma(a, b, c)",
     "neg": "-a",
-    "abs": "fabs(a)",
-    "floor": "floor(a)",
-    "ceil": "ceil(a)",
+    "abs": "as_T(as_U(a) & ~S)",
+    "round": f"as_T(as_U(a) & ~S) < M ? {_NEAREST} : a",
+    "floor": _STEP.format(less=">", step="-"),
+    "ceil": _STEP.format(less="<", step="+"),
     "trunc": "trunc(a)",
-    "round": "rint(a)",
     "sqrt": "sqrt(a)",
     "max": "(a != a) | (a > b) ? a : b",
     "min": "(a != a) | (a < b) ? a : b",
     "isnan": "(a != a)",
-    "isinf": "(fabs(a) == (T)({infinity}))",
+    "isinf": "(as_T(as_U(a) & ~S) == (T)({infinity}))",
 }
 _VECTOR_UNSIGNED = {
     "add": "as_T(as_U(a) + as_U(b))",

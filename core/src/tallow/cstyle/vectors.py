@@ -137,12 +137,21 @@ class VectorPrinter(ScalarPrinter):
             body = self.lane_by_lane(function, dtype, lanes, len(texts), kind)
         else:
             body = body.format(bits=dtype.bits, infinity=self.dialect.infinity)
-            unsigned = f"u{kind}" if dtype.kind == "int" else kind
-            body = re.sub(r"U\b", unsigned, re.sub(r"T\b", kind, body))
+            body = self.spelled(body, dtype, lanes, kind)
             body = self.narrow_mask(body, dtype, lanes) if mask else body
         named = ", ".join(f"{kind} {letter}" for letter in "abc"[: len(texts)])
         name = self.helper(f"{function}_{dtype}_{lanes}", result, named, f"return {body};")
         return f"{name}({', '.join(texts)})"
+
+    def spelled(self, body: str, dtype: DType, lanes: int, kind: str) -> str:
+        """A body with its letters replaced: types T and U, and for floats S and M."""
+        wide = dtype == f64
+        unsigned = {"int": f"u{kind}", "float": f"{'ulong' if wide else 'uint'}{lanes}"}.get(dtype.kind, kind)
+        sign = f"(({unsigned})({'0x8000000000000000uL' if wide else '0x80000000u'}))"
+        whole = f"(({kind})({'4503599627370496.0' if wide else '8388608.0f'}))"
+        for letter, text in ((r"\bS\b", sign), (r"\bM\b", whole), (r"U\b", unsigned), (r"T\b", kind)):
+            body = re.sub(letter, text, body)
+        return body
 
     def lane_by_lane(self, function: str, dtype: DType, lanes: int, arity: int, kind: str) -> str:
         parts = [self.apply(function, dtype, [f"{a}.s{n:x}" for a in "abc"[:arity]]) for n in range(lanes)]

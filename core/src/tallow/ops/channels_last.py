@@ -1,4 +1,4 @@
-"""Convolutions and pools of values with channels last, as layout passes make them."""
+"""Convolutions and pools of values with channels last, and packed weights, as layout passes make them."""
 
 from __future__ import annotations
 
@@ -48,5 +48,45 @@ def _evaluate_pool(arrays, attributes):
     return (np.moveaxis(op("pool").evaluate([np.moveaxis(arrays[0], -1, 1)], attributes)[0], 1, -1),)
 
 
+def unpack(packed: np.ndarray, n: int) -> np.ndarray:
+    """[..., panels, *rest, width] with the panels at axis 1 as [..., *rest, panels * width], cut to n columns."""
+    columns = np.moveaxis(packed, 1, -2)
+    return columns.reshape(*columns.shape[:-2], -1)[..., :n]
+
+
+def _infer_matmul_panels(types, attributes):
+    a, w = tensors("matmul_panels", types)
+    same_dtype("matmul_panels", [a, w])
+    if w.rank != 3 or (isinstance(a.shape[-1], int) and a.shape[-1] != w.shape[1]):
+        raise GraphError(f"matmul_panels: expected panels [count, {a.shape[-1]}, width] for {a}, got {w}")
+    return (TensorType(a.dtype, (*a.shape[:-1], attributes["n"])),)
+
+
+def _evaluate_matmul_panels(arrays, attributes):
+    """matmul by weights [panels, K, width] of n columns."""
+    a, w = arrays
+    return op("matmul").evaluate([a, unpack(w[None], attributes["n"])[0]], {})
+
+
+def _infer_conv_panels(types, attributes):
+    x, w = tensors("conv_panels", types)
+    same_dtype("conv_panels", [x, w])
+    if w.rank != x.rank + 2 or (isinstance(x.shape[-1], int) and x.shape[-1] != w.shape[-2] * w.shape[0]):
+        raise GraphError(
+            f"conv_panels: expected panels [groups, count, *kernel, channels, width] for {x}, got {w}"
+        )
+    sizes = _sizes(x.shape[1:-1], w.shape[2:-2], attributes)
+    return (TensorType(x.dtype, (x.shape[0], *sizes, attributes["n"] * w.shape[0])),)
+
+
+def _evaluate_conv_panels(arrays, attributes):
+    """conv_last by weights [groups, panels, *kernel, C / groups, width], of n columns in each group."""
+    x, w = arrays
+    weights = np.concatenate(list(unpack(w, attributes["n"])), axis=-1)
+    return _evaluate_conv([x, weights], {**attributes, "groups": w.shape[0]})
+
+
+register(Op("matmul_panels", "contraction", _infer_matmul_panels, _evaluate_matmul_panels, arity=(2, 2)))
+register(Op("conv_panels", "contraction", _infer_conv_panels, _evaluate_conv_panels, arity=(2, 2)))
 register(Op("conv_last", "contraction", _infer_conv, _evaluate_conv, arity=(2, 2)))
 register(Op("pool_last", "window", _infer_pool, _evaluate_pool))

@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 
-from tallow.dim import product
+from tallow.dim import bounds, product
 from tallow.dtype import bf16, f16, f32
 from tallow.errors import GraphError
-from tallow.ops.rules import axis_in, broadcast_shapes, of_kind, same_dtype, tensors
+from tallow.ops.rules import axis_in, of_kind, same_dtype, tensors
 from tallow.ops.table import Op, register
 from tallow.scalar import apply
 
@@ -64,6 +64,12 @@ def _decompose_log_softmax(builder, node):
     return builder.sub(moved, builder.log(_reduce(builder, builder.exp(moved), "add", axis)))
 
 
+def _differ(a, b) -> bool:
+    """Whether two sizes are surely not equal; where that is open, a run checks the rule again."""
+    low, high = bounds(a - b)
+    return (low is not None and low > 0) or (high is not None and high < 0)
+
+
 def _infer_norm(name):
     def infer(types, attributes):
         operands = tensors(name, types)
@@ -72,7 +78,8 @@ def _infer_norm(name):
         of_kind(name, x.dtype, FLOAT)
         axis_in(name, attributes["axis"], x.rank)
         for other in operands[1:]:
-            if broadcast_shapes(name, [x.shape, other.shape]) != x.shape:
+            pairs = zip(reversed(x.shape), reversed(other.shape), strict=False)
+            if other.rank > x.rank or any(d != 1 and _differ(d, full) for full, d in pairs):
                 raise GraphError(f"{name}: scale or bias {other} does not fit {x}")
         return (x,)
 
@@ -101,14 +108,15 @@ def _mean(builder, x, axes):
 
 
 def _in_f32(decompose):
-    """Narrow floats are widened for the whole computation and rounded once."""
+    """Narrow floats are widened for the whole computation and rounded once. The result has the sizes of the
+    data, also where a scale or bias states them otherwise (5 for n)."""
 
     def wrapped(builder, node):
-        narrow = node.inputs[0].dtype
-        if narrow not in (f16, bf16):
-            return decompose(builder, node, node.inputs)
-        wide = [builder.cast(v, dtype=f32) for v in node.inputs]
-        return builder.cast(decompose(builder, node, wide), dtype=narrow)
+        narrow, shape = node.inputs[0].dtype, node.output.shape
+        wide = [builder.cast(v, dtype=f32) if narrow in (f16, bf16) else v for v in node.inputs]
+        y = decompose(builder, node, wide)
+        y = builder.cast(y, dtype=narrow) if y.dtype != narrow else y
+        return y if y.shape == shape else builder.reshape(y, shape=shape)
 
     return wrapped
 

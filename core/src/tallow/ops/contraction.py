@@ -148,10 +148,12 @@ def _decompose_conv_transpose(builder, node):
     """One small convolution for each position within a stride, their results interleaved.
 
     Result element s * t + r is the sum over j of x[t - j] w[s * j + r]: only the taps that are r modulo s
-    meet it (Shi et al., 2016, the other way round).
+    meet it (Shi et al., 2016, the other way round). None where the window's sizes are open.
     """
     x, w = node.inputs
     groups, spatial, strides = node["groups"], x.rank - 2, node["strides"]
+    if any(not isinstance(d, int) for d in w.shape[1:]):
+        return None
     if any(d != 1 for d in node["dilations"]):
         w = _dilated(builder, w, node["dilations"])
     taps = w.shape[2:]

@@ -106,7 +106,8 @@ def _infer_slice(types, attributes):
     for key in ("steps", "shape", *(["starts"] if "starts" in attributes else [])):
         if len(attributes[key]) != type_.rank:
             raise GraphError(f"slice: expected {type_.rank} {key} for {type_}, got {len(attributes[key])}")
-    starts = attributes.get("starts", (0,) * type_.rank)
+    ends = zip(attributes["steps"], type_.shape, strict=True)
+    starts = attributes.get("starts", tuple(0 if step > 0 else have - 1 for step, have in ends))
     for axis, (start, step, size, have) in enumerate(
         zip(starts, attributes["steps"], attributes["shape"], type_.shape, strict=True)
     ):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tallow.dim import evaluate
+from tallow.dim import evaluate, symbols
 from tallow.graph import TensorType
 from tallow.schedule.memory import Lifetime, plan_memory
 from tallow.schedule.program import ControlStep, KernelStep, Program, Step
@@ -87,6 +87,11 @@ def lives_of(program: Program) -> Lives:
 
 def shape_of(program: Program, slot: int, sizes: Mapping[str, int]) -> tuple[int, ...]:
     return tuple(evaluate(dim, sizes) for dim in program.slots[slot].type.shape)
+
+
+def is_known(program: Program, slot: int, sizes: Mapping[str, int]) -> bool:
+    """Whether the sizes tell the slot's shape."""
+    return all(symbols(dim).keys() <= sizes.keys() for dim in program.slots[slot].type.shape)
 
 
 def size_of(program: Program, slot: int, sizes: Mapping[str, int]) -> int:

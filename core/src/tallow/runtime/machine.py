@@ -22,6 +22,7 @@ from tallow.runtime.direct import Direct
 from tallow.runtime.frame import Arena, Frame, PhasePlan, Segment
 from tallow.runtime.layout import (
     PhaseLayout,
+    is_known,
     kernel_reads,
     lay_out,
     lives_of,
@@ -245,8 +246,9 @@ class Machine:
         found = {}
         for position, slot in enumerate(self.program.outputs):
             root = root_of(self.program, slot)
-            if self.program.slots[root].kind == "output" and self.lives.first.get(root) in phase:
-                found.setdefault(root, (root, position, shape_of(self.program, slot, sizes)))
+            made = self.program.slots[root].kind == "output" and self.lives.first.get(root) in phase
+            if made and root not in found and is_known(self.program, slot, sizes):
+                found[root] = (root, position, shape_of(self.program, slot, sizes))
         return tuple(found.values())
 
     def _kernel_segment(self, run: list[int], places, sizes) -> list[Segment]:
@@ -390,7 +392,10 @@ class Machine:
             check_out(self.program.output_names[position], given, value.shape, value.dtype)
             np.copyto(given, value)
             return given
-        first = self.program.outputs.index(slot) == position
+        first = (
+            next(p for p, s in enumerate(self.program.outputs) if root_of(self.program, s) == root)
+            == position
+        )
         if kind == "output" and first:
             return value
         mine = kind == "host" and not shares_memory(value, self._borrowed(frame))

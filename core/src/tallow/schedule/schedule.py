@@ -118,8 +118,8 @@ class _Draft:
         if self.declined:
             raise _Declines(self.declined)
         outputs = tuple(self.need(v) for v in graph.outputs)
-        self.write_views_in_place(outputs)
         found = {name: s for v in graph.inputs for name, s in type_symbols(v.type).items()}
+        self.write_views_in_place(outputs, set(found))
         return Program(
             graph.name,
             tuple(self.slots),
@@ -133,12 +133,16 @@ class _Draft:
             checks_of(graph),
         )
 
-    def write_views_in_place(self, outputs: Sequence[int]) -> None:
-        """A result that is a view of a temporary makes that temporary the caller's array."""
+    def write_views_in_place(self, outputs: Sequence[int], known: set[str]) -> None:
+        """A result that is a view of a temporary makes that temporary the caller's array, if the sizes of
+        the result are known when the temporary is written."""
         for output in outputs:
             root = output
             while (below := self.slots[root].view_of) is not None:
                 root = below
+            early = known | set(type_symbols(self.slots[root].type))
+            if set(type_symbols(self.slots[output].type)) - early:
+                continue
             if self.slots[root].kind == "temporary" and root not in outputs:
                 self.slots[root] = replace(self.slots[root], kind="output")
 

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 
 from tallow.graph import Graph
 from tallow.lower.group import Lowering
+from tallow.lower.workgroup.attention import lower_attention
 from tallow.lower.workgroup.elements import lower_elements
-from tallow.lower.workgroup.layout import convert_windows
+from tallow.lower.workgroup.layout import convert_windows, pack_weights
 from tallow.lower.workgroup.products import lower_conv, lower_matmul
 from tallow.lower.workgroup.rows import (
     lower_concat,
@@ -23,7 +24,9 @@ WORKGROUP: Mapping[str, Lowering] = {
     "pointwise": lower_elements,
     "matmul": lower_matmul,
     "conv": lower_conv,
+    "matmul_panels": lower_matmul,
     "conv_last": lower_conv,
+    "conv_panels": lower_conv,
     "pool": lower_pool,
     "pool_last": lower_pool,
     "reduce": lower_reduction,
@@ -34,5 +37,10 @@ WORKGROUP: Mapping[str, Lowering] = {
     "layer_norm": lower_norm,
     "rms_norm": lower_norm,
     "concat": lower_concat,
+    "attention": lower_attention,
 }
-PASSES: tuple[Callable[[Graph, object], Graph], ...] = (convert_windows, sink_transposes)
+PASSES: tuple[Callable[[Graph, object], Graph], ...] = (
+    convert_windows,
+    sink_transposes,
+    pack_weights,
+)

@@ -24,10 +24,12 @@ from tallow.ops.pointwise import operand_index
 class Operand(Protocol):
     """One side of a contraction. A line is a row of the left operand, a column of the right one.
 
-    along: whether neighbours in memory follow the summed index ("depth") or the lines.
+    along: whether neighbours in memory follow the summed index ("depth") or the lines. padded: whether
+    there are elements beyond the last line of a tile, whatever they are.
     """
 
     along: Literal["depth", "line"]
+    padded: bool
 
     def place(self, inliner: Inliner, body: list[Stmt], outer: Sequence[Expr], line: Expr) -> object:
         """Whatever of a line's elements does not depend on the summed index, named in `body`."""
@@ -68,6 +70,7 @@ class Matrix:
     batch: tuple[Dim, ...]
     lines_first: bool
     along: Literal["depth", "line"]
+    padded: bool = False
 
     def place(self, inliner: Inliner, body: list[Stmt], outer: Sequence[Expr], line: Expr) -> object:
         shape = self.value.shape
@@ -107,6 +110,7 @@ class Pixels:
     kernel: tuple[int, ...]
     channel_axis: int
     each: Dim
+    padded: bool = False
 
     @property
     def along(self) -> Literal["depth", "line"]:
@@ -175,6 +179,7 @@ class Filters:
     w: Value
     columns: Dim
     channels_last: bool
+    padded: bool = False
 
     @property
     def along(self) -> Literal["depth", "line"]:
@@ -196,3 +201,36 @@ class Filters:
             return Load(inliner.buffer(self.w), add(add(line, run), beside), 1, guard)
         run = mul(add(mul(add(line, beside), size(shape[1])), at), size(product(shape[2:])))
         return Load(inliner.buffer(self.w), add(run, tap), 1, guard)
+
+
+@dataclass(frozen=True, slots=True)
+class Panels:
+    """Weights packed for tiles, [groups, panels, *kernel, each, width], as columns; filled up with zeros, so that
+    a tile may read all its columns. `group`: which of the outer items tells the group."""
+
+    w: Value
+    group: int | None
+    along: Literal["depth", "line"] = "line"
+    padded: bool = True
+
+    @property
+    def run(self) -> int:
+        """Elements of one tap in a panel."""
+        return self.w.shape[-2] * self.w.shape[-1]
+
+    def place(self, inliner: Inliner, body: list[Stmt], outer: Sequence[Expr], line: Expr) -> object:
+        width, panels = self.w.shape[-1], self.w.shape[1]
+        panel = floordiv(line, const(width))
+        if self.group is not None:
+            panel = add(mul(outer[self.group], const(panels)), panel)
+        each = product(self.w.shape[1:] if self.group is None else self.w.shape[2:])
+        return inliner.let(body, add(mul(panel, const(each)), mod(line, const(width))), "panel")
+
+    def tap(self, inliner: Inliner, body: list[Stmt], place: Expr, tap: Expr) -> object:
+        return inliner.let(body, add(place, mul(tap, const(self.run))), "panel")
+
+    def element(
+        self, inliner: Inliner, body: list[Stmt], place: Expr, at: Expr, guard: Expr | None, beside: Expr
+    ) -> Expr:
+        inside = add(mul(at, const(self.w.shape[-1])), beside)
+        return Load(inliner.buffer(self.w), add(place, inside), 1, guard)

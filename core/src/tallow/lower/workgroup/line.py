@@ -24,6 +24,7 @@ from tallow.target import Target
 
 FEW = 4  # elements that each thread of a line should have at least
 LEAST = 64  # threads of a group that short lines share
+WORK = 2048  # elements of the lines that one thread with vectors goes through
 LONG = 512  # a length that only the run can tell
 
 Write = Callable[[list[Stmt], tuple[Expr, ...]], None]
@@ -39,14 +40,17 @@ class Line:
         self.tail = [source.shape[axis] for axis in self.axes]
         self.kind = accumulator(source.dtype)
         self.vectors = target.vector_bytes > 0
-        self.lanes, self.rows = (1, 1) if self.vectors else _share(self.tail, threads(target))
+        self.lanes, self.rows = _share(self.tail, threads(target))
+        if self.vectors:
+            self.lanes, self.rows = 1, max(1, WORK // max(bounds(product(self.tail))[1] or LONG, 1))
         self.statements: list[Stmt] = []
         self.shared: dict[tuple[int, DType], Buffer] = {}
         self.item, self.thread = self.inliner.loop("g"), self.inliner.loop("t")
         self._locate()
 
     def _locate(self) -> None:
-        row: Expr = self.item
+        self.row = self.inliner.loop("row")
+        row: Expr = self.row
         self.lane: Expr = const(0)
         self.own: Expr | None = None
         if not self.vectors:
@@ -158,10 +162,14 @@ class Line:
         """The kernel; `cost` is arithmetic of one element."""
         grid = ceildiv(product(self.lead), self.rows)
         body = tuple(self.statements)
-        if not self.vectors:
+        if self.vectors:
+            first = mul(self.item, const(self.rows))
+            stop = minimum(add(first, const(self.rows)), self.inliner.size(product(self.lead)))
+            body = (For(self.row, stop, body, "serial", first),)
+        else:
             group = For(self.thread, const(self.lanes * self.rows), body, "group")
             body = (*(Alloc(b) for b in self.shared.values()), group)
-        work = (bounds(product(self.tail))[1] or 128) * cost
+        work = (bounds(product(self.tail))[1] or 128) * cost * self.rows
         loop = For(self.item, self.inliner.size(grid), body, "grid")
         return [self.inliner.call(name, [loop], grid, max(1, GRAIN // max(1, work)), flops)]
 

@@ -12,7 +12,7 @@ from tallow.kernel.grammar import Expr, Stmt
 from tallow.lower.group import Declined, Group, KernelCall
 from tallow.lower.inline import Inliner
 from tallow.lower.pointwise import unravel
-from tallow.lower.workgroup.contraction import Contraction, Filters, Matrix, Pixels
+from tallow.lower.workgroup.contraction import Contraction, Filters, Matrix, Operand, Panels, Pixels
 from tallow.lower.workgroup.tiled import lower_contraction
 from tallow.lower.workgroup.windows import lower_depthwise
 from tallow.target import Target
@@ -28,12 +28,15 @@ def lower_matmul(group: Group, target: Target) -> Sequence[KernelCall] | Decline
     a, b = root.inputs
     *batch, rows, columns = root.output.shape
     lead: tuple[Dim, ...] = (rows,)
-    if batch and all(d == 1 for d in b.shape[:-2]) and a not in inliner.producer:
+    packed = root.op == "matmul_panels"
+    if batch and (packed or all(d == 1 for d in b.shape[:-2])) and a not in inliner.producer:
         if a.shape[:-2] == tuple(batch):
             batch, lead = [], (*batch, rows)
     flat = is_flat(epilogue_values(group), lead, 1)
     left = Matrix(a, tuple(batch), True, "line" if _turned(inliner, a) else "depth")
-    right = Matrix(b, tuple(batch), False, "depth" if _turned(inliner, b) else "line")
+    right: Operand = Matrix(b, tuple(batch), False, "depth" if _turned(inliner, b) else "line")
+    if packed:
+        right = Panels(b, None)
 
     def result_index(inliner, body, outer, row: Expr, column: Expr) -> tuple[Expr, ...]:
         return (*outer, *line_index(inliner, body, lead, row, flat), column)
@@ -73,18 +76,18 @@ def _turned(inliner: Inliner, value: Value) -> bool:
 
 
 def lower_conv(group: Group, target: Target) -> Sequence[KernelCall] | Declined:
-    """conv and conv_last of any weights and any number of axes: pixels are rows, the window is the summed index."""
+    """conv, conv_last and conv_panels of any weights and any number of axes: pixels are rows, the window is the summed index."""
     node = group.root
     if group.prologue or node.output.dtype == bool_:
         return Declined("operands of a convolution must be in memory, and numbers")
     x, w = node.inputs
-    last = node.op == "conv_last"
+    last, packed = node.op != "conv", node.op == "conv_panels"
     axis = x.rank - 1 if last else 1
-    kernel, each = (w.shape[:-2], w.shape[-2]) if last else (w.shape[2:], w.shape[1])
-    channels, groups = node.output.shape[axis], node["groups"]
+    kernel, each = (w.shape[2 * packed : -2], w.shape[-2]) if last else (w.shape[2:], w.shape[1])
+    channels, groups = node.output.shape[axis], w.shape[0] if packed else node["groups"]
     if any(not isinstance(k, int) for k in kernel) or not isinstance(channels, int):
         return Declined("a convolution by weights whose sizes are not constants")
-    if last and groups == channels == x.shape[axis] and groups > 1:
+    if node.op == "conv_last" and groups == channels == x.shape[axis] and groups > 1:
         return lower_depthwise(group, target)
     columns = channels // groups
     left, inliner = Pixels(node, tuple(kernel), axis, each), Inliner(group)
@@ -96,7 +99,7 @@ def lower_conv(group: Group, target: Target) -> Sequence[KernelCall] | Declined:
         index = line_index(inliner, body, spatial, row, flat)
         return (outer[0], *index, channel) if last else (outer[0], channel, *index)
 
-    right = Filters(w, columns, last)
+    right = Panels(w, 1) if packed else Filters(w, columns, last)
     outer = (x.shape[0], groups)
     work = Contraction(outer, product(spatial), columns, product(kernel), each, left, right, result_index)
     return lower_contraction(group, target, "conv", inliner, work)

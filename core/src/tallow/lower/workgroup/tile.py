@@ -54,13 +54,17 @@ def threads(target: Target) -> int:
     return _floor_power(max(1, min(THREADS, target.limits.get("group", THREADS))))
 
 
+def panel_width(columns: Dim, itemsize: int, target: Target) -> int:
+    """Columns of a tile of vectors, and of a panel of weights packed for it: one vector or two."""
+    width, most = lanes(target, itemsize), bounds(columns)[1]
+    return width if most is not None and most <= width else 2 * width
+
+
 def choose_tile(outer: Dim, rows: Dim, columns: Dim, itemsize: int, target: Target) -> Tile:
     """The tile of a contraction of sums of `itemsize` bytes."""
     if target.vector_bytes:
-        width = lanes(target, itemsize)
-        most = bounds(columns)[1]
-        wide = width if most is not None and most <= width else 2 * width
-        return Tile(choose_rows(rows, wide // width, target), wide)
+        wide = panel_width(columns, itemsize, target)
+        return Tile(choose_rows(rows, wide // lanes(target, itemsize), target), wide)
     return _staged(outer, rows, columns, itemsize, target)
 
 

@@ -110,7 +110,7 @@ class _Single(_Tiled):
             )
             for line in lines
         ]
-        exact = isinstance(work.columns, int) and work.columns % tile.columns == 0
+        exact = work.right.padded or (isinstance(work.columns, int) and work.columns % tile.columns == 0)
         edge = None if exact else inliner.size(work.columns)
         for r, value in enumerate(values):
             n = inliner.loop("n")

@@ -55,6 +55,15 @@ def emit_if(context: Context, flag: Value, yes: Graph, no: Graph) -> tuple[Value
 
 def fork(context: Context, split: Diverges) -> tuple[Value, ...]:
     """The results of a graph whose nodes from `split` on are written twice, once for each condition."""
+    try:
+        return _forked(context, split)
+    except GraphError as error:
+        where = context.builder.location
+        raise RanksDiffer(f"{where}: {error}{_hint(context.importer)}") from None
+
+
+def _forked(context: Context, split: Diverges) -> tuple[Value, ...]:
+    """As fork; GraphError where neither condition can be."""
     importer, where = context.importer, context.builder.location
     importer.forks += 1
     if importer.forks > MOST_FORKS:
@@ -66,16 +75,13 @@ def fork(context: Context, split: Diverges) -> tuple[Value, ...]:
         try:
             values = arm(builder)
         except Diverges as again:
-            values = fork(context.inside(builder), again)
+            values = _forked(context.inside(builder), again)
         if any(v is None for v in values):
             raise Unsupported("a subgraph with unsupported nodes")
         return builder.finish(values)
 
     writers = [partial(written, arm, holds) for arm, holds in zip(split.arms, (True, False), strict=True)]
-    try:
-        return emit_if(context, split.condition, *_regions(writers, context))
-    except GraphError as error:
-        raise RanksDiffer(f"{where}: {error}{_hint(importer)}") from None
+    return emit_if(context, split.condition, *_regions(writers, context))
 
 
 def as_declared(proto: onnx.GraphProto, arm: Arm, builder: KnownBuilder) -> list[Value | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tallow.dim import Dim, bounds, ceildiv, floordiv, maximum, minimum, product
+from tallow.dim import Dim, ceildiv, floordiv, maximum, minimum, product
 from tallow.dtype import f32, i32
 from tallow.graph import Value
 from tallow_importers.onnx.context import Context, NodeView
@@ -38,7 +38,16 @@ def window(
     return strides, tuple(pads), dilations
 
 
+def taps_known(context: Context, node: NodeView, w: Value) -> Value:
+    """Weights with the window's sizes that the node states, where their own are open."""
+    stated = node.attribute("kernel_shape")
+    if not stated or all(isinstance(d, int) for d in w.shape[2:]):
+        return w
+    return context.builder.reshape(w, shape=(*w.shape[:2], *stated))
+
+
 def convolve(context: Context, node: NodeView, x: Value, w: Value) -> Value:
+    w = taps_known(context, node, w)
     strides, pads, dilations = window(context, node, x, node.attribute("kernel_shape") or w.shape[2:])
     return context.builder.conv(
         x, w, strides=strides, pads=pads, dilations=dilations, groups=node.attribute("group", 1)
@@ -71,7 +80,7 @@ def conv_integer(context: Context, node: NodeView) -> Value:
 
 @onnx_op("ConvTranspose")
 def conv_transpose(context: Context, node: NodeView) -> Value:
-    x, w, bias = node.input(0), node.input(1), node.input(2)
+    x, w, bias = node.input(0), taps_known(context, node, node.input(1)), node.input(2)
     spatial = x.rank - 2
     strides = tuple(node.attribute("strides") or [1] * spatial)
     dilations = tuple(node.attribute("dilations") or [1] * spatial)
@@ -115,9 +124,7 @@ def pool_window(context: Context, node: NodeView, x: Value):
         size, span = x.shape[2 + i], (kernel[i] - 1) * dilations[i] + 1
         count = ceildiv(size + low + high - span, strides[i]) + 1
         start = (count - 1) * strides[i]
-        inside = bounds(start - (size + low))
-        if inside[0] is not None and inside[0] >= 0:
-            count = count - 1
+        count = count - minimum(maximum(start - (size + low) + 1, 0), 1)
         needed = (count - 1) * strides[i] + span - size - low
         grown.append((low, max(needed, 0) if isinstance(needed, int) else maximum(needed, high)))
     return kernel, strides, tuple(grown), dilations, pads

@@ -178,6 +178,8 @@ def hardmax(context: Context, node: NodeView) -> Value:
 
 
 def _hardmax(context: Context, x: Value, axis: int) -> Value:
+    if x.shape[axis] == 0:
+        return x
     b = context.builder
     best = b.argmax(x, axis=axis, keepdims=True, last=False)
     line = b.iota(

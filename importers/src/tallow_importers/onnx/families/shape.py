@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tallow.dim import Dim, bounds, exact_quotient, floordiv, maximum, product
+from tallow.dim import Dim, bounds, broadcast, exact_quotient, floordiv, product
 from tallow.dtype import i64
 from tallow.graph import Value
 from tallow_importers.onnx.axes import squeezed, unsqueezed
@@ -127,16 +127,7 @@ def expand(context: Context, node: NodeView) -> Value:
     rank = max(len(target), x.rank)
     wanted = (1,) * (rank - len(target)) + tuple(target)
     have = (1,) * (rank - x.rank) + x.shape
-    shape = tuple(
-        h if w == 1 else w if h == 1 or h == w else _joint(h, w) for h, w in zip(have, wanted, strict=True)
-    )
-    return context.builder.broadcast(x, shape=shape)
-
-
-def _joint(a: Dim, b: Dim) -> Dim:
-    if isinstance(a, int) and a > 1:
-        return a
-    return b if isinstance(b, int) and b > 1 else maximum(a, b)
+    return context.builder.broadcast(x, shape=tuple(map(broadcast, have, wanted)))
 
 
 @onnx_op("Tile")

@@ -1,0 +1,24 @@
+"""Attention as one kernel, for devices with vectors and with groups."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tallow.lower.group import Declined, Group, KernelCall
+from tallow.lower.workgroup.attention_shared import Shared
+from tallow.lower.workgroup.attention_vectors import Vectors
+from tallow.target import Target
+
+WIDEST = 512  # features of a head
+
+
+def lower_attention(group: Group, target: Target) -> Sequence[KernelCall] | Declined:
+    """attention with heads of a constant number of features."""
+    q, _, v = group.root.inputs[:3]
+    sizes = (q.shape[3], v.shape[3])
+    if any(not isinstance(size, int) or not 0 < size <= WIDEST for size in sizes):
+        return Declined(f"attention with a head size that is not a constant of 1 to {WIDEST}")
+    if target.vector_bytes:
+        return Vectors(group, target).calls()
+    writer = Shared(group, target)
+    return writer.calls() if writer.fits else Declined("attention with heads too large for shared memory")
