@@ -70,13 +70,15 @@ CASES = {
 def main(words: list[str] | None = None) -> int:
     """Exit code: 0 all agree, 1 something failed or differs."""
     parser = argparse.ArgumentParser("python -m benchmarks.cuda", description=__doc__)
-    parser.add_argument("models", nargs="*", default=list(CASES), choices=[*CASES, []])
+    parser.add_argument("models", nargs="*", metavar="MODEL", help=f"of {', '.join(CASES)}; all by default")
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 32])
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--compile-only", metavar="TARGET")
     options = parser.parse_args(words)
+    if unknown := set(options.models) - set(CASES):
+        parser.error(f"unknown model {sorted(unknown)[0]!r}: expected one of {', '.join(CASES)}")
     import torch
     import transformers
 
@@ -89,7 +91,7 @@ def main(words: list[str] | None = None) -> int:
         "| model | dtype | batch | Tallow | torch.compile | ratio | difference |\n|---|---|---|---|---|---|---|"
     )
     failed = False
-    for name in options.models:
+    for name in options.models or CASES:
         for dtype in options.dtype:
             for batch in options.batch:
                 try:
