@@ -46,6 +46,12 @@ def _tokens(length: int):
     return lambda torch, batch: torch.randint(0, 30000, (batch, length))
 
 
+def _whisper_encoder(transformers):
+    sizes = {f"{side}_{what}": n for side in ("encoder", "decoder") for what, n in _WHISPER_BASE.items()}
+    return transformers.WhisperModel(transformers.WhisperConfig(d_model=512, **sizes)).encoder
+
+
+_WHISPER_BASE = {"layers": 6, "attention_heads": 8, "ffn_dim": 2048}
 CASES = {
     "resnet50": Case(
         "ResNet-50", lambda t: t.ResNetForImageClassification(t.ResNetConfig()), _pixels, "logits"
@@ -58,9 +64,7 @@ CASES = {
     ),
     "whisper_encoder": Case(
         "Whisper encoder (base)",
-        lambda t: (
-            t.WhisperModel(t.WhisperConfig(d_model=512, encoder_layers=6, encoder_attention_heads=8)).encoder
-        ),
+        _whisper_encoder,
         _mel,
         "last_hidden_state",
     ),
