@@ -64,7 +64,7 @@ def save_onnx(tmp_path):
     return write
 
 
-DEVICES = ("cpu", "opencl")
+DEVICES = ("cpu", "opencl", "cuda")
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 MODULE_LINES, FUNCTION_LINES = 480, 90
-ROOTS = ("core/src", "importers/src", "plugins/cpu/src", "plugins/opencl/src")
+ROOTS = ("core/src", "importers/src", "plugins/cpu/src", "plugins/opencl/src", "plugins/cuda/src")
 
 
 def functions(tree: ast.Module):

@@ -46,8 +46,8 @@ def test_installed_plugins_are_found_and_the_broken_one_is_recorded():
 
 
 def test_an_unknown_backend_says_what_to_install():
-    with pytest.raises(Unavailable, match="pip install tallow-cuda"):
-        tallow.plugins.backend("cuda")
+    with pytest.raises(Unavailable, match="pip install tallow-vulkan"):
+        tallow.plugins.backend("vulkan")
     with pytest.raises(Unavailable, match="Did you mean 'cpu'"):
         tallow.plugins.backend("cpuu")
 

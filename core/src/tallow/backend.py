@@ -100,6 +100,10 @@ class Device(Protocol):
     def export(self, memory: object, shape: tuple[int, ...], dtype: np.dtype) -> object | None:
         """The memory as an object that speaks dlpack, or None where the device has none."""
 
+    def adopt(self, value: object) -> tuple[object, tuple[int, ...], np.dtype] | None:
+        """The memory, shape and dtype of another library's array that lies on this device, to be used where
+        it is; None for any other object. Never called on the host."""
+
 
 GraphPass = Callable[["Graph", Target], "Graph"]
 

@@ -221,13 +221,16 @@ Stmt = Let | Alloc | Alias | Store | Update | For | If | Barrier | Prefetch
 class Kernel:
     """A compiled unit: `body` is any number of `Let`s of sizes and then one `grid` loop.
 
-    `parameters` are global buffers, `sizes` are i64 variables known when the kernel is called.
+    `parameters` are global buffers, `sizes` are i64 variables known when the kernel is called. `native`,
+    where it is not empty, is what the backend that wrote it runs in place of the body, such as a call of a
+    library: it tells what in words of its own, and the body is still what it means.
     """
 
     name: str
     parameters: tuple[Buffer, ...]
     sizes: tuple[Var, ...]
     body: tuple[Stmt, ...]
+    native: str = ""
 
     @property
     def grid(self) -> For:

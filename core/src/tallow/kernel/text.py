@@ -74,8 +74,11 @@ def print_kernel(kernel: Kernel | SourceKernel) -> str:
     """A kernel, one statement a line; the text of one in a backend's language."""
     parameters = [f"{'out ' if b.writable else ''}{b.name}: {b.dtype}" for b in kernel.parameters]
     parameters += [f"{s.name}: size" for s in kernel.sizes]
-    foreign = isinstance(kernel, SourceKernel)
-    body = [f"  {line}" for line in kernel.text.splitlines()] if foreign else _block(kernel.body, 1)
+    if isinstance(kernel, SourceKernel):
+        body = [f"  {line}" for line in kernel.text.splitlines()]
+    else:
+        native = [f"  runs as {kernel.native}"] if kernel.native else []
+        body = [*native, *_block(kernel.body, 1)]
     return "\n".join([f"kernel {kernel.name}({', '.join(parameters)})", *body])
 
 

@@ -41,10 +41,10 @@ HOLE = Var("")
 
 def share(kernels: Mapping[str, Kernel]) -> dict[str, tuple[Kernel, tuple[int, ...]]]:
     """For each kernel by name, the one to use in its stead and the values of the sizes that it has more.
-    One that is a backend's own source stays."""
+    One that is a backend's own source, or has a call of a library in its place, stays."""
     groups: dict[Kernel, dict[str, tuple[list[int], list[int]]]] = {}
     result = {name: (kernel, ()) for name, kernel in kernels.items()}
-    written = {name: kernel for name, kernel in kernels.items() if isinstance(kernel, Kernel)}
+    written = {n: kernel for n, kernel in kernels.items() if isinstance(kernel, Kernel) and not kernel.native}
     for name, kernel in written.items():
         form, numbers, sizes = _form(kernel)
         groups.setdefault(form, {})[name] = (numbers, sizes)

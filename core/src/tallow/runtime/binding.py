@@ -106,6 +106,8 @@ def _check(name: str, expected: Type, value: object, sizes: dict[str, int], devi
                     f'input "{name}": expected {expected} as a dictionary, got {type(value).__name__}'
                 )
             return dict(value)
+    if device is not None and not device.is_host:
+        value = _adopted(value, device)
     stays = isinstance(value, DeviceArray) and value.device is device and not device.is_host
     array = value if stays else as_array(value, name)
     _check_dtype(name, expected, value, array)
@@ -116,6 +118,14 @@ def _check(name: str, expected: Type, value: object, sizes: dict[str, int], devi
     if stays:
         return array
     return array if array.flags.c_contiguous and array.flags.aligned else np.ascontiguousarray(array)
+
+
+def _adopted(value: object, device: Device) -> object:
+    """Another library's array on the device as one of the device's; any other value as it is."""
+    if isinstance(value, (DeviceArray, np.ndarray)):
+        return value
+    found = device.adopt(value)
+    return value if found is None else DeviceArray(device, *found)
 
 
 def as_strings(array: np.ndarray) -> np.ndarray:

@@ -65,6 +65,14 @@ class DeviceArray:
     def __dlpack_device__(self) -> tuple[int, int]:
         return self._exported().__dlpack_device__()
 
+    def __getattr__(self, name: str):
+        """Interfaces by which other libraries take arrays of the device, where its memory has them."""
+        if name.endswith("_array_interface__") and not self.device.is_host:
+            found = self.device.export(self.memory, self.shape, self.dtype)
+            if hasattr(found, name):
+                return getattr(found, name)
+        raise AttributeError(f"a DeviceArray has no {name}")
+
     def _exported(self):
         found = self.device.export(self.memory, self.shape, self.dtype)
         if found is None:

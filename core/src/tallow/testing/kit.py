@@ -10,8 +10,7 @@ from collections import defaultdict
 import pytest
 
 from tallow import plugins
-from tallow.backend import Backend
-from tallow.compile import split_device
+from tallow.backend import Backend, split_device
 from tallow.errors import TallowError
 from tallow.executable import Executable
 from tallow.schedule.program import ControlStep, HostStep, Program

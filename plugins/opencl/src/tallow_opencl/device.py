@@ -115,6 +115,10 @@ class OpenclDevice:
         """No library takes OpenCL's memory through dlpack."""
         return None
 
+    def adopt(self, value: object) -> None:
+        """No library says of its arrays that they are OpenCL's."""
+        return None
+
     def _buffer(self, size: int, content: np.ndarray | None = None):
         if size > self.largest:
             raise MemoryError(

@@ -93,6 +93,9 @@ class FakeDevice:
     def export(self, memory: np.ndarray, shape: tuple[int, ...], dtype: np.dtype) -> None:
         return None
 
+    def adopt(self, value: object) -> None:
+        return None
+
 
 class Apart:
     """Memory that only its device can read."""
