@@ -169,7 +169,7 @@ def test_a_worker_that_cannot_load_gives_the_reason(small, tmp_path):
     with pytest.raises(Failed, match="ArtifactError"):
         Worker(job(small, tmp_path, "tallow", "saved"), inputs)
     small.write_bytes(b"no model")
-    with pytest.raises(Failed, match="ImportFailed"):
+    with pytest.raises(Failed, match="NotAModel"):
         Worker(job(small, tmp_path), inputs)
 
 

@@ -217,8 +217,8 @@ def test_code_that_does_not_fit_this_machine(path, note, value, message):
 
 
 def test_code_of_a_backend_that_is_not_here(path):
-    edit(path, lambda manifest: manifest["targets"][0]["target"].update(backend="cuda"))
-    with pytest.raises(Unavailable, match="there is no backend 'cuda'.*pip install tallow-cuda"):
+    edit(path, lambda manifest: manifest["targets"][0]["target"].update(backend="vulkan"))
+    with pytest.raises(Unavailable, match="there is no backend 'vulkan'.*pip install tallow-vulkan"):
         tallow.open(path)
 
 

@@ -89,12 +89,12 @@ class _Compilers:
 
 def machine_spec(target: Target) -> native.MachineSpec:
     base = base_of(target)
-    return native.MachineSpec(base.triple, base.cpu, target.features)
+    return native.MachineSpec(base.triple, base.cpu, target.features, base.level)
 
 
 def _key(text: str, target: Target) -> str:
     spec = machine_spec(target)
-    parts = [FORMAT, native.version(), spec.triple, spec.cpu, *spec.features, text]
+    parts = [FORMAT, native.version(), spec.triple, spec.cpu, str(spec.level), *spec.features, text]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 

@@ -28,6 +28,7 @@ class MachineSpec:
     triple: str
     cpu: str
     features: tuple[str, ...]
+    level: int = 1  # of optimisation
 
 
 def version() -> str:
@@ -63,7 +64,7 @@ class Compiler:
         self.machine = found.create_target_machine(
             cpu=spec.cpu, features=features, opt=2, reloc="pic", codemodel="small"
         )
-        self.builder = llvm.create_pass_builder(self.machine, _options())
+        self.builder = llvm.create_pass_builder(self.machine, _options(spec.level))
 
     def object(self, text: str) -> bytes:
         """Object code of IR text; CompileError with the numbered lines around a fault."""
@@ -101,10 +102,9 @@ def _unlocked(name: str):
     return getattr(function, "_cfn", function)
 
 
-def _options():
-    """No automatic vectors and no unrolling: kernels say both outright. Kernels come in so explicit a form
-    that the second level takes a quarter longer and gives no faster code."""
-    options = llvm.create_pipeline_tuning_options(1)
+def _options(level: int):
+    """No automatic vectors and no unrolling: kernels say both outright."""
+    options = llvm.create_pipeline_tuning_options(level)
     options.loop_vectorization = False
     options.slp_vectorization = False
     options.loop_unrolling = False
