@@ -271,7 +271,10 @@ def test_any_window(case, function, known, seed):
     names = ["batch", *(f"size{axis}" for axis in range(len(shape) - 2))]
     dims = shape if known else (*names, shape[-1])
     depth = int(np.prod(spec["kernel"]))
-    close(*run_guarded(window_graph(shape, dims, taps, spec, function), {"x": x}), rounding(depth))
+    got, want = run_guarded(window_graph(shape, dims, taps, spec, function), {"x": x})
+    term = np.abs(x).max(initial=0) * (1 if taps is None else np.abs(taps).max(initial=0))
+    bound = rounding(depth) * term * depth**0.5  # sums may cancel, their rounding errors do not
+    assert np.abs(got.astype("f8") - want).max(initial=0) <= bound
 
 
 def test_max_pool_of_nan_and_infinity():
