@@ -9,7 +9,7 @@ from tallow.dim import bounds, ceildiv, product
 from tallow.dtype import bool_
 from tallow.kernel import build
 from tallow.kernel.build import add, call, const, floordiv, mul, sub
-from tallow.kernel.grammar import Alloc, Buffer, Expr, For, Let, Load, Prefetch, Stmt, Store, Var
+from tallow.kernel.grammar import Alloc, Buffer, Expr, For, Let, Load, Stmt, Store, Var
 from tallow.lower.group import Declined, Group, KernelCall
 from tallow.lower.inline import Inliner
 from tallow.lower.pointwise import count_flops, unravel
@@ -17,9 +17,9 @@ from tallow.lower.reduce import accumulator
 from tallow_cpu.lowerings.contraction import batch_start, lower_matmul
 from tallow_cpu.lowerings.tile import PARALLEL_FLOPS, lanes
 
-COLUMNS = 2048  # sums of a block: two pages of each row of the operand
-BLOCKS = 4  # of a short row, so that threads share it
-UNROLL = 8  # rows of the operand for each pass over the sums
+COLUMNS = 8192  # sums of a block at most, which the first cache holds
+BLOCKS = 4  # or a multiple of it, so that threads share a row
+UNROLL = 8  # rows of the operand for each pass over the sums, as many as a first cache has ways
 
 
 def lower_product(group: Group, target: Target) -> Sequence[KernelCall] | Declined:
@@ -41,7 +41,8 @@ class _Row:
         self.block = COLUMNS
         if isinstance(self.columns, int):
             width = lanes(target)
-            self.block = min(COLUMNS, -(-max(self.columns, 1) // BLOCKS // width) * width)
+            blocks = ceildiv(ceildiv(max(self.columns, 1), COLUMNS), BLOCKS) * BLOCKS
+            self.block = ceildiv(ceildiv(max(self.columns, 1), blocks), width) * width
 
     def let(self, body: list[Stmt], e: Expr, hint: str) -> Var:
         body.append(Let(Var(self.inliner.fresh(hint), e.dtype), e))
@@ -84,8 +85,6 @@ class _Row:
             inner: list[Stmt] = []
             total: Expr = Load(sums, n)
             for value, line in lines:
-                if rows == UNROLL:  # a page ends with its line: nothing else foresees the next
-                    inner.append(Prefetch(right, add(add(line, mul(const(UNROLL), step)), n)))
                 other = build.cast(Load(right, add(line, n)), self.kind)
                 total = self.let(inner, call("fma", value, other, total), "s")
             inner.append(Store(sums, n, total))
