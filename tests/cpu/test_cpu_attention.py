@@ -102,6 +102,15 @@ def agree(case: Case, inputs=None, device="cpu"):
 EXAMPLES = {
     "small": Case(),
     "one query": Case(queries=1, keys=200, depth=64, width=64, heads=3, groups=3),
+    "one query of symbolic sizes": Case(2, 4, 2, 1, 150, 32, 32, tokens_first=True, symbolic=True),
+    "one query and a bias": Case(2, 2, 2, 1, 4500, 12, 20, mask="float", softcap=2.0),
+    "one query and a mask": Case(2, 4, 2, 1, 45, mask="bool", masked=(True, True), symbolic=True, safe=True),
+    "one causal query": Case(queries=1, keys=90, causal=True, offset=40, symbolic=True),
+    "one query before the first key": Case(queries=1, keys=9, causal=True, offset=-3, safe=True),
+    "one query without keys": Case(queries=1, keys=0),
+    "one query of f64": Case(2, 2, 2, 1, 133, 12, 140, dtype="f64"),
+    "one query of f16": Case(2, 2, 2, 1, 133, 12, 12, dtype="f16", mask="float"),
+    "an item of one query": Case(queries=33, keys=40, symbolic=True, causal=True),
     "one key": Case(queries=40, keys=1),
     "blocks with remainders": Case(2, 3, 3, 67, 301, 20, 24),
     "whole blocks": Case(queries=64, keys=256, depth=64, width=64, tokens_first=True),
@@ -133,7 +142,9 @@ def test_examples(name):
 
 
 @pytest.mark.parametrize("arch", ["x86-64", "x86-64-v3", "x86-64-v4"])
-@pytest.mark.parametrize("name", ["blocks with remainders", "mask of symbolic sizes", "f64"])
+@pytest.mark.parametrize(
+    "name", ["blocks with remainders", "mask of symbolic sizes", "f64", "one query and a mask"]
+)
 def test_other_processors(arch, name):
     if BACKEND.target(arch).vector_bytes > HOST.vector_bytes:
         pytest.skip("this processor lacks the instructions")
@@ -147,7 +158,7 @@ def test_other_processors(arch, name):
         batch=st.integers(1, 2),
         heads=st.sampled_from([2, 4]),
         groups=st.sampled_from([1, 2]),
-        queries=st.integers(1, 70),
+        queries=st.one_of(st.just(1), st.integers(1, 70)),
         keys=st.integers(1, 150),
         depth=st.integers(1, 40),
         width=st.integers(1, 40),
@@ -167,8 +178,9 @@ def test_any_attention(case):
 
 @pytest.mark.parametrize("operand", ["q", "k", "v", "mask"])
 @pytest.mark.parametrize("safe", [False, True])
-def test_numbers_that_are_not_finite(operand, safe):
-    case = Case(2, 2, 2, 40, 150, mask="float", safe=safe)
+@pytest.mark.parametrize("queries, causal", [(40, False), (40, True), (1, False), (1, True)])
+def test_numbers_that_are_not_finite(operand, safe, queries, causal):
+    case = Case(2, 2, 2, queries, 150, mask="float", safe=safe, causal=causal, offset=60)
     graph = case.graph()
     inputs = case.inputs(graph)
     rng = np.random.default_rng(1)

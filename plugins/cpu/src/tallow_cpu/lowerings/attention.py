@@ -3,7 +3,8 @@
 Scores never leave a thread's scratch memory. They are kept keys by queries, so that the lanes of a
 vector are queries: the maximum, the exponentials and their sum need no step across lanes, and keys are
 read as they lie. The maximum seen so far and what depends on it are corrected when a later block of
-keys has a larger one (Milakov and Gimelshein, 2018; Dao et al., 2022).
+keys has a larger one (Milakov and Gimelshein, 2018; Dao et al., 2022). One query alone, as a decoder's
+steps have, goes another way (`one_query.py`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from tallow.lower.pointwise import unravel
 from tallow.lower.reduce import accumulator
 from tallow.ops.pointwise import operand_index
 from tallow_cpu.lowerings.decay import decay
+from tallow_cpu.lowerings.one_query import OneQuery
 from tallow_cpu.lowerings.tile import PARALLEL_FLOPS, Shape, is_roomy, multiply_rows
 
 KEYS = 128  # keys of a block, about: their scores stay in the nearest cache
@@ -139,19 +141,60 @@ class _Attention:
         buffers = (self.turned, self.scores, self.result, self.top, self.ground, self.fade, self.total)
         body += [Alloc(buffer) for buffer in buffers]
         body += [self.fill(self.result, 0.0), self.fill(self.top, -math.inf), self.fill(self.total, 0.0)]
-        body.append(self.turn_queries(q))
-        step = self.inliner.loop("k")
-        body.append(
-            For(step, size(self.keys), tuple(self.key_block(step, k, v)), "serial", const(0), blocks.keys)
-        )
+        self.visible = self.count_visible(body)
+        body += self.weigh(q, k, v)
+        if self.node["causal"]:
+            body += self.hidden(v)
         body.append(self.write(v))
         flops = 2 * product((self.batch, self.heads, self.queries, self.keys, self.depth + self.width))
         each = 2 * blocks.columns * (bounds(self.keys)[1] or 256) * (self.depth + self.width)
         loop = For(item, size(grid), tuple(body), "grid")
         return [self.inliner.call("attention", [loop], grid, max(1, PARALLEL_FLOPS // max(each, 1)), flops)]
 
-    def turn_queries(self, start: Expr) -> Stmt:
-        """The queries of the item, scaled, features by queries; those beyond the last repeat it."""
+    def weigh(self, q: Expr, k: Expr, v: Expr) -> list[Stmt]:
+        """The values of all keys that some query of the item may see, weighed, into the result."""
+        low, high = bounds(self.queries)
+        one = OneQuery(self)
+        if high == 1:
+            return one.statements(q, k, v)
+        step = self.inliner.loop("k")
+        block = tuple(self.key_block(step, k, v))
+        several = (
+            self.turn_queries(q, self.blocks.columns),
+            For(step, self.visible, block, "serial", const(0), self.blocks.keys),
+        )
+        if low > 1:
+            return list(several)
+        return [If(call("eq", self.count, const(1)), tuple(one.statements(q, k, v)), several)]
+
+    def count_visible(self, body: list[Stmt]) -> Expr:
+        """How many keys, from the first on, some query of the item may see."""
+        keys = self.inliner.size(self.keys)
+        if not self.node["causal"]:
+            return keys
+        offset = self.inliner.size(self.node.attributes.get("causal_offset", 0))
+        visible = build.maximum(add(add(self.first, self.count), offset), const(0))
+        return self.inliner.let(body, minimum(visible, keys), "visible")
+
+    def hidden(self, v: Expr) -> list[Stmt]:
+        """The values of keys that no query of the item sees, times 0, which is 0 where they are finite."""
+        tail, zero = self.local("tail", self.width), const(0, self.kind)
+        key, m = self.inliner.loop("k"), self.inliner.loop("m")
+        strides, size = self.node["v"][1], self.inliner.size
+
+        def gather(body: list[Stmt], n: Var) -> None:
+            value = self.element(2, add(add(v, mul(key, size(strides[2]))), mul(n, size(strides[3]))))
+            body.append(Update(tail, n, "add", call("mul", zero, value)))
+
+        def spread(body: list[Stmt], n: Var) -> None:
+            body.append(Update(self.result, self.place(m, n), "add", Load(tail, n)))
+
+        gathered = For(key, size(self.keys), (self.lanes(gather, self.width),), "serial", self.visible)
+        spreading = For(m, self.count, (self.lanes(spread, self.width),))
+        return [Alloc(tail), self.fill(tail, 0.0), gathered, spreading]
+
+    def turn_queries(self, start: Expr, columns: int) -> Stmt:
+        """`columns` queries of the item, scaled, features by queries; those beyond the last repeat it."""
         m, d = self.inliner.loop("m"), self.inliner.loop("d")
         strides = self.node["q"][1]
         body: list[Stmt] = []
@@ -160,15 +203,14 @@ class _Attention:
 
         value = self.element(0, add(row, mul(d, self.inliner.size(strides[3]))))
         scaled = call("mul", value, const(self.node["scale"], self.kind))
-        store = Store(self.turned, add(mul(d, const(self.blocks.columns)), m), scaled)
+        store = Store(self.turned, add(mul(d, const(columns)), m), scaled)
         body.append(For(d, const(self.depth), (store,)))
-        return For(m, const(self.blocks.columns), tuple(body))
+        return For(m, const(columns), tuple(body))
 
     def key_block(self, first: Var, k: Expr, v: Expr) -> list[Stmt]:
         """Scores of a block of keys, their exponentials, and the values weighed by them."""
         body: list[Stmt] = []
-        rest = sub(self.inliner.size(self.keys), first)
-        count = self.inliner.let(body, minimum(rest, const(self.blocks.keys)), "keys")
+        count = self.inliner.let(body, minimum(sub(self.visible, first), const(self.blocks.keys)), "keys")
         peak = self.register("peak", self.blocks.columns)
         body += [Alloc(peak), self.fill(peak, -math.inf)]
         tile = self.inliner.loop("t")
@@ -184,7 +226,7 @@ class _Attention:
         )
         body += self.exponentials(count, peak)
         query = self.inliner.loop("m")
-        weighed = [s for p in range(self.panels) for s in self.weighed_tile(first, count, query, p, v)]
+        weighed = self.weighed_tiles(first, count, query, v, self.blocks.queries, self.blocks.columns)
         body.append(For(query, self.count, tuple(weighed), "serial", const(0), self.blocks.queries))
         return body
 
@@ -288,9 +330,21 @@ class _Attention:
     def place(self, query: Expr, column: Expr) -> Expr:
         return add(mul(query, const(self.panels * self.blocks.panel)), column)
 
-    def weighed_tile(self, first: Var, count: Expr, query: Var, panel: int, v: Expr) -> list[Stmt]:
-        """Queries query.. and one panel of features: what there is, faded, plus the block's values."""
-        rows, wide, size = self.blocks.queries, self.blocks.panel, self.inliner.size
+    def weighed_tiles(
+        self, first: Var, count: Expr, query: Expr, v: Expr, rows: int, pitch: int
+    ) -> list[Stmt]:
+        """`rows` queries from `query` on: what there is, faded, plus the block's values; the weights of one
+        key are `pitch` from those of the next."""
+        return [
+            s
+            for panel in range(self.panels)
+            for s in self.weighed_tile(first, count, query, panel, v, rows, pitch)
+        ]
+
+    def weighed_tile(
+        self, first: Var, count: Expr, query: Expr, panel: int, v: Expr, rows: int, pitch: int
+    ) -> list[Stmt]:
+        wide, size = self.blocks.panel, self.inliner.size
         strides, origin = self.node["v"][1], panel * wide
         total = self.register("acc", rows * wide)
         body: list[Stmt] = [Alloc(total)]
@@ -311,7 +365,7 @@ class _Attention:
             return build.cast(Load(self.sources[2], place, 1, mask), self.kind)
 
         def weight(r: int, key: Expr) -> Expr:
-            return Load(self.scores, add(mul(key, const(self.blocks.columns)), add(query, const(r))))
+            return Load(self.scores, add(mul(key, const(pitch)), add(query, const(r))))
 
         body += multiply_rows(self.inliner, Shape(rows, wide), total, count, weight, value)
         for r in range(rows):
