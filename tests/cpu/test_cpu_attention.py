@@ -19,7 +19,7 @@ from tallow.dtype import f32
 from tallow.kernel.build import const
 from tallow.kernel.grammar import Buffer, For, Kernel, Load, Store, Var
 from tallow.stages import lower, prepare
-from tallow_cpu.lowerings.attention import choose_blocks
+from tallow_cpu.lowerings.attention_item import choose_blocks
 from tallow_cpu.lowerings.decay import decay
 
 TOLERANCE = {"f64": 1e-12, "f32": 2e-5, "f16": 4e-3, "bf16": 3e-2}
