@@ -27,6 +27,7 @@ class Dialect:
     work_group: str  # attribute for a {size}
     types: Mapping[str, str]
     half: str  # element type of f16 in memory
+    half_array: str  # of arrays that a kernel declares: OpenCL without cl_khr_fp16 has `half` for pointers alone
     half_read: str
     half_write: str
     half_round: str
@@ -62,6 +63,7 @@ OPENCL = Dialect(
         "f64": "double",
     },
     half="half",
+    half_array="ushort",
     half_read="return vload_half(i, p);",
     half_write="vstore_half_rte(x, i, p);",
     half_round="ushort h; vstore_half_rte(x, 0, (half *)&h); return vload_half(0, (half *)&h);",
@@ -97,6 +99,7 @@ CUDA = Dialect(
         "f64": "double",
     },
     half="__half",
+    half_array="__half",
     half_read="return __half2float(p[i]);",
     half_write="p[i] = __float2half_rn(x);",
     half_round="return __half2float(__half(x));",

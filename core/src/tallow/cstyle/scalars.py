@@ -123,6 +123,14 @@ class ScalarPrinter:
             return self.dialect.half
         return self.dialect.types["u16"] if dtype == bf16 else self.type(dtype)
 
+    def array(self, buffer: Buffer, before: str = "", after: str = "") -> str:
+        """The declaration of a kernel's own memory."""
+        kind, name, d = self.element(buffer.dtype), self.name(buffer.name), self.dialect
+        if buffer.dtype != f16 or d.half == d.half_array:
+            return f"{before}{kind} {name}[{buffer.size}]{after};"
+        pointer = f"{before}{kind} *"
+        return f"{before}{d.half_array} {name}raw[{buffer.size}]{after}; {pointer}{name} = ({pointer}){name}raw;"
+
     def unsigned(self, dtype: DType) -> str:
         return self.dialect.types["u64" if dtype.bits == 64 else "u32"]
 
@@ -146,10 +154,9 @@ class ScalarPrinter:
                 text = self.value(value)
                 return [f"{pad}const {self.type(var.dtype)} {self.name(var.name)} = {text};"]
             case Alloc(buffer):
-                line = f"{self.element(buffer.dtype)} {self.name(buffer.name)}[{buffer.size}];"
                 if buffer.space != "shared":
-                    return [pad + line]
-                self.shared.append(f"  {self.dialect.shared} {line}")
+                    return [pad + self.array(buffer)]
+                self.shared.append("  " + self.array(buffer, f"{self.dialect.shared} "))
                 return []
             case Alias(buffer, of):
                 shared = buffer.space == "shared" and len(self.dialect.memory) > 1

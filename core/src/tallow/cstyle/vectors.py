@@ -65,8 +65,7 @@ class VectorPrinter(ScalarPrinter):
                 parts = ", ".join(f"{name}v{n}" for n in range(buffer.size // lanes))
                 return [f"{pad}{self.vector_type(buffer.dtype, lanes)} {parts};"]
             case Alloc(buffer) if buffer.space != "shared":
-                line = f"{self.element(buffer.dtype)} {self.name(buffer.name)}[{buffer.size}] {_ALIGNED};"
-                return [pad + line]
+                return [pad + self.array(buffer, after=f" {_ALIGNED}")]
         return super().statement(s, depth)
 
     def written(self, s) -> str:
