@@ -18,6 +18,8 @@ from tallow.lower.pointwise import is_inlinable
 from tallow.ops import OPS
 from tallow.scalar import SCALAR
 
+DEEPEST = 64  # pointwise nodes inlined one in another: lowerings and what follows recurse over them
+MOVED = 4  # pointwise nodes that count as one with an index of its own, which is an expression too
 EXPENSIVE = 6  # flops per element from which a value is not computed again for each reader
 READ_ONCE = ("reduction", "movement", "scatter")  # kinds of root that read each operand element once
 SPREAD = ("concat", "scatter_elements", "scatter_nd")  # roots whose result is written by several kernels
@@ -44,12 +46,21 @@ class Rules:
 
 @dataclass(slots=True, eq=False)
 class _Draft:
-    """A group while it grows: `nodes` in reverse order, and which of them come after the root."""
+    """A group while it grows: `nodes` in reverse order, which of them come after the root, and how deep each
+    is inlined."""
 
     tail: Node
     root: Node | None = None
     nodes: list[Node] = field(default_factory=list)
     after: set[Node] = field(default_factory=set)
+    depth: dict[Node, int] = field(default_factory=dict)
+
+    def depth_for(self, node: Node, using: list[Node]) -> int:
+        """How deep a node with these readers is inlined; at a root reading begins anew."""
+        if node is self.root:
+            return 0
+        below = max((self.depth.get(user, 0) for user in using), default=0)
+        return below + (1 if OPS[node.op].kind == "pointwise" else MOVED)
 
 
 def fuse(graph: Graph, rules: Rules) -> list[Group | Node]:
@@ -69,6 +80,7 @@ def fuse(graph: Graph, rules: Rules) -> list[Group | Node]:
             draft.root = node
             draft.after = set(draft.nodes)
         draft.nodes.append(node)
+        draft.depth[node] = draft.depth_for(node, [u for v in node.outputs for u in readers.get(v, ())])
         home[node] = draft
     scalars = {node.output: node for node in graph.nodes if node.op == "constant" and is_inlinable(node)}
     finished = {d.tail: _finish(d, rules, scalars) for d in drafts}
@@ -91,7 +103,7 @@ def _join(node: Node, readers, escaping, home, rules: Rules) -> _Draft | None:
     if len(targets) != 1:
         return None
     (draft,) = targets.values()
-    if not _accepts(draft, rules):
+    if not _accepts(draft, rules) or draft.depth_for(node, using) > DEEPEST:
         return None
     if root:
         fits = node.op not in SPREAD and draft.root is None and _same_place(node.output, draft)
