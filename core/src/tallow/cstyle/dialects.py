@@ -27,7 +27,9 @@ class Dialect:
     work_group: str  # attribute for a {size}
     types: Mapping[str, str]
     half: str  # element type of f16 in memory
-    half_array: str  # of arrays that a kernel declares: OpenCL without cl_khr_fp16 has `half` for pointers alone
+    half_array: (
+        str  # of arrays that a kernel declares: OpenCL without cl_khr_fp16 has `half` for pointers alone
+    )
     half_read: str
     half_write: str
     half_round: str

@@ -129,7 +129,9 @@ class ScalarPrinter:
         if buffer.dtype != f16 or d.half == d.half_array:
             return f"{before}{kind} {name}[{buffer.size}]{after};"
         pointer = f"{before}{kind} *"
-        return f"{before}{d.half_array} {name}raw[{buffer.size}]{after}; {pointer}{name} = ({pointer}){name}raw;"
+        return (
+            f"{before}{d.half_array} {name}raw[{buffer.size}]{after}; {pointer}{name} = ({pointer}){name}raw;"
+        )
 
     def unsigned(self, dtype: DType) -> str:
         return self.dialect.types["u64" if dtype.bits == 64 else "u32"]

@@ -2,8 +2,9 @@
 
 Nodes are visited from the results back. A node joins the group of its readers when they are all in
 one group and nothing is lost by computing it there; otherwise its results are materialised and it
-starts a group of its own. A group has at most one root (a node with a lowering of its own); the
-nodes after the root are its epilogue, the nodes before it its prologue.
+starts a group of its own. A broadcast joins every group that reads it: written out it is larger than
+what it repeats. A group has at most one root (a node with a lowering of its own); the nodes after the
+root are its epilogue, the nodes before it its prologue.
 """
 
 from __future__ import annotations
@@ -69,19 +70,20 @@ def fuse(graph: Graph, rules: Rules) -> list[Group | Node]:
     readers = consumers(graph)
     escaping = set(graph.outputs)
     escaping |= {v for node in graph.nodes for region in node.regions.values() for v in captured(region)}
-    home: dict[Node, _Draft] = {}
+    home: dict[Node, list[_Draft]] = {}
     drafts: list[_Draft] = []
     for node in reversed(graph.nodes):
-        draft = _join(node, readers, escaping, home, rules)
-        if draft is None:
-            draft = _Draft(node, node if rules.lowered(node) else None)
-            drafts.append(draft)
+        joined = _join(node, readers, escaping, home, rules)
+        if not joined:
+            joined = [_Draft(node, node if rules.lowered(node) else None)]
+            drafts += joined
         elif rules.lowered(node):
-            draft.root = node
-            draft.after = set(draft.nodes)
-        draft.nodes.append(node)
-        draft.depth[node] = draft.depth_for(node, [u for v in node.outputs for u in readers.get(v, ())])
-        home[node] = draft
+            joined[0].root = node
+            joined[0].after = set(joined[0].nodes)
+        for draft in joined:
+            draft.nodes.append(node)
+            draft.depth[node] = draft.depth_for(node, [u for v in node.outputs for u in readers.get(v, ())])
+        home[node] = joined
     scalars = {node.output: node for node in graph.nodes if node.op == "constant" and is_inlinable(node)}
     finished = {d.tail: _finish(d, rules, scalars) for d in drafts}
     result: list[Group | Node] = []
@@ -91,34 +93,47 @@ def fuse(graph: Graph, rules: Rules) -> list[Group | Node]:
     return result
 
 
-def _join(node: Node, readers, escaping, home, rules: Rules) -> _Draft | None:
-    """The draft that may absorb the node, or None when its results must be in memory."""
-    root = rules.lowered(node)
+def _join(node: Node, readers, escaping, home, rules: Rules) -> list[_Draft]:
+    """The drafts that absorb the node, none when its results must be in memory."""
     if node.op == "constant" or rules.alone(node) or any(v in escaping for v in node.outputs):
-        return None
-    if not (root or is_inlinable(node)) or len(node.outputs) != 1:
-        return None
+        return []
+    if not (rules.lowered(node) or is_inlinable(node)) or len(node.outputs) != 1:
+        return []
     using = readers.get(node.output, [])
-    targets = {id(home[user]): home[user] for user in using}
-    if len(targets) != 1:
-        return None
-    (draft,) = targets.values()
+    drafts = list(dict.fromkeys(draft for user in using for draft in home[user]))
+    if len(drafts) > 1 and (rules.lowered(node) or not _repeats(node)):
+        return []
+    users = ([u for u in using if draft in home[u]] for draft in drafts)
+    fits = all(_absorbs(draft, node, mine, rules) for draft, mine in zip(drafts, users, strict=True))
+    return drafts if fits else []
+
+
+def _absorbs(draft: _Draft, node: Node, using: list[Node], rules: Rules) -> bool:
+    """Whether a draft in which `using` read the node may compute it."""
     if not _accepts(draft, rules) or draft.depth_for(node, using) > DEEPEST:
-        return None
-    if root:
-        fits = node.op not in SPREAD and draft.root is None and _same_place(node.output, draft)
-        return draft if fits else None
+        return False
+    if rules.lowered(node):
+        return node.op not in SPREAD and draft.root is None and _same_place(node.output, draft)
     for user in using:
         if user is draft.root and not rules.feeds(node, user):
-            return None
+            return False
         if (
             user not in draft.after
             and user is not draft.root
             and draft.root is not None
             and not rules.feeds(node, draft.root)
         ):
-            return None
-    return None if _too_dear(node, using, draft) else draft
+            return False
+    return not _too_dear(node, using, draft)
+
+
+def _repeats(node: Node) -> bool:
+    """Whether the node is a broadcast to at least twice the size, if to anything at all."""
+    if node.op != "broadcast":
+        return False
+    have, want = node.inputs[0].shape, node.output.shape
+    have = (1,) * (len(want) - len(have)) + have
+    return any(h == 1 and isinstance(w, int) and w > 1 for h, w in zip(have, want, strict=True))
 
 
 def _accepts(draft: _Draft, rules: Rules) -> bool:

@@ -162,7 +162,10 @@ class _Importer:
         self, context: Context, proto: onnx.GraphProto, weights: Mapping[int, np.ndarray] | None = None
     ) -> None:
         for number, tensor in enumerate(proto.initializer):
-            array, have = to_array(tensor, self.folder, (weights or {}).get(number)), context.scope.get(tensor.name)
+            array, have = (
+                to_array(tensor, self.folder, (weights or {}).get(number)),
+                context.scope.get(tensor.name),
+            )
             if tensor.name in context.names and repairs.same(context.array(have), array):
                 repairs.warn(
                     f'{self.source}: the initializer "{tensor.name}" is there twice, the same: one is taken'

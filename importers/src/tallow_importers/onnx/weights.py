@@ -80,7 +80,9 @@ def _read_at(file: FileIO, start: int, stop: int) -> np.ndarray:
     while done < len(found):
         count = os.preadv(file.fileno(), [found[done:]], start + done)
         if not count:
-            raise ImportFailed(f"{file.name} became shorter while it was read: load it again when it is whole")
+            raise ImportFailed(
+                f"{file.name} became shorter while it was read: load it again when it is whole"
+            )
         done += count
     return found
 

@@ -232,14 +232,21 @@ def group_query_attention(context: Context, node: NodeView):
 def _cached(context: Context, past: Value | None, new: Value, before: Value, span: Dim) -> Value:
     """[batch, heads, span, size]: in each row the first `before` steps of the past, then the new ones."""
     b = context.builder
-    room = 0 if past is None else past.shape[2]
-    joined = new if past is None else b.concat(past, new, axis=2)
     line = b.iota(shape=(1, span), axis=1, dtype=i64)
-    at = b.select(b.lt(line, before), line, b.add(b.sub(line, before), context.size(room)))
-    at = b.min(at, b.sub(context.size(room + new.shape[2]), 1))
-    index = b.reshape(at, shape=(new.shape[0], 1, span, 1))
-    shape = (new.shape[0], new.shape[1], span, new.shape[3])
-    return b.gather_elements(joined, b.broadcast(index, shape=shape), axis=2)
+    recent = _steps(context, new, b.sub(line, before), span)
+    if past is None:
+        return recent
+    old = b.reshape(b.lt(line, before), shape=(new.shape[0], 1, span, 1))
+    return b.select(old, _steps(context, past, line, span), recent)
+
+
+def _steps(context: Context, x: Value, at: Value, span: Dim) -> Value:
+    """Steps `at` [batch or 1, span] of x [batch, heads, steps, size], the first or last where there is none such."""
+    b = context.builder
+    at = b.min(b.max(at, 0), b.sub(context.size(x.shape[2]), 1))
+    index = b.reshape(at, shape=(at.shape[0], 1, span, 1))
+    shape = (x.shape[0], x.shape[1], span, x.shape[3])
+    return b.gather_elements(x, b.broadcast(index, shape=shape), axis=2)
 
 
 @onnx_op("EmbedLayerNormalization", domain=MS)
