@@ -71,9 +71,16 @@ def test_the_builder_refuses_in_the_operators_words():
         (lambda: b.reshape(x, shape=(7,)), "has 6 elements"),
         (lambda: b.emit("matmull", x, x), "did you mean matmul"),
         (lambda: b.neg(x, x), "takes 1 operands, got 2"),
+        (lambda: b.argmax(x, axis=1, last=False), "expected the attribute 'keepdims', got axis, last"),
     ]:
         with pytest.raises(GraphError, match=message):
             make()
+
+
+def test_names_in_shapes_are_sizes():
+    b = Builder()
+    x = b.input("x", "f32", ["n", 2])
+    assert b.reshape(x, shape=(2, "n")).shape == tuple(reversed(x.shape))
 
 
 def test_the_neighbourhood_of_a_fault_is_shown_and_no_more():

@@ -53,9 +53,8 @@ class Builder:
         return name
 
     def input(self, name: str, dtype_: DType | str, shape: Sequence[Dim | str]) -> Value:
-        """A graph input; a string in `shape` is a size symbol of that name."""
-        dims = tuple(symbol(dim) if isinstance(dim, str) else dim for dim in shape)
-        value = Value(self.unique(name), TensorType(dtype(dtype_), dims))
+        """A graph input; a string in `shape`, here and in operators, is a size symbol of that name."""
+        value = Value(self.unique(name), TensorType(dtype(dtype_), _dims(shape)))
         self.inputs.append(value)
         return value
 
@@ -80,6 +79,8 @@ class Builder:
         typed = operands[1:] if name_of_op == "select" else operands
         like = next((o.dtype for o in typed if isinstance(o, Value) and isinstance(o.type, TensorType)), None)
         inputs = tuple(self._operand(o, like, name_of_op) for o in operands)
+        if "shape" in attributes:
+            attributes["shape"] = _dims(attributes["shape"])
         low, high = row.arity
         if len(inputs) < low or (high is not None and len(inputs) > high):
             wanted = str(low) if low == high else f"{low} to {'any number' if high is None else high}"
@@ -89,6 +90,11 @@ class Builder:
         except GraphError as error:
             raise (
                 GraphError(f"{error} ({self.location})") if str(self.location) not in str(error) else error
+            ) from None
+        except KeyError as missing:
+            given = ", ".join(sorted(attributes)) or "none"
+            raise GraphError(
+                f"{name_of_op}: expected the attribute {missing}, got {given} ({self.location})"
             ) from None
         hints = list(names) if names else [name or name_of_op] * len(types)
         outputs = tuple(Value(self.unique(hint), type_) for hint, type_ in zip(hints, types, strict=True))
@@ -124,3 +130,7 @@ class Builder:
         names = tuple(outputs) if isinstance(outputs, Mapping) else ()
         values = tuple(outputs.values()) if isinstance(outputs, Mapping) else tuple(outputs)
         return Graph(self.name, tuple(self.inputs), values, tuple(self.nodes), names, dict(metadata or {}))
+
+
+def _dims(shape: Sequence[Dim | str]) -> tuple[Dim, ...]:
+    return tuple(symbol(dim) if isinstance(dim, str) else dim for dim in shape)
