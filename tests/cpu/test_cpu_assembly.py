@@ -17,9 +17,9 @@ def ones(b: Builder, *shape: int) -> Value:
     return b.constant(np.ones(shape, np.float32))
 
 
-def conv(b: Builder, groups: int = 1, kernel: int = 3, stride: int = 1) -> Value:
+def conv(b: Builder, groups: int = 1, kernel: int = 3, stride: int = 1, results: int = 64) -> Value:
     pad = (kernel // 2, kernel // 2)
-    x, w = b.input("x", "f32", (1, 64, 14, 14)), ones(b, 64, 64 // groups, kernel, kernel)
+    x, w = b.input("x", "f32", (1, 64, 14, 14)), ones(b, results, 64 // groups, kernel, kernel)
     return b.conv(x, w, strides=(stride, stride), pads=(pad, pad), dilations=(1, 1), groups=groups)
 
 
@@ -39,6 +39,8 @@ KERNELS = {
     "large product in memory": lambda b: product(b, 128, 1024, 1024),
     "convolution": lambda b: conv(b, stride=2),
     "grouped convolution": lambda b: conv(b, groups=4),
+    "convolution of one result channel": lambda b: conv(b, results=1, kernel=5),
+    "convolution of three result channels": lambda b: conv(b, results=3),
     "Winograd": conv,
     "depthwise": lambda b: conv(b, groups=64),
     "wide depthwise": lambda b: conv(b, groups=64, kernel=5),

@@ -31,12 +31,13 @@ def run_guarded(graph, arrays, device=HOST, threads=1):
     return out, want
 
 
-def conv_graph(x, w, **attributes):
-    """A convolution between transposes, so that its kernel writes the result itself; bias and relu after it."""
+def conv_graph(x, w, dims=None, **attributes):
+    """A convolution between transposes, so that its kernel writes the result itself; bias and relu after it.
+    `dims`: the shape of x, where some sizes are known only at the run."""
     b = Builder("g")
     rank = x.ndim
     first, last = (0, rank - 1, *range(1, rank - 1)), (0, *range(2, rank), 1)
-    given = b.input("x", str(tallow.dtype.dtype(x.dtype)), x.shape)
+    given = b.input("x", str(tallow.dtype.dtype(x.dtype)), x.shape if dims is None else dims)
     y = b.conv(b.transpose(given, permutation=first), b.constant(w), **attributes)
     bias = b.constant(np.linspace(-1, 1, len(w)).astype(x.dtype).reshape(-1, *(1,) * (rank - 2)))
     return b.finish({"y": b.transpose(b.max(b.add(y, bias), b.scalar(0, x.dtype)), permutation=last)})

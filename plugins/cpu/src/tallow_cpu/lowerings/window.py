@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from tallow.backend import Target
 from tallow.choices import Candidate
-from tallow.dim import bounds, floordiv, product
+from tallow.dim import Dim, bounds, ceildiv, floordiv, product
 from tallow.graph import Value
 from tallow.kernel import build
 from tallow.kernel.build import add, const, maximum, minimum, mul, sub
@@ -43,6 +43,28 @@ def lower_depthwise(group: Group, target: Target) -> Sequence[KernelCall] | Decl
         return Declined("operands of a window operator must be in memory")
     weights = group.root.inputs[1]
     return _Window(group, target, weights.shape[:-1], "add", weights).call("depthwise")
+
+
+def span(
+    inliner: Inliner, body: list[Stmt], size: Dim, at: Expr, low: Dim, stride: int, dilation: int, taps: int
+) -> tuple[Expr, Expr, Expr]:
+    """First tap, end of taps and origin of the window at `at` that lie inside an axis of `size` elements."""
+    origin = inliner.let(body, sub(mul(at, const(stride)), inliner.size(low)), "origin")
+    first = maximum(sub(const(0), origin), const(0))
+    room = maximum(sub(inliner.size(size), origin), const(0))
+    if dilation != 1:
+        first = build.floordiv(add(first, const(dilation - 1)), const(dilation))
+        room = build.floordiv(add(room, const(dilation - 1)), const(dilation))
+    stop = minimum(room, const(taps))
+    return inliner.let(body, first, "first"), inliner.let(body, stop, "stop"), origin
+
+
+def interior(inliner: Inliner, size: Dim, width: Dim, low: Dim, stride: int, reach: int) -> tuple[Expr, Expr]:
+    """First and end of the windows of an axis that lie inside, where there are any: of `width` windows that
+    reach `reach` elements beyond their first."""
+    most = inliner.size(width)
+    begin = minimum(inliner.size(ceildiv(low, stride)), most)
+    return begin, minimum(inliner.size(floordiv(size + low - 1 - reach + stride, stride)), most)
 
 
 class _Window:
@@ -97,16 +119,9 @@ class _Window:
 
     def span(self, body: list[Stmt], axis: int, at: Expr) -> tuple[Expr, Expr, Expr]:
         """First tap, end of taps and origin of the window at `at` that lie inside an axis."""
-        node, size = self.node, self.inliner.size(self.x.shape[1 + axis])
-        (low, _), stride, dilation = (node[key][axis] for key in ("pads", "strides", "dilations"))
-        origin = self.inliner.let(body, sub(mul(at, const(stride)), self.inliner.size(low)), "origin")
-        first = maximum(sub(const(0), origin), const(0))
-        room = maximum(sub(size, origin), const(0))
-        if dilation != 1:
-            first = build.floordiv(add(first, const(dilation - 1)), const(dilation))
-            room = build.floordiv(add(room, const(dilation - 1)), const(dilation))
-        stop = minimum(room, const(self.kernel[axis]))
-        return self.inliner.let(body, first, "first"), self.inliner.let(body, stop, "stop"), origin
+        (low, _), stride, dilation = (self.node[key][axis] for key in ("pads", "strides", "dilations"))
+        size = self.x.shape[1 + axis]
+        return span(self.inliner, body, size, at, low, stride, dilation, self.kernel[axis])
 
     # A line of results ------------------------------------------------------------------------------
 
@@ -119,15 +134,10 @@ class _Window:
         inliner = self.inliner
         body: list[Stmt] = []
         reach = (self.kernel[-1] - 1) * self.dilation
-        low = (
-            -(-self.low // self.stride)
-            if isinstance(self.low, int)
-            else floordiv(self.low + self.stride - 1, self.stride)
-        )
         width = inliner.size(self.width)
-        begin = self.inliner.let(body, minimum(inliner.size(low), width), "begin")
-        end = inliner.size(floordiv(self.x.shape[-2] + self.low - 1 - reach + self.stride, self.stride))
-        end = self.inliner.let(body, maximum(minimum(end, width), begin), "end")
+        begin, end = interior(inliner, self.x.shape[-2], self.width, self.low, self.stride, reach)
+        begin = inliner.let(body, begin, "begin")
+        end = inliner.let(body, maximum(end, begin), "end")
         whole = build.floordiv(sub(end, begin), const(self.most))
         after = self.inliner.let(body, add(begin, mul(whole, const(self.most))), "after")
         at = inliner.loop("w")

@@ -6,9 +6,11 @@ import numpy as np
 
 from tallow.backend import Target
 from tallow.builder import Builder
+from tallow.dim import product
 from tallow.graph import Graph, Node, Value, walk
 from tallow.passes.layout import is_product, to_first, to_last
 from tallow.passes.rewrite import resolve, rewrite
+from tallow_cpu.lowerings.tile import dot_widths
 from tallow_cpu.passes.algorithms import DIRECT, choose_tile
 from tallow_cpu.passes.pack import choose_width, pack, pack_winograd
 from tallow_cpu.passes.shuffles import shuffle_of
@@ -53,7 +55,7 @@ def _conv(
     if any(isinstance(p, int) and p < 0 for pair in node["pads"] for p in pair):
         return None
     last = builder.transpose(x, permutation=to_last(rank))
-    if groups == x.shape[1] == w.shape[0] and rank == 4 and count == 1:
+    if 1 < groups == x.shape[1] == w.shape[0] and count == 1:
         taps = builder.transpose(
             builder.reshape(w, shape=(w.shape[0], *kernel)), permutation=(*range(1, rank - 1), 0)
         )
@@ -70,7 +72,11 @@ def _conv(
         return builder.transpose(result, permutation=to_first(rank))
     each, n = w.shape[1], w.shape[0] // groups
     matrices = to_runs(weights.reshape(groups, n, each, -1), count)
-    packed = pack(builder, builder.constant(matrices), choose_width(n, node, target))
+    dots = []
+    if count == 1:
+        line = kernel[-1] if groups == 1 and node["dilations"][-1] == 1 else 1
+        dots = dot_widths(n, product(kernel) // line, line * each, target)
+    packed = pack(builder, builder.constant(matrices), choose_width(n, node, target, others=dots))
     if is_product(node):
         result = builder.emit("cpu.matmul", last, packed, n=n)
     else:
