@@ -135,6 +135,37 @@ def test_winograd(device, tile, stride, shape, n, pads, monkeypatch):
     close(tallow.evaluate(convert_windows(graph, TARGET), {"x": x})["y"], results[0][1], 1e-5)
 
 
+@settings(max_examples=30, deadline=None)
+@given(
+    st.sampled_from(TILES),
+    st.sampled_from(ARCHES),
+    st.tuples(st.integers(1, 3), st.integers(1, 4)),
+    st.tuples(*(st.integers(0, 4) for _ in range(4))),
+    st.tuples(st.integers(0, 2), st.integers(1, 30), st.integers(1, 30), st.sampled_from([1, 16, 33])),
+    st.sampled_from([1, 16, 40]),
+    st.booleans(),
+)
+def test_dilated_winograd(tile, device, dilations, pads, shape, n, known):
+    """Tiles of every d-th pixel, of sizes known at compile time and only at the run."""
+    pads = (pads[:2], pads[2:])
+    batch, *sizes, channels = shape
+    sizes = [max(size, 2 * d + 1 - sum(p)) for size, d, p in zip(sizes, dilations, pads, strict=True)]
+    rng = np.random.default_rng(7)
+    x = rng.standard_normal((batch, *sizes, channels)).astype(np.float32)
+    w = rng.standard_normal((n, channels, 3, 3)).astype(np.float32)
+    dims = x.shape if known else ("batch", "height", "width", channels)
+    graph = conv_graph(x, w, dims, strides=(1, 1), dilations=dilations, pads=pads, groups=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(channels_last, "choose_tile", lambda node, target: tile)
+        got, want = run_guarded(graph, {"x": x}, device, 2)
+        meant = tallow.evaluate(convert_windows(graph, TARGET), {"x": x})["y"]
+    term = np.abs(x).max(initial=0) * np.abs(w).max()
+    for result in (got, meant):
+        assert np.abs(result.astype("f8") - want).max(initial=0) <= 2e-6 * max(9 * channels, 16) ** 0.5 * max(
+            term, 1
+        )
+
+
 @pytest.mark.parametrize("tile", TILES)
 @pytest.mark.parametrize("stride", [1, 2])
 def test_winograd_of_sizes_known_at_the_run(tile, stride, monkeypatch):
@@ -207,7 +238,7 @@ def test_the_same_bits_for_any_number_of_threads():
 
 
 def test_choice_of_algorithm():
-    """Winograd for wide 3x3 convolutions; direct sums for few channels, unequal strides, dilations, groups, other dtypes."""
+    """Winograd for wide 3x3 convolutions; direct sums for few channels, unequal strides, groups, other dtypes."""
     target = tallow.plugins.backend("cpu").target()
 
     def chosen(channels, n, size, dtype="f32", **change):
@@ -223,7 +254,9 @@ def test_choice_of_algorithm():
     assert chosen(128, 128, 56, strides=(2, 2)) in TILES
     assert chosen(512, 512, 14, strides=(2, 2)) == DIRECT
     assert chosen(64, 64, 56, strides=(2, 1)) == DIRECT
-    assert chosen(64, 64, 56, dilations=(2, 2)) == DIRECT
+    assert chosen(64, 64, 56, dilations=(2, 1)) == 4
+    assert chosen(64, 64, 56, dilations=(20, 20)) == DIRECT
+    assert chosen(64, 64, 56, dilations=(2, 2), strides=(2, 2)) == DIRECT
     assert chosen(64, 64, 56, groups=2) == DIRECT
     assert chosen(64, 64, 56, "f64") == DIRECT
 

@@ -11,7 +11,7 @@ from tallow.graph import TensorType
 from tallow.ops import Op, op
 from tallow.ops.contraction import window_size
 from tallow_cpu.shuffle import from_runs, shuffle
-from tallow_cpu.winograd import convolve, kinds, transform_weights
+from tallow_cpu.winograd import convolve, convolve_dilated, kinds, transform_weights
 
 
 def unpack(packed: np.ndarray, n: int) -> np.ndarray:
@@ -103,12 +103,16 @@ def _evaluate_pool(arrays, attributes):
 def _infer_winograd(types, attributes):
     x, _ = types
     stride = attributes["stride"]
-    spec = zip(x.shape[1:-1], attributes["pads"], strict=True)
-    sizes = tuple(window_size(d, 3, stride, p, 1) for d, p in spec)
+    spec = zip(x.shape[1:-1], attributes["pads"], attributes["dilations"], strict=True)
+    sizes = tuple(window_size(d, 3, stride, p, dilation) for d, p, dilation in spec)
     return (TensorType(x.dtype, (x.shape[0], *sizes, attributes["n"])),)
 
 
 def _evaluate_winograd(arrays, attributes):
+    """Dilations other than 1 come with stride 1 alone."""
+    if attributes["stride"] == 1:
+        spec = (attributes[key] for key in ("tile", "pads", "dilations", "n"))
+        return (convolve_dilated(*arrays, *spec),)
     return (convolve(*arrays, *(attributes[key] for key in ("tile", "stride", "pads", "n"))),)
 
 

@@ -68,6 +68,7 @@ def _conv(
         stride = node["strides"][0]
         packed = pack_winograd(builder, w, tile, stride, node, target)
         spec = {"tile": tile, "stride": stride, "n": w.shape[0], "pads": node["pads"]}
+        spec["dilations"] = node["dilations"]
         result = builder.emit("cpu.winograd", last, packed, **spec)
         return builder.transpose(result, permutation=to_first(rank))
     each, n = w.shape[1], w.shape[0] // groups
