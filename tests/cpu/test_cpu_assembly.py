@@ -41,6 +41,8 @@ KERNELS = {
     "grouped convolution": lambda b: conv(b, groups=4),
     "convolution of one result channel": lambda b: conv(b, results=1, kernel=5),
     "convolution of three result channels": lambda b: conv(b, results=3),
+    "groups of four channels": lambda b: conv(b, groups=16),
+    "groups of two channels": lambda b: conv(b, groups=32, stride=2),
     "Winograd": conv,
     "depthwise": lambda b: conv(b, groups=64),
     "wide depthwise": lambda b: conv(b, groups=64, kernel=5),
@@ -50,8 +52,15 @@ KERNELS = {
     "layer_norm": lambda b: b.layer_norm(b.input("x", "f32", (8, 768)), axis=1, epsilon=1e-5),
 }
 # An exponential has a dozen constants, which registers cannot always hold beside four sums; of straight code
-# for several short rows it is a few percent of the instructions.
-LEFT = {"softmax": 10, "short softmax": 25, "attention": 2}
+# for several short rows it is a few percent of the instructions. Twelve vectors of taps are as many as 16
+# registers hold beside four sums; a spilled tap costs what reading it again would.
+LEFT = {
+    "softmax": 10,
+    "short softmax": 25,
+    "attention": 2,
+    "groups of four channels": 11,
+    "groups of two channels": 2,
+}
 
 
 def kernels(name: str, arch: str) -> list[str]:

@@ -34,7 +34,7 @@ def lower_pool(group: Group, target: Target) -> Sequence[KernelCall] | Declined:
     """cpu.pool."""
     if group.prologue:
         return Declined("operands of a window operator must be in memory")
-    return _Window(group, target, group.root["kernel"], group.root["function"], None).call("pool")
+    return Window(group, target, group.root["kernel"], group.root["function"], None).call("pool")
 
 
 def lower_depthwise(group: Group, target: Target) -> Sequence[KernelCall] | Declined:
@@ -42,7 +42,7 @@ def lower_depthwise(group: Group, target: Target) -> Sequence[KernelCall] | Decl
     if any(n.op != "constant" for n in group.prologue):
         return Declined("operands of a window operator must be in memory")
     weights = group.root.inputs[1]
-    return _Window(group, target, weights.shape[:-1], "add", weights).call("depthwise")
+    return Window(group, target, weights.shape[:-1], "add", weights).call("depthwise")
 
 
 def span(
@@ -67,7 +67,7 @@ def interior(inliner: Inliner, size: Dim, width: Dim, low: Dim, stride: int, rea
     return begin, minimum(inliner.size(floordiv(size + low - 1 - reach + stride, stride)), most)
 
 
-class _Window:
+class Window:
     """One kernel while it is written. Of the window's axes, `outer` ones are loops; the last is in strips."""
 
     def __init__(
@@ -109,13 +109,18 @@ class _Window:
             stop = self.inliner.let(body, minimum(add(start, const(CHANNELS)), stop), "stop")
         spans = [self.span(body, axis, at) for axis, at in enumerate(lead[1:])]
         body += self.line(lead, spans, start, stop)
-        per_result = product(self.kernel) * (2 if self.taps else 1)
+        per_result = product(self.kernel) * self.products
         flops = self.node.output.type.size * per_result + count_flops(self.group)
         work = (
             (bounds(self.width)[1] or 64) * (bounds(self.channels)[1] or 64) * product(self.kernel) // pieces
         )
         loop = For(item, inliner.size(lines * pieces), tuple(body), "grid")
         return [inliner.call(name, [loop], lines * pieces, max(1, 4 * GRAIN // max(1, work)), flops)]
+
+    @property
+    def products(self) -> int:
+        """Operations of a result for each place of its window."""
+        return 2 if self.taps else 1
 
     def span(self, body: list[Stmt], axis: int, at: Expr) -> tuple[Expr, Expr, Expr]:
         """First tap, end of taps and origin of the window at `at` that lie inside an axis."""
@@ -196,20 +201,13 @@ class _Window:
             self.tap(inner, add(mul(tap, const(self.kernel[-1])), const(k)), channel)
             for k in range(self.kernel[-1])
         ]
-        for place in range((count - 1) * self.stride + (self.kernel[-1] - 1) * self.dilation + 1):
-            readers = [
-                (p, k)
-                for p in range(count)
-                for k in range(self.kernel[-1])
-                if p * self.stride + k * self.dilation == place and valid(p, k)
-            ]
-            if readers:
-                at = add(base, inliner.size(self.channels * place))
-                element = self.element(inner, at)
-                inner += [self.fold(total, p, element, taps[k]) for p, k in readers]
+        for place, readers in self.readers(count, valid):
+            at = add(base, inliner.size(self.channels * place))
+            element = self.element(inner, at)
+            inner += [self.fold(total, p, element, taps[k]) for p, k in readers]
         body += self.nest(loops, inner)
         for p in range(count):
-            body += self.write(total, p, (*lead, add(begin, const(p)), channel))
+            body += self.write(total, const(p), (*lead, add(begin, const(p)), channel))
         return For(channel, stop, tuple(body), "vector", start)
 
     def single(self, lead, spans, at: Expr, start: Expr, stop: Expr) -> For:
@@ -221,10 +219,27 @@ class _Window:
         place = add(mul(base, self.inliner.size(self.channels)), channel)
         element = self.element(inner, place)
         inner.append(self.fold(total, 0, element, self.tap(inner, tap, channel)))
-        body = [*self.empty(total), *self.nest(loops, inner), *self.write(total, 0, (*lead, at, channel))]
+        body = [
+            *self.empty(total),
+            *self.nest(loops, inner),
+            *self.write(total, const(0), (*lead, at, channel)),
+        ]
         return For(channel, stop, tuple(body), "vector", start)
 
     # Parts ------------------------------------------------------------------------------------------
+
+    def readers(self, count: int, valid: Callable[[int, int], bool]):
+        """The places of a line, from the first one on, that `count` neighbouring results read, each with the
+        (result, tap) that do."""
+        for place in range((count - 1) * self.stride + (self.kernel[-1] - 1) * self.dilation + 1):
+            found = [
+                (p, k)
+                for p in range(count)
+                for k in range(self.kernel[-1])
+                if p * self.stride + k * self.dilation == place and valid(p, k)
+            ]
+            if found:
+                yield place, found
 
     def outer_taps(self, body: list[Stmt], lead, spans):
         """Loops over the taps of some axes; the place they make in the picture, and the tap's number."""
@@ -260,10 +275,11 @@ class _Window:
         value = element if tap is None else build.call("mul", element, tap)
         return Update(total, const(p), self.function, value)
 
-    def write(self, total: Buffer, p: int, index) -> list[Stmt]:
+    def write(self, total: Buffer, place: Expr, index) -> list[Stmt]:
+        """The sum at a place of `total` through the epilogue into the results."""
         body: list[Stmt] = []
         root = self.node.output
-        scope = self.inliner.scope(body, {root: lambda _: build.cast(Load(total, const(p)), root.dtype)})
+        scope = self.inliner.scope(body, {root: lambda _: build.cast(Load(total, place), root.dtype)})
         for value in self.group.outputs:
             scope.store(value, value.shape, index, scope.read(value, index))
         return body

@@ -10,6 +10,7 @@ from tallow.dim import product
 from tallow.graph import Graph, Node, Value, walk
 from tallow.passes.layout import is_product, to_first, to_last
 from tallow.passes.rewrite import resolve, rewrite
+from tallow_cpu.lowerings.grouped import block_of
 from tallow_cpu.lowerings.tile import dot_widths
 from tallow_cpu.passes.algorithms import DIRECT, choose_tile
 from tallow_cpu.passes.pack import choose_width, pack, pack_winograd
@@ -63,6 +64,11 @@ def _conv(
         return builder.transpose(
             builder.emit("cpu.depthwise", last, taps, **spec), permutation=to_first(rank)
         )
+    each, n = w.shape[1], w.shape[0] // groups
+    if groups > 1 and count == 1 and block_of(w.shape[0], groups, each, kernel[-1], w.dtype, target):
+        taps = builder.transpose(w, permutation=(*range(2, rank), 1, 0))
+        spec = {key: node[key] for key in ("strides", "pads", "dilations")}
+        return builder.transpose(builder.emit("cpu.grouped", last, taps, **spec), permutation=to_first(rank))
     tile = choose_tile(node, target)
     if tile != DIRECT:
         stride = node["strides"][0]
@@ -71,7 +77,6 @@ def _conv(
         spec["dilations"] = node["dilations"]
         result = builder.emit("cpu.winograd", last, packed, **spec)
         return builder.transpose(result, permutation=to_first(rank))
-    each, n = w.shape[1], w.shape[0] // groups
     matrices = to_runs(weights.reshape(groups, n, each, -1), count)
     dots = []
     if count == 1:
