@@ -311,6 +311,28 @@ def test_any_window(case, function, known, seed):
     assert np.abs(got.astype("f8") - want).max(initial=0) <= bound
 
 
+@pytest.mark.parametrize("device", ARCHES)
+@pytest.mark.parametrize("function", ["max", "add"])
+@pytest.mark.parametrize("dtype", ["i8", "u8", "i16", "u16", "i32", "u32", "i64", "u64"])
+def test_pools_of_integers(device, function, dtype):
+    """All values of the dtype; sums wrap as numpy's do. Channels of whole vectors, of a part, and of one."""
+    rng = np.random.default_rng(0)
+    spec = {"kernel": (3, 2), "strides": (2, 1), "dilations": (1, 2), "pads": ((1, 0), (1, 2))}
+    numbers = tallow.dtype.dtype(dtype).numpy
+    limits = np.iinfo(numbers)
+    for channels in (1, 64, 77):
+        shape = (2, 7, 19, channels)
+        x = rng.integers(limits.min, limits.max, shape, numbers, endpoint=True)
+        for dims in (shape, ("batch", "height", "width", channels)):
+            b = Builder("g")
+            last = b.transpose(b.input("x", dtype, dims), permutation=(0, 3, 1, 2))
+            y = b.transpose(b.pool(last, function=function, **spec), permutation=(0, 2, 3, 1))
+            graph = b.finish({"y": y})
+            got, want = run_guarded(graph, {"x": x}, device, 2)
+            np.testing.assert_array_equal(got, want)
+            assert "host" not in str(tallow.compile(graph, device).plan)
+
+
 def test_max_pool_of_nan_and_infinity():
     x = np.full((1, 6, 6, 20), -np.inf, np.float32)
     x[0, 2, 2, 5] = np.nan

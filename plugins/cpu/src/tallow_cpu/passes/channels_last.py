@@ -17,7 +17,8 @@ from tallow_cpu.passes.pack import choose_width, pack, pack_winograd
 from tallow_cpu.passes.shuffles import shuffle_of
 from tallow_cpu.shuffle import to_runs
 
-FLOATS = ("f32", "f16", "bf16", "f64", "i32")
+SUMMED = ("f32", "f16", "bf16", "f64", "i32")
+POOLED = (*SUMMED, "i8", "u8", "i16", "u16", "u32", "i64", "u64")
 
 
 def convert_windows(graph: Graph, target: Target) -> Graph:
@@ -25,7 +26,7 @@ def convert_windows(graph: Graph, target: Target) -> Graph:
     made = {v: n for n in walk(graph) for v in n.outputs}
 
     def rule(builder: Builder, node: Node):
-        if node.op == "conv" and node.output.dtype.name in FLOATS:
+        if node.op == "conv" and node.output.dtype.name in SUMMED:
             weights = made.get(node.inputs[1])
             found = shuffle_of(node.inputs[0], made)
             if weights is None or weights.op != "constant":
@@ -34,7 +35,7 @@ def convert_windows(graph: Graph, target: Target) -> Graph:
                 x = resolve(found[0], builder.replaced)
                 return _conv(builder, node, target, x, weights["value"], found[1])
             return _conv(builder, node, target, node.inputs[0], weights["value"], 1)
-        if node.op == "pool" and node.output.dtype.name in FLOATS:
+        if node.op == "pool" and node.output.dtype.name in POOLED:
             x = node.inputs[0]
             last = builder.transpose(x, permutation=to_last(x.rank))
             return builder.transpose(
