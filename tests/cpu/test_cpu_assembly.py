@@ -17,9 +17,9 @@ def ones(b: Builder, *shape: int) -> Value:
     return b.constant(np.ones(shape, np.float32))
 
 
-def conv(b: Builder, groups: int = 1, kernel: int = 3, stride: int = 1) -> Value:
+def conv(b: Builder, groups: int = 1, kernel: int = 3, stride: int = 1, results: int = 64) -> Value:
     pad = (kernel // 2, kernel // 2)
-    x, w = b.input("x", "f32", (1, 64, 14, 14)), ones(b, 64, 64 // groups, kernel, kernel)
+    x, w = b.input("x", "f32", (1, 64, 14, 14)), ones(b, results, 64 // groups, kernel, kernel)
     return b.conv(x, w, strides=(stride, stride), pads=(pad, pad), dilations=(1, 1), groups=groups)
 
 
@@ -39,6 +39,10 @@ KERNELS = {
     "large product in memory": lambda b: product(b, 128, 1024, 1024),
     "convolution": lambda b: conv(b, stride=2),
     "grouped convolution": lambda b: conv(b, groups=4),
+    "convolution of one result channel": lambda b: conv(b, results=1, kernel=5),
+    "convolution of three result channels": lambda b: conv(b, results=3),
+    "groups of four channels": lambda b: conv(b, groups=16),
+    "groups of two channels": lambda b: conv(b, groups=32, stride=2),
     "Winograd": conv,
     "depthwise": lambda b: conv(b, groups=64),
     "wide depthwise": lambda b: conv(b, groups=64, kernel=5),
@@ -48,8 +52,15 @@ KERNELS = {
     "layer_norm": lambda b: b.layer_norm(b.input("x", "f32", (8, 768)), axis=1, epsilon=1e-5),
 }
 # An exponential has a dozen constants, which registers cannot always hold beside four sums; of straight code
-# for several short rows it is a few percent of the instructions.
-LEFT = {"softmax": 10, "short softmax": 25, "attention": 2}
+# for several short rows it is a few percent of the instructions. Twelve vectors of taps are as many as 16
+# registers hold beside four sums; a spilled tap costs what reading it again would.
+LEFT = {
+    "softmax": 10,
+    "short softmax": 25,
+    "attention": 2,
+    "groups of four channels": 11,
+    "groups of two channels": 2,
+}
 
 
 def kernels(name: str, arch: str) -> list[str]:

@@ -31,12 +31,13 @@ def run_guarded(graph, arrays, device=HOST, threads=1):
     return out, want
 
 
-def conv_graph(x, w, **attributes):
-    """A convolution between transposes, so that its kernel writes the result itself; bias and relu after it."""
+def conv_graph(x, w, dims=None, **attributes):
+    """A convolution between transposes, so that its kernel writes the result itself; bias and relu after it.
+    `dims`: the shape of x, where some sizes are known only at the run."""
     b = Builder("g")
     rank = x.ndim
     first, last = (0, rank - 1, *range(1, rank - 1)), (0, *range(2, rank), 1)
-    given = b.input("x", str(tallow.dtype.dtype(x.dtype)), x.shape)
+    given = b.input("x", str(tallow.dtype.dtype(x.dtype)), x.shape if dims is None else dims)
     y = b.conv(b.transpose(given, permutation=first), b.constant(w), **attributes)
     bias = b.constant(np.linspace(-1, 1, len(w)).astype(x.dtype).reshape(-1, *(1,) * (rank - 2)))
     return b.finish({"y": b.transpose(b.max(b.add(y, bias), b.scalar(0, x.dtype)), permutation=last)})
@@ -134,6 +135,37 @@ def test_winograd(device, tile, stride, shape, n, pads, monkeypatch):
     close(tallow.evaluate(convert_windows(graph, TARGET), {"x": x})["y"], results[0][1], 1e-5)
 
 
+@settings(max_examples=30, deadline=None)
+@given(
+    st.sampled_from(TILES),
+    st.sampled_from(ARCHES),
+    st.tuples(st.integers(1, 3), st.integers(1, 4)),
+    st.tuples(*(st.integers(0, 4) for _ in range(4))),
+    st.tuples(st.integers(0, 2), st.integers(1, 30), st.integers(1, 30), st.sampled_from([1, 16, 33])),
+    st.sampled_from([1, 16, 40]),
+    st.booleans(),
+)
+def test_dilated_winograd(tile, device, dilations, pads, shape, n, known):
+    """Tiles of every d-th pixel, of sizes known at compile time and only at the run."""
+    pads = (pads[:2], pads[2:])
+    batch, *sizes, channels = shape
+    sizes = [max(size, 2 * d + 1 - sum(p)) for size, d, p in zip(sizes, dilations, pads, strict=True)]
+    rng = np.random.default_rng(7)
+    x = rng.standard_normal((batch, *sizes, channels)).astype(np.float32)
+    w = rng.standard_normal((n, channels, 3, 3)).astype(np.float32)
+    dims = x.shape if known else ("batch", "height", "width", channels)
+    graph = conv_graph(x, w, dims, strides=(1, 1), dilations=dilations, pads=pads, groups=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(channels_last, "choose_tile", lambda node, target: tile)
+        got, want = run_guarded(graph, {"x": x}, device, 2)
+        meant = tallow.evaluate(convert_windows(graph, TARGET), {"x": x})["y"]
+    term = np.abs(x).max(initial=0) * np.abs(w).max()
+    for result in (got, meant):
+        assert np.abs(result.astype("f8") - want).max(initial=0) <= 2e-6 * max(9 * channels, 16) ** 0.5 * max(
+            term, 1
+        )
+
+
 @pytest.mark.parametrize("tile", TILES)
 @pytest.mark.parametrize("stride", [1, 2])
 def test_winograd_of_sizes_known_at_the_run(tile, stride, monkeypatch):
@@ -206,7 +238,7 @@ def test_the_same_bits_for_any_number_of_threads():
 
 
 def test_choice_of_algorithm():
-    """Winograd for wide 3x3 convolutions; direct sums for few channels, unequal strides, dilations, groups, other dtypes."""
+    """Winograd for wide 3x3 convolutions; direct sums for few channels, unequal strides, groups, other dtypes."""
     target = tallow.plugins.backend("cpu").target()
 
     def chosen(channels, n, size, dtype="f32", **change):
@@ -222,7 +254,9 @@ def test_choice_of_algorithm():
     assert chosen(128, 128, 56, strides=(2, 2)) in TILES
     assert chosen(512, 512, 14, strides=(2, 2)) == DIRECT
     assert chosen(64, 64, 56, strides=(2, 1)) == DIRECT
-    assert chosen(64, 64, 56, dilations=(2, 2)) == DIRECT
+    assert chosen(64, 64, 56, dilations=(2, 1)) == 4
+    assert chosen(64, 64, 56, dilations=(20, 20)) == DIRECT
+    assert chosen(64, 64, 56, dilations=(2, 2), strides=(2, 2)) == DIRECT
     assert chosen(64, 64, 56, groups=2) == DIRECT
     assert chosen(64, 64, 56, "f64") == DIRECT
 
@@ -275,6 +309,28 @@ def test_any_window(case, function, known, seed):
     term = np.abs(x).max(initial=0) * (1 if taps is None else np.abs(taps).max(initial=0))
     bound = rounding(depth) * term * depth**0.5  # sums may cancel, their rounding errors do not
     assert np.abs(got.astype("f8") - want).max(initial=0) <= bound
+
+
+@pytest.mark.parametrize("device", ARCHES)
+@pytest.mark.parametrize("function", ["max", "add"])
+@pytest.mark.parametrize("dtype", ["i8", "u8", "i16", "u16", "i32", "u32", "i64", "u64"])
+def test_pools_of_integers(device, function, dtype):
+    """All values of the dtype; sums wrap as numpy's do. Channels of whole vectors, of a part, and of one."""
+    rng = np.random.default_rng(0)
+    spec = {"kernel": (3, 2), "strides": (2, 1), "dilations": (1, 2), "pads": ((1, 0), (1, 2))}
+    numbers = tallow.dtype.dtype(dtype).numpy
+    limits = np.iinfo(numbers)
+    for channels in (1, 64, 77):
+        shape = (2, 7, 19, channels)
+        x = rng.integers(limits.min, limits.max, shape, numbers, endpoint=True)
+        for dims in (shape, ("batch", "height", "width", channels)):
+            b = Builder("g")
+            last = b.transpose(b.input("x", dtype, dims), permutation=(0, 3, 1, 2))
+            y = b.transpose(b.pool(last, function=function, **spec), permutation=(0, 2, 3, 1))
+            graph = b.finish({"y": y})
+            got, want = run_guarded(graph, {"x": x}, device, 2)
+            np.testing.assert_array_equal(got, want)
+            assert "host" not in str(tallow.compile(graph, device).plan)
 
 
 def test_max_pool_of_nan_and_infinity():

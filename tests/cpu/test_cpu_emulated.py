@@ -28,6 +28,12 @@ def conv(b: Builder, groups: int = 1, stride: int = 1):
     return b.conv(x, w, groups=groups, **spec)
 
 
+def few_results(b: Builder):
+    x, w = b.input("x", "f32", (1, 5, 11, 19)), b.constant(noise(2, 5, 3, 5))
+    spec = {"strides": (1, 2), "pads": ((1, 1), (2, 2)), "dilations": (1, 1)}
+    return b.conv(x, w, groups=1, **spec)
+
+
 def attention(b: Builder):
     q, k, v = (b.input(name, "f32", (1, 2, 21, 24)) for name in "qkv")
     return b.attention(q, k, v, scale=0.2, causal=True)
@@ -51,6 +57,7 @@ CASES = {
     "strided convolution": lambda b: conv(b, stride=2),
     "Winograd": conv,
     "depthwise": lambda b: conv(b, groups=32),
+    "convolution of two result channels": few_results,
     "attention": attention,
     "short softmax": lambda b: softmax(b, 30),
     "softmax": lambda b: softmax(b, 777),

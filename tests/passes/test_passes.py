@@ -174,7 +174,7 @@ def test_the_backends_passes_keep_graphs_valid(rng):
 
 
 @pytest.mark.parametrize("strides", [(1, 1), (2, 2), (3, 2)])
-@pytest.mark.parametrize("kernel", [(1, 1), (2, 3), (4, 4)])
+@pytest.mark.parametrize("kernel", [(1, 1), (2, 3), (4, 4), (6, 2)])
 @pytest.mark.parametrize(
     "pads,extra,dilations,groups",
     [

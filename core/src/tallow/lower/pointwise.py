@@ -38,7 +38,7 @@ def lower_pointwise(group: Group, target) -> Sequence[KernelCall]:
         statements.append(Let(row, build.floordiv(grid_var, count)))
         start = build.mul(piece, build.const(CHUNK))
         stop = build.call("min", build.add(start, build.const(CHUNK)), stop)
-    narrow = _is_narrow(shape)
+    narrow = is_narrow(shape)
     lead = shape[:-2] if narrow else shape[:-1]
     outer = unravel(inliner, row, lead, statements)
     if narrow:  # a vector along the axis before, for each of the few last elements
@@ -60,7 +60,7 @@ def lower_pointwise(group: Group, target) -> Sequence[KernelCall]:
     return [rename(call, back, flops=count_flops(group))]
 
 
-def _is_narrow(shape: Sequence[Dim]) -> bool:
+def is_narrow(shape: Sequence[Dim]) -> bool:
     """Whether the last axis is too short for vectors and the one before is longer."""
     if len(shape) < 2 or not isinstance(shape[-1], int) or not 1 < shape[-1] <= NARROW:
         return False

@@ -158,6 +158,8 @@ def _decompose_conv_transpose(builder, node):
         w = _dilated(builder, w, node["dilations"])
     taps = w.shape[2:]
     lengths = [d - 1 + ceildiv(k, s) for d, k, s in zip(x.shape[2:], taps, strides, strict=True)]
+    if all(k and k % s == 0 for k, s in zip(taps, strides, strict=True)):
+        return _cut_to(builder, _at_once(builder, x, w, groups, strides, lengths), node)
     phases = []
     for phase in np.ndindex(*strides):
         counts = tuple(max(0, -(-(k - r) // s)) for k, r, s in zip(taps, phase, strides, strict=True))
@@ -186,6 +188,30 @@ def _phase(builder, x, w, groups: int, phase, strides, counts, lengths):
     pads = tuple((k - 1, t - d) for k, t, d in zip(counts, lengths, x.shape[2:], strict=True))
     ones = (1,) * spatial
     return builder.conv(x, weights, strides=ones, pads=pads, dilations=ones, groups=groups)
+
+
+def _at_once(builder, x, w, groups: int, strides, lengths):
+    """All positions within the strides by one convolution, where each meets as many taps: they are channels,
+    and lie as they must with channels last, one axis and one group."""
+    axes, (c, m) = range(len(strides)), w.shape[:2]
+    counts = tuple(k // s for k, s in zip(w.shape[2:], strides, strict=True))
+    taps = [d for pair in zip(counts, strides, strict=True) for d in pair]
+    split = builder.reshape(w, shape=(groups, c // groups, m, *taps))
+    starts = (0, 0, 0, *(d for k in counts for d in (k - 1, 0)))
+    turned = builder.slice(split, starts=starts, steps=(1, 1, 1, *((-1, 1) * len(axes))), shape=split.shape)
+    order = (0, *(4 + 2 * a for a in axes), 2, 1, *(3 + 2 * a for a in axes))
+    shape = (groups * product(strides) * m, c // groups, *counts)
+    weights = builder.reshape(builder.transpose(turned, permutation=order), shape=shape)
+    ones, pads = (1,) * len(axes), tuple((k - 1, k - 1) for k in counts)
+    y = builder.conv(x, weights, strides=ones, pads=pads, dilations=ones, groups=groups)
+    last = builder.transpose(y, permutation=(0, *range(2, y.rank), 1))
+    apart = builder.reshape(last, shape=(x.shape[0], *lengths, groups, *strides, m))
+    order = (0, *(d for a in axes for d in (1 + a, 2 + len(axes) + a)), 1 + len(axes), 2 + 2 * len(axes))
+    sizes = (t * s for t, s in zip(lengths, strides, strict=True))
+    full = builder.reshape(
+        builder.transpose(apart, permutation=order), shape=(x.shape[0], *sizes, groups * m)
+    )
+    return builder.transpose(full, permutation=(0, full.rank - 1, *range(1, full.rank - 1)))
 
 
 def _dilated(builder, w, dilations):

@@ -103,6 +103,13 @@ def _convolutions() -> Iterator[Case]:
         return b.conv_transpose(x, w, groups=1, output_padding=(0, 0), **_window(2, stride=2, pad=1))
 
     yield Case("conv_transpose", transposed, FLOATS, ("f32",), pictures, sum_of(40), special=False)
+
+    def interleaved(b, d):
+        x, w = b.input("x", d, ("n", 4, "h", 9)), constant(b, d, 4, 3, 4, 2)
+        return b.conv_transpose(x, w, groups=2, output_padding=(0, 1), **_window(2, stride=2, pad=1))
+
+    what = "conv_transpose, as many taps at each place of a stride"
+    yield Case(what, interleaved, FLOATS, ("f32",), pictures, sum_of(40), special=False)
     for function in ("max", "add"):
         yield Case(
             f"pool {function}",

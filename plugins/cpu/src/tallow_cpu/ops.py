@@ -11,7 +11,7 @@ from tallow.graph import TensorType
 from tallow.ops import Op, op
 from tallow.ops.contraction import window_size
 from tallow_cpu.shuffle import from_runs, shuffle
-from tallow_cpu.winograd import convolve, kinds, transform_weights
+from tallow_cpu.winograd import convolve, convolve_dilated, kinds, transform_weights
 
 
 def unpack(packed: np.ndarray, n: int) -> np.ndarray:
@@ -30,19 +30,15 @@ def _evaluate_matmul(arrays, attributes):
     return op("matmul").evaluate([a, unpack(packed, attributes["n"])[0]], {})
 
 
+def _windows(x: TensorType, kernel, attributes) -> tuple:
+    """How many windows each spatial axis of x has."""
+    spec = (attributes[key] for key in ("strides", "pads", "dilations"))
+    return tuple(window_size(*s) for s in zip(x.shape[1:-1], kernel, *spec, strict=True))
+
+
 def _infer_conv(types, attributes):
     x, _ = types
-    sizes = tuple(
-        window_size(d, k, s, p, dil)
-        for d, k, s, p, dil in zip(
-            x.shape[1:-1],
-            attributes["kernel"],
-            attributes["strides"],
-            attributes["pads"],
-            attributes["dilations"],
-            strict=True,
-        )
-    )
+    sizes = _windows(x, attributes["kernel"], attributes)
     return (TensorType(x.dtype, (x.shape[0], *sizes, attributes["n"] * attributes["groups"])),)
 
 
@@ -62,18 +58,7 @@ def _evaluate_conv(arrays, attributes):
 
 def _infer_depthwise(types, attributes):
     x, w = types
-    sizes = tuple(
-        window_size(d, k, s, p, dil)
-        for d, k, s, p, dil in zip(
-            x.shape[1:-1],
-            w.shape[:-1],
-            attributes["strides"],
-            attributes["pads"],
-            attributes["dilations"],
-            strict=True,
-        )
-    )
-    return (TensorType(x.dtype, (x.shape[0], *sizes, x.shape[-1])),)
+    return (TensorType(x.dtype, (x.shape[0], *_windows(x, w.shape[:-1], attributes), x.shape[-1])),)
 
 
 def _evaluate_depthwise(arrays, attributes):
@@ -83,17 +68,23 @@ def _evaluate_depthwise(arrays, attributes):
     return (np.moveaxis(op("conv").evaluate([_first(x), weights], spec)[0], 1, -1),)
 
 
+def _infer_grouped(types, attributes):
+    x, w = types
+    return (TensorType(x.dtype, (x.shape[0], *_windows(x, w.shape[:-2], attributes), w.shape[-1])),)
+
+
+def _evaluate_grouped(arrays, attributes):
+    """conv with weights [*kernel, data channels of a group, result channels]."""
+    x, w = arrays
+    spec = {**attributes, "groups": x.shape[-1] // w.shape[-2]}
+    weights = w.transpose(w.ndim - 1, w.ndim - 2, *range(w.ndim - 2))
+    return (np.moveaxis(op("conv").evaluate([_first(x), weights], spec)[0], 1, -1),)
+
+
 def _infer_pool(types, attributes):
     (x,) = types
-    spec = zip(
-        x.shape[1:-1],
-        attributes["kernel"],
-        attributes["strides"],
-        attributes["pads"],
-        attributes["dilations"],
-        strict=True,
-    )
-    return (TensorType(x.dtype, (x.shape[0], *(window_size(*s) for s in spec), x.shape[-1])),)
+    sizes = _windows(x, attributes["kernel"], attributes)
+    return (TensorType(x.dtype, (x.shape[0], *sizes, x.shape[-1])),)
 
 
 def _evaluate_pool(arrays, attributes):
@@ -103,12 +94,16 @@ def _evaluate_pool(arrays, attributes):
 def _infer_winograd(types, attributes):
     x, _ = types
     stride = attributes["stride"]
-    spec = zip(x.shape[1:-1], attributes["pads"], strict=True)
-    sizes = tuple(window_size(d, 3, stride, p, 1) for d, p in spec)
+    spec = zip(x.shape[1:-1], attributes["pads"], attributes["dilations"], strict=True)
+    sizes = tuple(window_size(d, 3, stride, p, dilation) for d, p, dilation in spec)
     return (TensorType(x.dtype, (x.shape[0], *sizes, attributes["n"])),)
 
 
 def _evaluate_winograd(arrays, attributes):
+    """Dilations other than 1 come with stride 1 alone."""
+    if attributes["stride"] == 1:
+        spec = (attributes[key] for key in ("tile", "pads", "dilations", "n"))
+        return (convolve_dilated(*arrays, *spec),)
     return (convolve(*arrays, *(attributes[key] for key in ("tile", "stride", "pads", "n"))),)
 
 
@@ -199,6 +194,7 @@ CONV_BYTES = Op("cpu.conv_bytes", "contraction", _infer_conv_bytes, _evaluate_co
 MATMUL = Op("cpu.matmul", "contraction", _infer_matmul, _evaluate_matmul, arity=(2, 2))
 CONV = Op("cpu.conv", "contraction", _infer_conv, _evaluate_conv, arity=(2, 2))
 DEPTHWISE = Op("cpu.depthwise", "contraction", _infer_depthwise, _evaluate_depthwise, arity=(2, 2))
+GROUPED = Op("cpu.grouped", "contraction", _infer_grouped, _evaluate_grouped, arity=(2, 2))
 POOL = Op("cpu.pool", "window", _infer_pool, _evaluate_pool)
 
 
@@ -227,6 +223,7 @@ OPS = (
     WINOGRAD,
     WINOGRAD_WEIGHTS,
     DEPTHWISE,
+    GROUPED,
     POOL,
     ATTENTION,
 )

@@ -175,6 +175,18 @@ def transform_weights(w: np.ndarray, m: int, stride: int, width: int) -> np.ndar
     return result
 
 
+def convolve_dilated(x: np.ndarray, weights: np.ndarray, m: int, pads, dilations, n: int) -> np.ndarray:
+    """convolve with stride 1: every d-th pixel makes a picture of its own."""
+    padded = np.pad(x, ((0, 0), *pads, (0, 0)))
+    sizes = (d - (TAPS - 1) * step for d, step in zip(padded.shape[1:3], dilations, strict=True))
+    result = np.zeros((len(x), *sizes, n), x.dtype)
+    for phase in np.ndindex(*dilations):
+        every = (slice(None), *(slice(p, None, d) for p, d in zip(phase, dilations, strict=True)))
+        if result[every].size:
+            result[every] = convolve(padded[every], weights, m, 1, ((0, 0), (0, 0)), n)
+    return result
+
+
 def convolve(x: np.ndarray, weights: np.ndarray, m: int, stride: int, pads, n: int) -> np.ndarray:
     """x [B, H, W, C] * transformed weights [panels, kinds^2, C, width] -> [B, H', W', n]."""
     maps, size, step = matrices(m, stride), tile_size(m, stride), m * stride

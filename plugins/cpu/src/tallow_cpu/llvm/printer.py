@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from tallow.dtype import DType, bool_
 from tallow.errors import CompileError
+from tallow.kernel.build import const
 from tallow.kernel.grammar import (
     Alias,
     Alloc,
@@ -35,6 +36,7 @@ from tallow.kernel.grammar import (
 )
 from tallow.kernel.updates import combine
 from tallow_cpu.llvm import casts, functions
+from tallow_cpu.llvm.shuffles import known_lanes
 from tallow_cpu.llvm.types import constant, memory, register, suffix, vector
 
 
@@ -230,6 +232,10 @@ class _Printer:
         kind = vector(memory(buffer.dtype), lanes)
         align = self.alignment(buffer, lanes)
         zero = "zeroinitializer" if lanes > 1 else _zero(buffer.dtype)
+        if e.index.lanes > 1 and e.mask is None and buffer.space == "register":
+            places = known_lanes(e.index)
+            if places is not None:
+                return self.from_memory(self.shuffle(buffer, places), buffer.dtype, lanes)
         if e.index.lanes > 1:
             address = self.address(buffer, e.index)
             guard = self.mask_text(e.mask, lanes)
@@ -248,6 +254,15 @@ class _Printer:
         else:
             text = self.guarded_load(e, kind, align, zero)
         return self.from_memory(text, buffer.dtype, lanes)
+
+    def shuffle(self, buffer: Buffer, places: list[int]) -> str:
+        """Elements at known places of a buffer that is one vector, or few, in registers."""
+        kind = vector(memory(buffer.dtype), buffer.size)
+        whole = self.new(
+            f"load {kind}, ptr {self.address(buffer, const(0))}, align {self.alignment(buffer, 1)}"
+        )
+        numbers = ", ".join(f"i32 {p}" for p in places)
+        return self.new(f"shufflevector {kind} {whole}, {kind} poison, <{len(places)} x i32> <{numbers}>")
 
     def guarded_load(self, e: Load, kind: str, align: int, zero: str) -> str:
         test = self.expression(e.mask)

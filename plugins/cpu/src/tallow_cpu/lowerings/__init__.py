@@ -2,6 +2,8 @@
 
 from tallow_cpu.lowerings.attention import decline_plain, lower_attention
 from tallow_cpu.lowerings.contraction import lower_conv, lower_packed
+from tallow_cpu.lowerings.grouped import lower_grouped
+from tallow_cpu.lowerings.narrow import lower_elements
 from tallow_cpu.lowerings.rows import lower_layer_norm
 from tallow_cpu.lowerings.single_row import lower_product
 from tallow_cpu.lowerings.softmax import lower_softmax
@@ -9,6 +11,7 @@ from tallow_cpu.lowerings.window import lower_depthwise, lower_pool
 from tallow_cpu.lowerings.winograd import lower_winograd
 
 LOWERINGS = {
+    "pointwise": lower_elements,
     "attention": decline_plain,
     "cpu.attention": lower_attention,
     "matmul": lower_product,
@@ -19,6 +22,7 @@ LOWERINGS = {
     "cpu.winograd": lower_winograd,
     "cpu.depthwise": lower_depthwise,
     "cpu.depthwise_bytes": lower_depthwise,
+    "cpu.grouped": lower_grouped,
     "cpu.pool": lower_pool,
     "softmax": lower_softmax,
     "log_softmax": lower_softmax,

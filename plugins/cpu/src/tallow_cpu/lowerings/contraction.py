@@ -19,6 +19,7 @@ from tallow.lower.pointwise import count_flops, unravel
 from tallow.lower.reduce import accumulator
 from tallow_cpu.lowerings.blocked import lower_blocked, row_index
 from tallow_cpu.lowerings.blocking import WORSE, Contraction, Write
+from tallow_cpu.lowerings.dots import Lines, lower_dots
 from tallow_cpu.lowerings.gathered import batch_start, is_large, lower_gathered
 from tallow_cpu.lowerings.tile import PARALLEL_FLOPS, Shape, is_roomy, lanes, multiply_rows, tile_heights
 from tallow_cpu.shuffle import run_length
@@ -98,10 +99,22 @@ def lower_packed(group: Group, target: Target) -> Sequence[KernelCall] | Decline
     def result_index(inliner, body, outer, row: Expr, column: Expr) -> tuple[Expr, ...]:
         return (*row_index(inliner, body, values, lead, row), column)
 
+    if packed.shape[-1] == 1:
+        return lower_dots(group, target, "matmul", _matrix_lines(a, packed.shape[2], result_index))
     depth = group.root["depth"] if a.dtype == u8 else packed.shape[2]
     source = MatrixRows(a, depth, _prologue_values(group, a))
     work = Contraction((), product(lead), group.root["n"], source, lambda outer: const(0), result_index)
     return lower_blocked(group, target, "matmul", work)
+
+
+def _matrix_lines(a: Value, depth: int, result_index) -> Lines:
+    """The rows of a matrix, one beside the other, as windows of one pixel on a line."""
+
+    def index(inliner, body, image: Expr, spatial, column: Expr) -> tuple[Expr, ...]:
+        return result_index(inliner, body, (), spatial[0], column)
+
+    rows = product(a.shape[:-1])
+    return Lines(a, (1, rows, depth), (1,), (1,), ((0, 0),), (1,), 1, (rows,), index)
 
 
 # Convolutions ---------------------------------------------------------------------------------------
@@ -271,12 +284,23 @@ def lower_conv(group: Group, target: Target) -> Sequence[KernelCall] | Declined:
             add(mul(group_at, const(n)), column),
         )
 
+    if node.inputs[1].shape[-1] == 1:
+        return lower_dots(group, target, "conv", _conv_lines(node))
     fill = node.inputs[2] if len(node.inputs) > 2 else None
     source = Pixels(node, are_lines_whole(node), fill)
     work = Contraction(
         (x.shape[0], groups), product(spatial), n, source, lambda outer: outer[1], result_index
     )
     return lower_blocked(group, target, "conv", work)
+
+
+def _conv_lines(node: Node) -> Lines:
+    x, spec = node.inputs[0], (node[key] for key in ("kernel", "strides", "pads", "dilations", "groups"))
+
+    def index(inliner, body, image: Expr, spatial, column: Expr) -> tuple[Expr, ...]:
+        return (image, *spatial, column)
+
+    return Lines(x, x.shape, *spec, node.output.shape[1:-1], index)
 
 
 # Products of operands in memory ---------------------------------------------------------------------

@@ -24,6 +24,9 @@ TALLEST = 14  # rows
 SHORT = 64  # products of a sum beside which BESIDE rows' worth of other work is done for each tile
 BESIDE = 2
 MOST_VECTORS = 4  # of a panel's width
+MOST_DOTS = 8  # columns for which vectors may lie along the sum
+UNALIGNED = 1.5  # cycles of a load that crosses cache lines, as most do
+ACROSS = 8  # cycles of adding up the lanes of a vector
 NARROW = 1.05  # a narrower vector must win something
 PARALLEL_FLOPS = 60_000  # arithmetic that is worth a thread of its own
 
@@ -70,6 +73,14 @@ def panel_cost(n: int, width: int, target: Target) -> float:
     arithmetic = vectors + (0.5 * NARROW if tail else 0)
     rows = min(registers(target) // (vectors + bool(tail)), TALLEST)
     return -(-n // width) * max(arithmetic, 1 + (vectors + bool(tail)) / rows)
+
+
+def dot_widths(n: int, taps: int, run: int, target: Target) -> list[Candidate]:
+    """Panels of one column, where vectors lie along `taps` runs of `run` summed elements: a row's step costs
+    a load for each vector and a multiply-add for each of its columns, and a column's lanes are added up."""
+    vectors = taps * -(-run // lanes(target))
+    cycles = vectors * (UNALIGNED + n) + n * ACROSS
+    return [Candidate(1, cycles / (taps * run))] if n <= MOST_DOTS else []
 
 
 def choose_shape(m: Dim, width: int, target: Target, depth: int = SHORT) -> Shape:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from tallow.backend import Target
 from tallow.choices import Candidate
-from tallow.dim import bounds, floordiv, product
+from tallow.dim import Dim, bounds, ceildiv, floordiv, product
 from tallow.graph import Value
 from tallow.kernel import build
 from tallow.kernel.build import add, const, maximum, minimum, mul, sub
@@ -34,7 +34,7 @@ def lower_pool(group: Group, target: Target) -> Sequence[KernelCall] | Declined:
     """cpu.pool."""
     if group.prologue:
         return Declined("operands of a window operator must be in memory")
-    return _Window(group, target, group.root["kernel"], group.root["function"], None).call("pool")
+    return Window(group, target, group.root["kernel"], group.root["function"], None).call("pool")
 
 
 def lower_depthwise(group: Group, target: Target) -> Sequence[KernelCall] | Declined:
@@ -42,10 +42,32 @@ def lower_depthwise(group: Group, target: Target) -> Sequence[KernelCall] | Decl
     if any(n.op != "constant" for n in group.prologue):
         return Declined("operands of a window operator must be in memory")
     weights = group.root.inputs[1]
-    return _Window(group, target, weights.shape[:-1], "add", weights).call("depthwise")
+    return Window(group, target, weights.shape[:-1], "add", weights).call("depthwise")
 
 
-class _Window:
+def span(
+    inliner: Inliner, body: list[Stmt], size: Dim, at: Expr, low: Dim, stride: int, dilation: int, taps: int
+) -> tuple[Expr, Expr, Expr]:
+    """First tap, end of taps and origin of the window at `at` that lie inside an axis of `size` elements."""
+    origin = inliner.let(body, sub(mul(at, const(stride)), inliner.size(low)), "origin")
+    first = maximum(sub(const(0), origin), const(0))
+    room = maximum(sub(inliner.size(size), origin), const(0))
+    if dilation != 1:
+        first = build.floordiv(add(first, const(dilation - 1)), const(dilation))
+        room = build.floordiv(add(room, const(dilation - 1)), const(dilation))
+    stop = minimum(room, const(taps))
+    return inliner.let(body, first, "first"), inliner.let(body, stop, "stop"), origin
+
+
+def interior(inliner: Inliner, size: Dim, width: Dim, low: Dim, stride: int, reach: int) -> tuple[Expr, Expr]:
+    """First and end of the windows of an axis that lie inside, where there are any: of `width` windows that
+    reach `reach` elements beyond their first."""
+    most = inliner.size(width)
+    begin = minimum(inliner.size(ceildiv(low, stride)), most)
+    return begin, minimum(inliner.size(floordiv(size + low - 1 - reach + stride, stride)), most)
+
+
+class Window:
     """One kernel while it is written. Of the window's axes, `outer` ones are loops; the last is in strips."""
 
     def __init__(
@@ -87,7 +109,7 @@ class _Window:
             stop = self.inliner.let(body, minimum(add(start, const(CHANNELS)), stop), "stop")
         spans = [self.span(body, axis, at) for axis, at in enumerate(lead[1:])]
         body += self.line(lead, spans, start, stop)
-        per_result = product(self.kernel) * (2 if self.taps else 1)
+        per_result = product(self.kernel) * self.products
         flops = self.node.output.type.size * per_result + count_flops(self.group)
         work = (
             (bounds(self.width)[1] or 64) * (bounds(self.channels)[1] or 64) * product(self.kernel) // pieces
@@ -95,18 +117,16 @@ class _Window:
         loop = For(item, inliner.size(lines * pieces), tuple(body), "grid")
         return [inliner.call(name, [loop], lines * pieces, max(1, 4 * GRAIN // max(1, work)), flops)]
 
+    @property
+    def products(self) -> int:
+        """Operations of a result for each place of its window."""
+        return 2 if self.taps else 1
+
     def span(self, body: list[Stmt], axis: int, at: Expr) -> tuple[Expr, Expr, Expr]:
         """First tap, end of taps and origin of the window at `at` that lie inside an axis."""
-        node, size = self.node, self.inliner.size(self.x.shape[1 + axis])
-        (low, _), stride, dilation = (node[key][axis] for key in ("pads", "strides", "dilations"))
-        origin = self.inliner.let(body, sub(mul(at, const(stride)), self.inliner.size(low)), "origin")
-        first = maximum(sub(const(0), origin), const(0))
-        room = maximum(sub(size, origin), const(0))
-        if dilation != 1:
-            first = build.floordiv(add(first, const(dilation - 1)), const(dilation))
-            room = build.floordiv(add(room, const(dilation - 1)), const(dilation))
-        stop = minimum(room, const(self.kernel[axis]))
-        return self.inliner.let(body, first, "first"), self.inliner.let(body, stop, "stop"), origin
+        (low, _), stride, dilation = (self.node[key][axis] for key in ("pads", "strides", "dilations"))
+        size = self.x.shape[1 + axis]
+        return span(self.inliner, body, size, at, low, stride, dilation, self.kernel[axis])
 
     # A line of results ------------------------------------------------------------------------------
 
@@ -119,15 +139,10 @@ class _Window:
         inliner = self.inliner
         body: list[Stmt] = []
         reach = (self.kernel[-1] - 1) * self.dilation
-        low = (
-            -(-self.low // self.stride)
-            if isinstance(self.low, int)
-            else floordiv(self.low + self.stride - 1, self.stride)
-        )
         width = inliner.size(self.width)
-        begin = self.inliner.let(body, minimum(inliner.size(low), width), "begin")
-        end = inliner.size(floordiv(self.x.shape[-2] + self.low - 1 - reach + self.stride, self.stride))
-        end = self.inliner.let(body, maximum(minimum(end, width), begin), "end")
+        begin, end = interior(inliner, self.x.shape[-2], self.width, self.low, self.stride, reach)
+        begin = inliner.let(body, begin, "begin")
+        end = inliner.let(body, maximum(end, begin), "end")
         whole = build.floordiv(sub(end, begin), const(self.most))
         after = self.inliner.let(body, add(begin, mul(whole, const(self.most))), "after")
         at = inliner.loop("w")
@@ -186,20 +201,13 @@ class _Window:
             self.tap(inner, add(mul(tap, const(self.kernel[-1])), const(k)), channel)
             for k in range(self.kernel[-1])
         ]
-        for place in range((count - 1) * self.stride + (self.kernel[-1] - 1) * self.dilation + 1):
-            readers = [
-                (p, k)
-                for p in range(count)
-                for k in range(self.kernel[-1])
-                if p * self.stride + k * self.dilation == place and valid(p, k)
-            ]
-            if readers:
-                at = add(base, inliner.size(self.channels * place))
-                element = self.element(inner, at)
-                inner += [self.fold(total, p, element, taps[k]) for p, k in readers]
+        for place, readers in self.readers(count, valid):
+            at = add(base, inliner.size(self.channels * place))
+            element = self.element(inner, at)
+            inner += [self.fold(total, p, element, taps[k]) for p, k in readers]
         body += self.nest(loops, inner)
         for p in range(count):
-            body += self.write(total, p, (*lead, add(begin, const(p)), channel))
+            body += self.write(total, const(p), (*lead, add(begin, const(p)), channel))
         return For(channel, stop, tuple(body), "vector", start)
 
     def single(self, lead, spans, at: Expr, start: Expr, stop: Expr) -> For:
@@ -211,10 +219,27 @@ class _Window:
         place = add(mul(base, self.inliner.size(self.channels)), channel)
         element = self.element(inner, place)
         inner.append(self.fold(total, 0, element, self.tap(inner, tap, channel)))
-        body = [*self.empty(total), *self.nest(loops, inner), *self.write(total, 0, (*lead, at, channel))]
+        body = [
+            *self.empty(total),
+            *self.nest(loops, inner),
+            *self.write(total, const(0), (*lead, at, channel)),
+        ]
         return For(channel, stop, tuple(body), "vector", start)
 
     # Parts ------------------------------------------------------------------------------------------
+
+    def readers(self, count: int, valid: Callable[[int, int], bool]):
+        """The places of a line, from the first one on, that `count` neighbouring results read, each with the
+        (result, tap) that do."""
+        for place in range((count - 1) * self.stride + (self.kernel[-1] - 1) * self.dilation + 1):
+            found = [
+                (p, k)
+                for p in range(count)
+                for k in range(self.kernel[-1])
+                if p * self.stride + k * self.dilation == place and valid(p, k)
+            ]
+            if found:
+                yield place, found
 
     def outer_taps(self, body: list[Stmt], lead, spans):
         """Loops over the taps of some axes; the place they make in the picture, and the tap's number."""
@@ -250,10 +275,11 @@ class _Window:
         value = element if tap is None else build.call("mul", element, tap)
         return Update(total, const(p), self.function, value)
 
-    def write(self, total: Buffer, p: int, index) -> list[Stmt]:
+    def write(self, total: Buffer, place: Expr, index) -> list[Stmt]:
+        """The sum at a place of `total` through the epilogue into the results."""
         body: list[Stmt] = []
         root = self.node.output
-        scope = self.inliner.scope(body, {root: lambda _: build.cast(Load(total, const(p)), root.dtype)})
+        scope = self.inliner.scope(body, {root: lambda _: build.cast(Load(total, place), root.dtype)})
         for value in self.group.outputs:
             scope.store(value, value.shape, index, scope.read(value, index))
         return body

@@ -1,7 +1,8 @@
 """Winograd convolutions with channels last: transform, many small products, transform back; one kernel.
 
 A grid iteration takes a block of picture tiles through all three, so that nothing but pictures and
-weights is ever in shared memory: the transformed data of the block stay in the second cache.
+weights is ever in shared memory: the transformed data of the block stay in the second cache. Of a dilated
+convolution a tile has every d-th pixel; d tiles lie between one another.
 """
 
 from __future__ import annotations
@@ -39,13 +40,14 @@ class _Winograd:
         self.inliner = inliner = Inliner(group)
         self.x, packed = self.node.inputs
         self.panels, _, self.depth, self.width = packed.shape
-        self.m, self.stride = self.node["tile"], self.node["stride"]
+        self.m, self.stride, self.dilations = (self.node[key] for key in ("tile", "stride", "dilations"))
         self.size = tile_size(self.m, self.stride)
         self.positions = self.size**2
         self.matrices = matrices(self.m, self.stride)
         _, *spatial, _ = self.node.output.shape
         self.spatial = spatial
-        self.grid = (self.x.shape[0], *(ceildiv(d, self.m) for d in spatial))
+        tiles = (ceildiv(d, self.m * step) * step for d, step in zip(spatial, self.dilations, strict=True))
+        self.grid = (self.x.shape[0], *tiles)
         self.rows = product(self.grid)
         self.shape = choose_shape(self.rows, self.width, target)
         self.pitch = self.depth + 16  # rows of a tile must not share the sets of a cache
@@ -101,7 +103,13 @@ class _Winograd:
         """Image and first output coordinates of row r of a tile; rows beyond the last are the last."""
         row = minimum(add(mul(tile, const(self.shape.rows)), r), self.inliner.size(self.rows - 1))
         image, *place = unravel(self.inliner, self.inliner.let(body, row, "row"), self.grid, body)
-        return image, [self.inliner.let(body, mul(at, const(self.m)), "at") for at in place]
+        starts = (self.start(at, step) for at, step in zip(place, self.dilations, strict=True))
+        return image, [self.inliner.let(body, start, "at") for start in starts]
+
+    def start(self, tile: Expr, dilation: int) -> Expr:
+        """First output coordinate of a tile's number on an axis."""
+        whole = mul(build.floordiv(tile, const(dilation)), const(self.m * dilation))
+        return add(whole, build.mod(tile, const(dilation)))
 
     # Data into the transformed domain ---------------------------------------------------------------
 
@@ -118,9 +126,10 @@ class _Winograd:
         line = self.inliner.let(body, mul(add(line, r), const(self.pitch)), "line")
         height, width = (self.inliner.size(d) for d in self.x.shape[1:3])
         inside: Expr = const(True, bool_)
-        for at, extent in zip(origin, (height, width), strict=True):
+        for at, extent, step in zip(origin, (height, width), self.dilations, strict=True):
             inside = logical_and(inside, build.call("ge", at, const(0)))
-            inside = logical_and(inside, build.call("le", add(at, const(self.size)), extent))
+            last = add(at, const((self.size - 1) * step + 1))
+            inside = logical_and(inside, build.call("le", last, extent))
         inside = self.inliner.let(body, inside, "inside")
         c = self.inliner.loop("c")
         half = Buffer(self.inliner.fresh("half"), f32, self.positions, "local", True)
@@ -135,10 +144,10 @@ class _Winograd:
         i = self.inliner.loop("i")
         body: list[Stmt] = []
         maths = Maths(body, self.inliner.fresh)
-        down = self.inliner.let(body, add(origin[0], i), "down")
+        down = self.inliner.let(body, add(origin[0], mul(i, const(self.dilations[0]))), "down")
         values = []
         for j in range(self.size):
-            across = add(origin[1], const(j))
+            across = add(origin[1], const(j * self.dilations[1]))
             mask = None
             if limits is not None:
                 mask = logical_and(build.within(down, limits[0]), build.within(across, limits[1]))
@@ -238,18 +247,18 @@ class _Winograd:
         maths = Maths(body, self.inliner.fresh)
         start = mul(i, const(self.size))
         values = [maths.let(Load(half, add(start, const(j))), "h") for j in range(self.size)]
-        down = self.inliner.let(body, add(place[0], i), "down")
+        down = self.inliner.let(body, add(place[0], mul(i, const(self.dilations[0]))), "down")
         edge = None if self.node["n"] % self.width == 0 else less(column, const(self.node["n"]))
         for j, value in enumerate(apply(maths, self.matrices.output, values)):
-            at = (down, add(place[1], const(j)))
+            at = (down, add(place[1], const(j * self.dilations[1])))
             body += self.write((image, *at, column), value, self.there(at), edge)
         return For(i, const(self.m), tuple(body))
 
     def there(self, at: Sequence[Expr]) -> Expr:
         """Whether a pixel of a tile lies inside the result."""
         result: Expr = const(True, bool_)
-        for place, extent in zip(at, self.spatial, strict=True):
-            if not isinstance(extent, int) or extent % self.m:
+        for place, extent, step in zip(at, self.spatial, self.dilations, strict=True):
+            if not isinstance(extent, int) or extent % (self.m * step):
                 result = logical_and(result, less(place, self.inliner.size(extent)))
         return result
 

@@ -20,9 +20,9 @@ UNKNOWN = 56  # pixels of an axis that only the run can tell
 def choose_tile(node: Node, target: Target) -> int:
     """The Winograd tile of a convolution, or DIRECT."""
     x, w = node.inputs
-    plain = all(k == 3 and d == 1 for k, d in zip(w.shape[2:], node["dilations"], strict=True))
-    plain = plain and set(node["strides"]) in ({1}, {2})
-    if not plain or x.rank != 4 or node["groups"] != 1 or node.output.dtype.name != "f32":
+    known = set(w.shape[2:]) == {3} and set(node["strides"]) in ({1}, {2})
+    known = known and (set(node["strides"]) == {1} or set(node["dilations"]) == {1})
+    if not known or x.rank != 4 or node["groups"] != 1 or node.output.dtype.name != "f32":
         return DIRECT
     if any(not isinstance(p, int) for pair in node["pads"] for p in pair) or min(w.shape[:2]) < 16:
         return DIRECT
@@ -43,7 +43,9 @@ def estimate(node: Node, tile: int, target: Target) -> float:
         work = 9 * rows * channels * n / lanes
         return work / CLOCK + _transfer(9 * channels * n * 4, target)
     positions = tile_size(tile, node["strides"][0]) ** 2
-    rows = images * product(-(-d // tile) for d in spatial)
+    rows = images * product(
+        -(-d // (tile * step)) * step for d, step in zip(spatial, node["dilations"], strict=True)
+    )
     rows = -(-rows // 4) * 4
     if 16 * positions * (channels + 16) * 4 > LARGEST_DATA:
         return math.inf

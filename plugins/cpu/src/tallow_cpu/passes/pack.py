@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tallow.backend import Target
 from tallow.builder import Builder
+from tallow.choices import Candidate
 from tallow.graph import Graph, Node, Value, walk
 from tallow.passes.rewrite import rewrite
-from tallow_cpu.lowerings.tile import panel_widths
+from tallow_cpu.lowerings.tile import dot_widths, panel_widths
 
 
 def usual_width(n: int, target: Target) -> int:
@@ -14,9 +17,11 @@ def usual_width(n: int, target: Target) -> int:
     return min(panel_widths(n, target), key=lambda c: c.estimate).value
 
 
-def choose_width(n: int, node: Node, target: Target, what: str = "panel") -> int:
-    """Columns of a panel of the weights of a node."""
-    return target.choices.choose(what, node, panel_widths(n, target))
+def choose_width(
+    n: int, node: Node, target: Target, what: str = "panel", others: Sequence[Candidate] = ()
+) -> int:
+    """Columns of a panel of the weights of a node: by the widths of register tiles or `others`."""
+    return target.choices.choose(what, node, [*panel_widths(n, target), *others])
 
 
 def pack(builder: Builder, matrices: Value, width: int) -> Value:
@@ -45,9 +50,10 @@ def pack_products(graph: Graph, target: Target) -> Graph:
         a, w = node.inputs
         if w.rank != 2 or 0 in w.shape or w.dtype.name not in ("f32", "f16", "bf16", "f64", "i32"):
             return None
-        packed = pack(
-            builder, builder.reshape(w, shape=(1, *w.shape)), choose_width(w.shape[1], node, target)
-        )
-        return builder.emit("cpu.matmul", a, packed, n=w.shape[1])
+        depth, n = w.shape
+        dots = dot_widths(n, 1, depth, target) if a.shape[-1] == depth else []
+        width = choose_width(n, node, target, others=dots)
+        packed = pack(builder, builder.reshape(w, shape=(1, depth, n)), width)
+        return builder.emit("cpu.matmul", a, packed, n=n)
 
     return rewrite(graph, rule)
