@@ -74,7 +74,10 @@ def compile_model(
     graph = model.graph if isinstance(model, Model) else model
     if not isinstance(graph, Graph):
         raise CompileError(f"expected a Model, a Graph or a path, got {type(model).__name__}")
-    return compile_graph(checked(bind_dims, graph, sizes), device, threads, tune)
+    try:
+        return compile_graph(checked(bind_dims, graph, sizes), device, threads, tune)
+    except MemoryError as error:
+        raise CompileError(f"there is not enough memory to compile the model: {error}") from None
 
 
 def compile_graph(

@@ -36,6 +36,7 @@ from tallow_importers.onnx.families.control import as_declared, fork
 from tallow_importers.onnx.functions import body_of, type_proto
 from tallow_importers.onnx.known import KnownBuilder
 from tallow_importers.onnx.registry import REGISTRY
+from tallow_importers.onnx.schema import check_attributes
 from tallow_importers.onnx.sorting import in_order
 from tallow_importers.onnx.tensors import dtype_of, sparse_to_dense, to_array
 from tallow_importers.onnx.weights import read, read_bytes
@@ -349,6 +350,8 @@ class _Importer:
         function = self.functions.get((domain, node.op_type, node.overload))
         handler = None if function is not None else REGISTRY.find(domain, node.op_type, opset)
         refused = None
+        if function is None:
+            check_attributes(node, domain, opset)
         if handler is not None:
             written = len(context.builder.nodes)
             try:
