@@ -16,12 +16,13 @@ from tallow.errors import CompileError
 from tallow.executable import port
 from tallow.graph import Graph, TensorType, walk
 from tallow.passes.bind import bind_dims
+from tallow.schedule.memory import LARGEST
 from tallow.stages import lower, prepare
 from tallow.tuning import Progress, tune_graph, unseen
 from tallow.verify import checked, verify_after
 from tallow.workbench import Workbench, threads_or_default
 
-LARGEST = 1 << 47  # bytes that a process can address
+MOST_AXES = 64  # of a numpy array
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,10 @@ def compile_model(
     graph = model.graph if isinstance(model, Model) else model
     if not isinstance(graph, Graph):
         raise CompileError(f"expected a Model, a Graph or a path, got {type(model).__name__}")
-    return compile_graph(checked(bind_dims, graph, sizes), device, threads, tune)
+    try:
+        return compile_graph(checked(bind_dims, graph, sizes), device, threads, tune)
+    except MemoryError as error:
+        raise CompileError(f"there is not enough memory to compile the model: {error}") from None
 
 
 def compile_graph(
@@ -99,9 +103,12 @@ def compile_graph(
 
 
 def refuse_impossible(graph: Graph) -> None:
-    """CompileError for a tensor larger than any address space: a damaged or hostile model."""
+    """CompileError for a tensor larger than any address space or of more axes than arrays have: a damaged or
+    hostile model."""
     made = [(v, str(node.location)) for node in walk(graph) for v in node.outputs]
     for value, where in (*((v, f'input "{v.name}"') for v in graph.inputs), *made):
         type_ = value.type
+        if isinstance(type_, TensorType) and type_.rank > MOST_AXES:
+            raise CompileError(f"expected tensors of at most {MOST_AXES} axes, got {type_.rank} ({where})")
         if isinstance(type_, TensorType) and type_.is_static and type_.size * type_.dtype.itemsize > LARGEST:
             raise CompileError(f"{type_} is larger than any memory ({where})")

@@ -117,7 +117,7 @@ def evaluate_node(
         return tuple(op(name).evaluate(arrays, {**bound, "defines": attributes.get("defines", ())}))
     except TallowError as error:
         raise type(error)(f"{error} ({location})") from None
-    except (ValueError, IndexError, TypeError, ZeroDivisionError, np.linalg.LinAlgError) as error:
+    except (ValueError, IndexError, TypeError, ArithmeticError, np.linalg.LinAlgError) as error:
         shapes = ", ".join(str(getattr(a, "shape", type(a).__name__)) for a in arrays)
         raise InputError(f"{name} failed on operands of shape {shapes}: {error} ({location})") from error
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from tallow.dim import Dim, ceildiv, floordiv, maximum, product
@@ -9,6 +11,8 @@ from tallow.errors import GraphError
 from tallow.graph import TensorType
 from tallow.ops.rules import broadcast_shapes, same_dtype, tensors
 from tallow.ops.table import Op, register
+
+MOST_PHASES = 1024  # convolutions that a transposed one may come to
 
 
 def _wide(array: np.ndarray) -> np.ndarray:
@@ -52,6 +56,17 @@ def window_size(size: Dim, kernel: Dim, stride: int, pad: tuple[Dim, Dim], dilat
     return floordiv(size + (pad[0] + pad[1] - dilation * (kernel - 1) - 1), stride) + 1
 
 
+def check_window(name: str, x: TensorType, attributes, positive: Sequence[str]) -> None:
+    """GraphError unless there are as many numbers as axes, those that count or step 1 or more."""
+    spatial = x.rank - 2
+    for key in (*positive, "pads"):
+        if len(attributes[key]) != spatial:
+            raise GraphError(f"{name}: expected {spatial} {key} for {x}, got {len(attributes[key])}")
+    for key in positive:
+        if any(n < 1 for n in attributes[key]):
+            raise GraphError(f"{name}: expected {key} of 1 or more, got {list(attributes[key])}")
+
+
 def _infer_conv(types, attributes):
     x, w = tensors("conv", types)
     dtype = same_dtype("conv", [x, w])
@@ -65,9 +80,7 @@ def _infer_conv(types, attributes):
         )
     if isinstance(m, int) and m % groups:
         raise GraphError(f"conv: {m} result channels do not divide into {groups} groups")
-    for key in ("strides", "pads", "dilations"):
-        if len(attributes[key]) != spatial:
-            raise GraphError(f"conv: expected {spatial} {key}, got {len(attributes[key])}")
+    check_window("conv", x, attributes, ("strides", "dilations"))
     sizes = tuple(
         window_size(
             x.shape[2 + i],
@@ -130,6 +143,7 @@ def _infer_conv_transpose(types, attributes):
         raise GraphError(
             f"conv_transpose: expected data and weights of one rank of 3 or more, got {x} and {w}"
         )
+    check_window("conv_transpose", x, attributes, ("strides", "dilations"))
     sizes = []
     for i in range(x.rank - 2):
         (low, high), d = attributes["pads"][i], attributes["dilations"][i]
@@ -148,7 +162,8 @@ def _decompose_conv_transpose(builder, node):
     """One small convolution for each position within a stride, their results interleaved.
 
     Result element s * t + r is the sum over j of x[t - j] w[s * j + r]: only the taps that are r modulo s
-    meet it (Shi et al., 2016, the other way round). None where the window's sizes are open.
+    meet it (Shi et al., 2016, the other way round), none from the window's length on. None where the
+    window's sizes are open, or the positions too many to have a convolution each.
     """
     x, w = node.inputs
     groups, spatial, strides = node["groups"], x.rank - 2, node["strides"]
@@ -160,16 +175,23 @@ def _decompose_conv_transpose(builder, node):
     lengths = [d - 1 + ceildiv(k, s) for d, k, s in zip(x.shape[2:], taps, strides, strict=True)]
     if all(k and k % s == 0 for k, s in zip(taps, strides, strict=True)):
         return _cut_to(builder, _at_once(builder, x, w, groups, strides, lengths), node)
+    reached = tuple(max(1, min(k, s)) for k, s in zip(taps, strides, strict=True))
+    if product(reached) > MOST_PHASES:
+        return None
     phases = []
-    for phase in np.ndindex(*strides):
+    for phase in np.ndindex(*reached):
         counts = tuple(max(0, -(-(k - r) // s)) for k, r, s in zip(taps, phase, strides, strict=True))
         phases.append(_phase(builder, x, w, groups, phase, strides, counts, lengths))
     n, m = phases[0].shape[:2]
     joined = builder.concat(*(builder.reshape(y, shape=(1, *y.shape)) for y in phases), axis=0)
-    split = builder.reshape(joined, shape=(*strides, n, m, *lengths))
+    split = builder.reshape(joined, shape=(*reached, n, m, *lengths))
     order = (spatial, spatial + 1, *(a for i in range(spatial) for a in (spatial + 2 + i, i)))
+    places = builder.transpose(split, permutation=order)
+    if reached != tuple(strides):
+        rest = (d for pair in zip(strides, reached, strict=True) for d in (0, pair[0] - pair[1]))
+        places = builder.pad(places, before=(0,) * places.rank, after=(0, 0, *rest), mode="constant")
     full = builder.reshape(
-        builder.transpose(split, permutation=order),
+        places,
         shape=(n, m, *(t * s for t, s in zip(lengths, strides, strict=True))),
     )
     return _cut_to(builder, full, node)

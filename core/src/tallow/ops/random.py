@@ -5,8 +5,11 @@ A seeded draw is that of numpy's RandomState (MT19937), which ONNX's reference i
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
+from tallow.errors import GraphError
 from tallow.graph import TensorType
 from tallow.ops.rules import tensors
 from tallow.ops.table import Op, register
@@ -18,7 +21,21 @@ def _generator(attributes) -> np.random.RandomState:
     return np.random.RandomState(None if unseeded else int(seed) % (1 << 32))
 
 
-def _infer(types, attributes):
+def _infer_uniform(types, a):
+    if not math.isfinite(a["high"] - a["low"]):
+        raise GraphError(f"random_uniform: expected finite bounds, got {a['low']} and {a['high']}")
+    return _drawn(a)
+
+
+def _infer_normal(types, a):
+    if not (math.isfinite(a["mean"]) and 0 <= a["scale"] < math.inf):
+        raise GraphError(
+            f"random_normal: expected a finite mean and scale of 0 or more, got {a['mean']} and {a['scale']}"
+        )
+    return _drawn(a)
+
+
+def _drawn(attributes):
     return (TensorType(attributes["dtype"], tuple(attributes["shape"])),)
 
 
@@ -52,7 +69,7 @@ def _evaluate_multinomial(arrays, a):
     return ((x[None].astype(np.float64) + noise).argmax(-1).T.astype(a["dtype"].numpy),)
 
 
-register(Op("random_uniform", "host", _infer, _evaluate_uniform, arity=(0, 0)))
-register(Op("random_normal", "host", _infer, _evaluate_normal, arity=(0, 0)))
+register(Op("random_uniform", "host", _infer_uniform, _evaluate_uniform, arity=(0, 0)))
+register(Op("random_normal", "host", _infer_normal, _evaluate_normal, arity=(0, 0)))
 register(Op("bernoulli", "host", _infer_bernoulli, _evaluate_bernoulli))
 register(Op("multinomial", "host", _infer_multinomial, _evaluate_multinomial))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from tallow.errors import GraphError
+from tallow.graph import TensorType
 from tallow.ops.gather import _checked
-from tallow.ops.rules import axis_in, same_dtype, tensors
+from tallow.ops.rules import axis_in, rank_is, same_dtype, tensors
 from tallow.ops.table import Op, register
 
 _FOLD = {"add": np.add, "mul": np.multiply, "max": np.maximum, "min": np.minimum}
@@ -24,9 +25,22 @@ def _infer(name):
             )
         if name == "scatter_elements":
             axis_in(name, attributes["axis"], data.rank)
+            for operand, what in ((indices, "indices"), (updates, "updates")):
+                rank_is(name, operand, data.rank, what)
+        else:
+            _check_places(data, indices, updates)
         return (data,)
 
     return infer
+
+
+def _check_places(data: TensorType, indices: TensorType, updates: TensorType) -> None:
+    depth = indices.shape[-1] if indices.rank else None
+    if not isinstance(depth, int) or depth > data.rank:
+        raise GraphError(
+            f"scatter_nd: the last axis of indices {indices} must be a constant of at most {data.rank}"
+        )
+    rank_is("scatter_nd", updates, indices.rank - 1 + data.rank - depth, "updates")
 
 
 def _write(data: np.ndarray, place: tuple, updates: np.ndarray, reduction: str) -> np.ndarray:

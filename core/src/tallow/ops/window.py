@@ -8,7 +8,7 @@ from tallow.dtype import dtype, i64
 from tallow.errors import GraphError
 from tallow.graph import TensorType
 from tallow.kernel.updates import identity
-from tallow.ops.contraction import window_size, windows
+from tallow.ops.contraction import check_window, window_size, windows
 from tallow.ops.rules import tensors
 from tallow.ops.table import Op, register
 
@@ -16,9 +16,7 @@ from tallow.ops.table import Op, register
 def _infer_pool(types, attributes):
     (x,) = tensors("pool", types)
     spatial = x.rank - 2
-    for key in ("kernel", "strides", "pads", "dilations"):
-        if len(attributes[key]) != spatial:
-            raise GraphError(f"pool: expected {spatial} {key} for {x}, got {len(attributes[key])}")
+    check_window("pool", x, attributes, ("kernel", "strides", "dilations"))
     sizes = [
         window_size(
             x.shape[2 + i],
@@ -29,6 +27,10 @@ def _infer_pool(types, attributes):
         )
         for i in range(spatial)
     ]
+    if any(isinstance(s, int) and s < 0 for s in sizes):
+        raise GraphError(
+            f"pool: a window of {list(attributes['kernel'])} does not fit into {x} with pads {attributes['pads']}"
+        )
     return (TensorType(x.dtype, (*x.shape[:2], *sizes)),)
 
 

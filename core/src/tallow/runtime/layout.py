@@ -6,11 +6,12 @@ starts, so its temporaries get one arena, planned then and remembered for the ne
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from tallow.dim import evaluate, symbols
-from tallow.schedule.memory import Lifetime, plan_memory
+from tallow.schedule.memory import LARGEST, Lifetime, plan_memory
 from tallow.schedule.program import ControlStep, KernelStep, Program, Step
 from tallow.types import TensorType
 
@@ -94,11 +95,12 @@ def is_known(program: Program, slot: int, sizes: Mapping[str, int]) -> bool:
 
 
 def size_of(program: Program, slot: int, sizes: Mapping[str, int]) -> int:
-    """Bytes of a slot."""
-    count = 1
-    for extent in shape_of(program, slot, sizes):
-        count *= extent
-    return count * program.slots[slot].type.dtype.itemsize
+    """Bytes of a slot; MemoryError for more than can be addressed."""
+    shape = shape_of(program, slot, sizes)
+    size = math.prod(shape) * program.slots[slot].type.dtype.itemsize
+    if size > LARGEST:
+        raise MemoryError(f"{program.slots[slot].name} of shape {list(shape)} is {size} bytes")
+    return size
 
 
 class PhaseLayout(NamedTuple):

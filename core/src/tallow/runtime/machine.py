@@ -29,6 +29,7 @@ from tallow.runtime.layout import (
     root_of,
     sent_to_regions,
     shape_of,
+    size_of,
 )
 from tallow.runtime.memory import Constants, Memory
 from tallow.runtime.results import arrays_in, carrier, check_out, fresh, shares_memory
@@ -37,6 +38,7 @@ from tallow.schedule.program import ControlStep, HostStep, KernelStep, Program
 from tallow.types import TensorType
 
 REMEMBERED = 32  # size bindings whose prepared steps are kept
+BEYOND = 1 << 63  # numbers that kernels cannot be given
 ABSOLUTE = 0  # the base whose address is 0: offsets from it are addresses of constants
 
 Observer = Callable[[int, float], None]
@@ -219,7 +221,7 @@ class Machine:
         for check in self.program.checks:
             if check.sizes <= sizes.keys():
                 verify_sizes(check, sizes)
-        layout = lay_out(self.program, self.lives, phase, sizes)
+        layout, results = lay_out(self.program, self.lives, phase, sizes), self._results_of(phase, sizes)
         earlier = {}
         for before in range(number):
             earlier |= {s: (1 + before, o) for s, o in self._layout_of(before, sizes).offsets.items()}
@@ -235,7 +237,7 @@ class Machine:
             run = []
             segments.append(Segment(None, (step_number,)))
         segments += self._kernel_segment(run, places, sizes)
-        return PhasePlan(layout, tuple(segments), self._results_of(phase, sizes))
+        return PhasePlan(layout, tuple(segments), results)
 
     def _layout_of(self, phase: int, sizes: dict[str, int]) -> PhaseLayout:
         """The layout an earlier phase had; it saw no sizes that it did not use."""
@@ -248,6 +250,7 @@ class Machine:
             root = root_of(self.program, slot)
             made = self.program.slots[root].kind == "output" and self.lives.first.get(root) in phase
             if made and root not in found and is_known(self.program, slot, sizes):
+                size_of(self.program, root, sizes)
                 found[root] = (root, position, shape_of(self.program, slot, sizes))
         return tuple(found.values())
 
@@ -259,6 +262,11 @@ class Machine:
             if grid > 0:
                 arguments = tuple(self._place(slot, places) for slot in step.arguments)
                 values = tuple(evaluate(dim, sizes) for dim in step.sizes)
+                if max((grid, *map(abs, values))) >= BEYOND:
+                    raise InputError(
+                        f"{step.described}: numbers that follow from these sizes are beyond 64 bits: "
+                        "expected smaller inputs"
+                    )
                 bound.append(BoundStep(step.entry, arguments, values, grid, step.grain, step.described))
                 kept.append(number)
                 reads |= dict.fromkeys(root_of(self.program, slot) for slot in step.arguments)

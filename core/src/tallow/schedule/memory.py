@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 ALIGNMENT = 64
+LARGEST = 1 << 47  # bytes that a process can address
 
 
 class Lifetime(NamedTuple):

@@ -35,7 +35,9 @@ from tallow_importers.onnx.declaration import declaration
 from tallow_importers.onnx.families.control import as_declared, fork
 from tallow_importers.onnx.functions import body_of, type_proto
 from tallow_importers.onnx.known import KnownBuilder
+from tallow_importers.onnx.problems import Problems
 from tallow_importers.onnx.registry import REGISTRY
+from tallow_importers.onnx.schema import check_attributes
 from tallow_importers.onnx.sorting import in_order
 from tallow_importers.onnx.tensors import dtype_of, sparse_to_dense, to_array
 from tallow_importers.onnx.weights import read, read_bytes
@@ -108,7 +110,7 @@ class _Importer:
         self.weights = weights
         self.opsets = self._opsets(model.opset_import)
         self.functions = {(f.domain, f.name, f.overload): f for f in model.functions}
-        self.problems: dict[str, None] = {}
+        self.problems = Problems(source)
         self.depth = self.forks = 0
         self.read, self.most = 0, max(LEAST, GROWTH * _count(model))
         self.renamed: dict[str, str] = {}
@@ -142,14 +144,13 @@ class _Importer:
             self._body(context, proto)
             outputs = self._outputs(context, proto)
         except RanksDiffer as error:
-            self.problems[str(error)] = None
+            self.problems.lacks(error)
         except GraphError as error:
             raise ImportFailed(f"{self.source}: {error}") from None
         except RecursionError:
             raise ImportFailed(f"{self.source}: subgraphs are nested too deeply") from None
         if self.problems:
-            listed = "\n".join(f"  {p}" for p in self.problems)
-            raise ImportFailed(f"{self.source} uses what Tallow does not support:\n{listed}")
+            raise ImportFailed(self.problems.report())
         metadata = {p.key: p.value for p in self.model.metadata_props}
         metadata |= {"producer": f"{self.model.producer_name} {self.model.producer_version}".strip()}
         metadata |= {"opset": ", ".join(f"{d or 'ai.onnx'} {v}" for d, v in self.opsets.items())}
@@ -190,8 +191,12 @@ class _Importer:
         given = [i for i in given if repairs.has_type(proto, i, self.source)]
         names = [context.builder.unique(info.name) for info in given]
         for info, name in zip(given, names, strict=True):
-            value = Value(name, self.type_of(info.type, f'input "{info.name}"', context))
-            context.builder.inputs.append(value)
+            value = None
+            try:
+                value = Value(name, self.type_of(info.type, f'input "{info.name}"', context))
+                context.builder.inputs.append(value)
+            except ImportFailed as error:
+                self.problems.breaks(error)
             self._define(context, info.name, value)
 
     def type_of(self, proto: onnx.TypeProto, where: str, context: Context) -> Type:
@@ -247,8 +252,8 @@ class _Importer:
         for info in proto.output:
             value = context.scope.get(info.name)
             if value is None:
-                if not self.problems:
-                    raise ImportFailed(f'{self.source}: output "{info.name}" is made by no node')
+                if info.name not in context.scope or not self.problems:
+                    self.problems.breaks(f'output "{info.name}" is made by no node')
                 continue
             repairs.check_declared(self.source, info, value)
             outputs[info.name] = value
@@ -305,32 +310,37 @@ class _Importer:
         context.builder.location = where
         missing = [n for n in node.input if n and n not in context.scope]
         if missing:
-            raise ImportFailed(f"{self.source}: {where} reads {', '.join(missing)}, which nothing makes")
+            self.problems.breaks(f"{where} reads {', '.join(missing)}, which nothing makes")
         domain = "" if node.domain == "ai.onnx" else node.domain
         opset = opsets.get(domain, self.opsets.get(domain, 1))
         opset = opset if domain else repairs.opset_of(node, opset, where, self.told)
-        poisoned = any(n and context.scope[n] is None for n in node.input)
+        poisoned = any(n and context.scope.get(n) is None for n in node.input)
         results: Sequence[Value | None] = [None] * len(node.output)
         try:
-            if not poisoned:
+            if poisoned:
+                self._consider(node, domain, opset)
+            else:
                 results = self._apply(context, node, domain, opset)
-            elif (
-                REGISTRY.find(domain, node.op_type, opset) is None
-                and not is_custom(f"{domain}.{node.op_type}")
-                and body_of(self, node, domain, opset, None) is None
-            ):
-                raise Unsupported(self._unknown(domain, node, opset))
         except Unsupported as error:
-            self.problems[f"{where}: {error}"] = None
+            self.problems.lacks(f"{where}: {error}")
         except GraphError as error:
-            raise ImportFailed(f"{self.source}: {error}") from None
+            self.problems.breaks(error, where)
         except _MALFORMED as error:
             given = f"{len(node.input)} operands and attributes {', '.join(a.name for a in node.attribute) or 'none'}"
-            raise ImportFailed(
+            self.problems.breaks(
                 f"{where} is malformed: it has {given} ({type(error).__name__}: {error})"
-            ) from error
+            )
         for name, value in zip(node.output, [*results, *[None] * len(node.output)], strict=False):
             self._define(context, name, value)
+
+    def _consider(self, node: onnx.NodeProto, domain: str, opset: int) -> None:
+        """Unsupported for what can be told of a node whose operands are not known."""
+        if (domain, node.op_type, node.overload) in self.functions or is_custom(f"{domain}.{node.op_type}"):
+            return
+        if REGISTRY.find(domain, node.op_type, opset) is None:
+            if body_of(self, node, domain, opset, None) is None:
+                raise Unsupported(self._unknown(domain, node, opset))
+        check_attributes(node, domain, opset)
 
     def _apply(
         self, context: Context, node: onnx.NodeProto, domain: str, opset: int
@@ -352,6 +362,8 @@ class _Importer:
         function = self.functions.get((domain, node.op_type, node.overload))
         handler = None if function is not None else REGISTRY.find(domain, node.op_type, opset)
         refused = None
+        if function is None:
+            check_attributes(node, domain, opset)
         if handler is not None:
             written = len(context.builder.nodes)
             try:

@@ -28,6 +28,8 @@ def topk(context: Context, node: NodeView):
 @onnx_op("TopK")
 def topk_1(context: Context, node: NodeView):
     x = node.input(0)
+    if node.input(1) is not None:
+        return topk(context, node)
     axis = context.axis(node.attribute("axis", -1), x.rank)
     return context.builder.topk(x, k=node.attribute("k"), axis=axis, largest=True, sorted=True)
 

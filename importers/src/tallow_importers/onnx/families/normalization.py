@@ -12,6 +12,8 @@ from tallow_importers.onnx.context import Context, NodeView
 from tallow_importers.onnx.families.convolution import per_channel
 from tallow_importers.onnx.registry import onnx_op
 
+MOST_SLICES = 32  # channels on both sides that LRN adds one by one
+
 
 def mean(context: Context, x: Value, axes: tuple[int, ...]) -> Value:
     b = context.builder
@@ -115,12 +117,22 @@ def lrn(context: Context, node: NodeView) -> Value:
 
 
 def _sum_of_neighbours(b: Builder, x: Value, size: int) -> Value:
-    """Sums over `size` channels around each, by shifted slices: they fuse, and go wherever a layout moves
-    the channels."""
-    low, rest = (size - 1) // 2, (0,) * (x.rank - 2)
-    padded = b.pad(x, before=(0, low, *rest), after=(0, size - 1 - low, *rest), mode="constant")
-    shifted = [b.slice(padded, starts=(0, k, *rest), steps=(1,) * x.rank, shape=x.shape) for k in range(size)]
-    return functools.reduce(b.add, shifted)
+    """Sums over `size` channels around each, by shifted slices where they are few: they fuse, and go wherever
+    a layout moves the channels."""
+    channels, rest = x.shape[1], (0,) * (x.rank - 2)
+    low, high = (size - 1) // 2, size // 2
+    if isinstance(channels, int):
+        low, high = min(low, channels), min(high, channels)
+    if low + high >= MOST_SLICES:
+        flat = b.reshape(x, shape=(x.shape[0], 1, channels, product(x.shape[2:])))
+        window = {"kernel": (low + high + 1, 1), "pads": ((low, high), (0, 0))}
+        ones = (1, 1)
+        return b.reshape(b.pool(flat, function="add", strides=ones, dilations=ones, **window), shape=x.shape)
+    padded = b.pad(x, before=(0, low, *rest), after=(0, high, *rest), mode="constant")
+    starts = range(low + high + 1)
+    return functools.reduce(
+        b.add, (b.slice(padded, starts=(0, k, *rest), steps=(1,) * x.rank, shape=x.shape) for k in starts)
+    )
 
 
 def _power(b: Builder, x: Value, exponent: float) -> Value:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tallow.dim import Dim, bounds, broadcast, exact_quotient, floordiv, product
 from tallow.dtype import i64
+from tallow.errors import GraphError
 from tallow.graph import Value
 from tallow_importers.onnx.axes import squeezed, unsqueezed
 from tallow_importers.onnx.context import Context, Diverges, NodeView
@@ -156,6 +157,8 @@ def split(context: Context, node: NodeView) -> list[Value]:
     x, count = node.input(0), len(node.proto.output)
     axis = context.axis(node.attribute("axis", 0), x.rank)
     if node.input(1) is not None:
+        if isinstance(node.input(1).type.size, int) and node.input(1).type.size != count:
+            raise GraphError(f"expected a size for each of {count} results, got {node.input(1).type}")
         sizes = context.require_dims(node.input(1), "split sizes")
     elif node.attribute("split"):
         sizes = node.attribute("split")

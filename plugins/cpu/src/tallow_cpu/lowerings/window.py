@@ -28,6 +28,7 @@ from tallow_cpu.lowerings.tile import is_roomy
 CHANNELS = 128  # of a grid iteration, where there are too few lines to share out
 LINES = 16
 LONGEST = 1 << 16  # results of a line whose strips are told apart one by one
+MOST_TAPS = 64  # in a row, that strips write out one by one
 
 
 def lower_pool(group: Group, target: Target) -> Sequence[KernelCall] | Declined:
@@ -134,7 +135,9 @@ class Window:
         known = (
             isinstance(self.width, int) and isinstance(self.x.shape[-2], int) and isinstance(self.low, int)
         )
-        if known and self.width <= LONGEST:
+        if self.kernel[-1] > MOST_TAPS:
+            return [self.singles(lead, spans, const(0), self.inliner.size(self.width), start, stop)]
+        if known and 0 < self.width <= LONGEST:
             return self.known_line(lead, spans, start, stop)
         inliner = self.inliner
         body: list[Stmt] = []
@@ -149,18 +152,12 @@ class Window:
         strip = self.strip(lead, spans, at, self.most, start, stop, lambda p, k: True)
         body.append(For(at, after, (strip,), "serial", begin, self.most))
         for first, last in ((const(0), begin), (after, width)):
-            at = inliner.loop("w")
-            inner: list[Stmt] = []
-            last_span = self.span(inner, len(self.kernel) - 1, at)
-            inner.append(self.single(lead, [*spans, last_span], at, start, stop))
-            body.append(For(at, last, tuple(inner), "serial", first))
+            body.append(self.singles(lead, spans, first, last, start, stop))
         return body
 
     def known_line(self, lead, spans, start: Expr, stop: Expr) -> list[Stmt]:
         """Strips of a line of known length: those whose windows lie inside share one loop."""
         size, width = self.x.shape[-2], self.width
-        if not width:
-            return []
         length = -(-width // -(-width // self.most))
         begins = [min(b, width - length) for b in range(0, width, length)]
 
@@ -210,8 +207,16 @@ class Window:
             body += self.write(total, const(p), (*lead, add(begin, const(p)), channel))
         return For(channel, stop, tuple(body), "vector", start)
 
+    def singles(self, lead, spans, first: Expr, last: Expr, start: Expr, stop: Expr) -> For:
+        """Results of a line one by one."""
+        at = self.inliner.loop("w")
+        inner: list[Stmt] = []
+        last_span = self.span(inner, len(self.kernel) - 1, at)
+        inner.append(self.single(lead, [*spans, last_span], at, start, stop))
+        return For(at, last, tuple(inner), "serial", first)
+
     def single(self, lead, spans, at: Expr, start: Expr, stop: Expr) -> For:
-        """One result at the end of a line, for all channels."""
+        """One result of a line, for all channels."""
         channel = self.inliner.loop("c")
         total = Buffer(self.inliner.fresh("acc"), self.kind, 1, "register", True)
         inner: list[Stmt] = []

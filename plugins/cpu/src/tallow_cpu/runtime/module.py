@@ -8,6 +8,7 @@ import json
 import mmap
 import os
 import struct
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -141,7 +142,9 @@ os.register_at_fork(after_in_child=_renew_after_fork)
 
 
 def aligned(size: int, alignment: int = 64) -> np.ndarray:
-    """Uninitialised bytes that start at a multiple of `alignment`."""
+    """Uninitialised bytes that start at a multiple of `alignment`; MemoryError where there are none."""
+    if size > sys.maxsize - alignment:
+        raise MemoryError(f"{size} bytes are more than any address space has")
     raw = np.empty(size + alignment, np.uint8)
     skip = -raw.ctypes.data % alignment
     return raw[skip : skip + size]
