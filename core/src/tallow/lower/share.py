@@ -20,6 +20,7 @@ from tallow.kernel.grammar import (
     Call,
     Cast,
     Const,
+    Exchange,
     Expr,
     For,
     If,
@@ -113,7 +114,7 @@ def _names(kernel: Kernel) -> set[str]:
     """The names of a kernel's variables."""
     names = {size.name for size in kernel.sizes}
     for s in build.walk_stmts(kernel.body):
-        names |= {s.var.name} if isinstance(s, (Let, For)) else set()
+        names |= {s.var.name} if isinstance(s, (Let, For, Exchange)) else set()
     return names
 
 
