@@ -128,7 +128,8 @@ def test_targets_by_name():
     from tallow_cuda.targets import make_target, runs_on
 
     assert make_target("sm_90a").features == ("f16", "bf16")
-    assert make_target("sm_75+relu+tf32").features == ("f16", "tf32", "relu")
+    assert make_target("sm_75+relu+tf32").features == ("f16", "relu")
+    assert make_target("sm_80+relu+tf32").features == ("f16", "bf16", "tf32", "relu")
     for name in ("sm_9", "sm_61", "compute_90", "sm_90x", "sm_90+fast"):
         with pytest.raises(Unavailable, match=re.escape(f"no CUDA target '{name}': expected sm_XY")):
             make_target(name)

@@ -14,7 +14,9 @@ from tallow.cstyle.dialects import CUDA, OPENCL
 from tallow.cstyle.printer import group_size, print_kernel
 from tallow.target import Target
 
-GPU = Target("groups", "gpu", (), 0, {"group": 256, "shared": 48 << 10, "units": 108})
+GPU = Target(
+    "groups", "gpu", ("f16", "bf16"), 0, {"group": 256, "shared": 48 << 10, "units": 108, "subgroup": 32}
+)
 CONV = (8, 12, (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1, (9, 7))
 
 
@@ -63,6 +65,12 @@ def test_golden_vector_tiles(name, golden):
     golden(
         f"opencl_vectors_{name}_tile", print_kernel(main_kernel(name, VECTORS), OPENCL, VECTORS.vector_bytes)
     )
+
+
+@pytest.mark.parametrize("name", ["softmax", "reduce"])
+def test_golden_sources_of_neighbours(name, golden):
+    """Lines of 40 elements, and of any number of them, by threads that exchange values."""
+    golden(f"cuda_neighbours_{name}", print_kernel(main_kernel(name, GPU), CUDA))
 
 
 LARGE_GRAPHS = {
