@@ -365,6 +365,7 @@ FOLD = of_threads(
 KERNELS = {
     "exchange": FOLD,
     "copy": copying(4),
+    "copy_of_one": copying(1),
     "matrix_f16": product_kernel(f16, 16, 16, 16, (False, True), 32, 24),
     "matrix_bf16": product_kernel(bf16, 16, 16, 16, (True, False), 32, 24),
     "matrix_tf32": product_kernel(f32, 16, 16, 8, (False, False), 32, 20),

@@ -26,7 +26,13 @@ Together = Barrier | Copy | Exchange | LoadMatrix | Multiply | StoreMatrix
 # What matrix units take by the operands' dtype: its name, rows x columns x depth, and 32-bit registers of an operand.
 _UNITS = {f16: ("f16", (16, 16, 16), 8), bf16: ("bf16", (16, 16, 16), 4), f32: ("tf32", (16, 16, 8), 4)}
 _SUM_REGISTERS = 8
-_WORDS = {2: "unsigned short", 4: "unsigned int", 8: "uint2", 16: "uint4"}
+# What so many bytes are copied as, and its zero.
+_WORDS = {
+    2: ("unsigned short", "(unsigned short)0"),
+    4: ("unsigned int", "0u"),
+    8: ("uint2", "uint2{}"),
+    16: ("uint4", "uint4{}"),
+}
 
 
 class Printer(Protocol):
@@ -102,16 +108,16 @@ def _exchange(printer: Printer, var: Var, value: Expr, distance: int) -> str:
 
 def _copy(printer: Printer, s: Copy) -> str:
     size = s.count * s.buffer.dtype.itemsize
-    word = _WORDS.get(size)
-    if word is None:
+    if size not in _WORDS:
         raise CompileError(f"kernel {printer.kernel.name}: expected a copy of 2 to 16 bytes, got {size}")
+    word, zero = _WORDS[size]
     to, source = (
         f"{printer.names[buffer.name]} + {printer.value(at, True)}"
         for buffer, at in ((s.buffer, s.index), (s.source, s.start))
     )
     taken = f"*(const {word} *)({source})"
     if s.mask is not None:
-        taken = f"{printer.value(s.mask)} ? {taken} : {word}{{}}"
+        taken = f"{printer.value(s.mask)} ? {taken} : {zero}"
     return f"*({word} *)({to}) = {taken};"
 
 
