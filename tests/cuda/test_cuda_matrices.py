@@ -69,6 +69,35 @@ def test_convolutions(device, dtype, channels, results, kernel, strides, groups,
     agree(graph, inputs if constant else {**inputs, "w": numbers(shape, dtype, 1)}, EPSILON[dtype])
 
 
+@pytest.mark.parametrize("dtype", EPSILON)
+@pytest.mark.parametrize(
+    "batch, heads, groups, queries, keys, depth, width, options",
+    [
+        (2, 2, 2, 33, 41, 64, 64, {}),
+        (1, 4, 2, 70, 70, 32, 32, {"causal": True}),
+        (1, 2, 2, 9, 150, 12, 20, {"safe": True, "softcap": 3.0}),
+        (1, 1, 1, 20, 40, 128, 128, {}),
+    ],
+    ids=str,
+)
+def test_attention(device, dtype, batch, heads, groups, queries, keys, depth, width, options):
+    """Operands as projections lie in memory, tokens before heads."""
+    g = Builder()
+    shapes = {
+        "q": (batch, queries, heads, depth),
+        "k": (batch, keys, groups, depth),
+        "v": (batch, keys, groups, width),
+    }
+    symbolic = {"q": "queries", "k": "keys", "v": "keys"}
+    operands = [
+        g.transpose(g.input(n, dtype, (s[0], symbolic[n], *s[2:])), permutation=(0, 2, 1, 3))
+        for n, s in shapes.items()
+    ]
+    y = g.attention(*operands, **{"scale": depth**-0.5, "causal": False, **options})
+    inputs = {n: numbers(s, dtype, i) for i, (n, s) in enumerate(shapes.items())}
+    agree(g.finish({"y": g.transpose(y, permutation=(0, 2, 1, 3))}), inputs, 2 * EPSILON[dtype])
+
+
 @pytest.mark.parametrize("length", [1, 40, 130, 1000])
 def test_folds(device, length):
     """Parts of a sub-group, all of one, and several."""

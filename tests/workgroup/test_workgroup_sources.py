@@ -102,6 +102,11 @@ LARGE_GRAPHS = {
     "conv of variable weights": lambda: conv_graph(
         (32, 64, (3, 3), (2, 2), ((1, 1), (1, 1)), (1, 1), 2, (28, 28)), False, True, "bf16"
     )[0],
+    "attention of f16": lambda: attention_graph((1, 12, 12, 128, 128, 64, 64), dtype="f16"),
+    "attention of 128 bf16": lambda: attention_graph(
+        (1, 8, 8, "q", "k", 128, 128), causal=True, dtype="bf16", symbolic=True, turned=True
+    ),
+    "attention of odd sizes": lambda: attention_graph((1, 4, 2, 77, 50, 36, 20), dtype="f16"),
     "norm of 768": lambda: norm_graph(768),
     "softmax of 1000": lambda: one_operator("softmax", [8, 1000], axis=1),
 }

@@ -119,6 +119,11 @@ def has_units(dtype: DType, target: Target) -> bool:
     return known and target.limits.get("subgroup", 1) > 1
 
 
+def unit_depth(dtype: DType) -> int:
+    """Summed elements of a fragment."""
+    return 8 if dtype == f32 else 16
+
+
 def choose_block(
     outer: Dim, rows: Dim, columns: Dim, each: Dim, dtype: DType, target: Target
 ) -> Block | None:
@@ -127,7 +132,7 @@ def choose_block(
     high, wide, run = (_size(d) for d in (rows, columns, each))
     if not has_units(dtype, target) or min(high, wide, run) < FEWEST:
         return None
-    unit = 8 if dtype == f32 else 16
+    unit = unit_depth(dtype)
     depth = min(max(_ceil_power(run), unit), 64 // dtype.itemsize)
     neighbours, most = target.limits["subgroup"], threads(target)
     blocks = [Block(*shape, depth, unit, neighbours) for shape in BLOCKS]
