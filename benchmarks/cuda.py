@@ -1,26 +1,32 @@
-"""`python -m benchmarks.cuda`: Tallow against torch.compile on an NVIDIA GPU, model by model.
+"""`python -m benchmarks.cuda`: Tallow against torch.compile and eager torch on an NVIDIA GPU, model by model.
 
-The models are torch's own with random weights, exported to ONNX for Tallow; both run in the same dtype on
-inputs that lie on the GPU, in turns, and their results are compared. Needs torch, transformers and onnx. With
-`--compile-only sm_90` nothing runs: the models are compiled for that target, which needs no GPU.
+The models are torch's own with random weights, exported to ONNX for Tallow; all run in the same dtype on
+inputs that lie on the GPU, in turns, and their results are compared. f32 is f32 everywhere, or with `--tf32` that
+everywhere. Needs torch, transformers, onnx and onnxscript. With `--compile-only sm_90` nothing runs: the models are
+compiled for that target, which needs no GPU.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import tallow
+from tallow.compile import open_compiled
 from tallow.compiler import compile_graph
 from tallow.errors import TallowError
 
 TOLERANCE = {"f32": 2e-3, "f16": 3e-2}  # relative to the largest value; sums differ in order and width
+WARM = 5  # first runs, which compile, capture graphs and fill pools
+TIMED = ("Tallow", "torch.compile", "eager", "torch.compile / Tallow", "eager / Tallow", "difference")
+COMPILED = ("steps", "code", "spilled", "compiled in")
 DTYPES = {"f32": "float32", "f16": "float16"}
 
 
@@ -79,6 +85,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 32])
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--tf32", action="store_true", help="let all round operands of f32 to 11 bits")
     parser.add_argument("--compile-only", metavar="TARGET")
     options = parser.parse_args(words)
     if unknown := set(options.models) - set(CASES):
@@ -91,20 +98,34 @@ def main(words: list[str] | None = None) -> int:
             "torch sees no GPU: run this on a machine with one, or give --compile-only sm_90", file=sys.stderr
         )
         return 1
-    print(
-        "| model | dtype | batch | Tallow | torch.compile | ratio | difference |\n|---|---|---|---|---|---|---|"
-    )
+    allow_tf32(torch, options.tf32)
+    print(heading(torch, transformers, options))
+    columns = COMPILED if options.compile_only else TIMED
+    print(f"| model | dtype | batch | {' | '.join(columns)} |\n|{'---|' * (3 + len(columns))}")
     failed = False
     for name in options.models or CASES:
         for dtype in options.dtype:
             for batch in options.batch:
                 try:
                     cells, fine = measure(torch, transformers, CASES[name], dtype, batch, options)
-                except TallowError as error:
-                    cells, fine = [str(error).splitlines()[0]], False
+                except (TallowError, RuntimeError) as error:  # torch's own errors are RuntimeErrors
+                    cells, fine = [str(error).partition("\n")[0], *[""] * (len(columns) - 1)], False
                 failed |= not fine
                 print("|", " | ".join([CASES[name].title, dtype, str(batch), *cells]), "|", flush=True)
     return int(failed)
+
+
+def allow_tf32(torch, allowed: bool) -> None:
+    """Make torch round operands of f32, or not: by itself it does so in convolutions alone."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
+
+
+def heading(torch, transformers, options) -> str:
+    """What was measured on what."""
+    versions = [f"Tallow {tallow.__version__}", f"torch {torch.__version__}"]
+    versions.append(f"transformers {transformers.__version__}")
+    where = options.compile_only or torch.cuda.get_device_name(options.device)
+    return f"{where}; {', '.join(versions)}{'; tf32' if options.tf32 else ''}\n"
 
 
 def measure(torch, transformers, case: Case, dtype: str, batch: int, options) -> tuple[list[str], bool]:
@@ -118,21 +139,50 @@ def measure(torch, transformers, case: Case, dtype: str, batch: int, options) ->
         torch.onnx.export(
             module, (sample,), path, input_names=["x"], output_names=["y"], dynamo=True, verbose=False
         )
-        if options.compile_only:
-            start = time.perf_counter()
-            compiled = compile_graph(tallow.load(path).graph, f"cuda:{options.compile_only}")
-            seconds = time.perf_counter() - start
-            return [f"{len(compiled.program.steps)} steps, compiled in {seconds:.1f} s", "", "", ""], True
-        program = tallow.compile(path, options.device)
-        module, sample = module.to(options.device), sample.to(options.device)
-        theirs = torch.compile(module, mode="max-autotune")
-        got = torch.from_dlpack(program.run({"x": sample}, keep="device")["y"]).float()
-        want = theirs(sample).float()
+        start = time.perf_counter()
+        compiled = compile_graph(tallow.load(path).graph, target_of(torch, options))
+        seconds = time.perf_counter() - start
+    if options.compile_only:
+        return compiled_cells(compiled, seconds), True
+    return race(torch, compiled, module, sample, dtype, options)
+
+
+def target_of(torch, options) -> str:
+    """What Tallow compiles for."""
+    name = options.compile_only
+    if not name:
+        name = "sm_{}{}".format(*torch.cuda.get_device_capability(options.device))
+    return f"cuda:{name}{'+tf32' if options.tf32 else ''}"
+
+
+def compiled_cells(compiled, seconds: float) -> list[str]:
+    """Steps of a program, those that are calls of libraries, and what spilled."""
+    notes = {key: json.loads(compiled.code.notes[key]) for key in ("calls", "usage")}
+    spilled = sum(spilled for _, _, spilled in notes["usage"].values())
+    kernels = f"{len(notes['usage'])} kernels, {len(notes['calls'])} calls"
+    return [str(len(compiled.program.steps)), kernels, f"{spilled} bytes", f"{seconds:.1f} s"]
+
+
+def race(torch, compiled, module, sample, dtype: str, options) -> tuple[list[str], bool]:
+    """All on one input on the GPU, compared and then timed in turns."""
+    torch._dynamo.reset()  # it gives up on functions that it has compiled for too many models
+    torch.cuda.empty_cache()
+    program = open_compiled(compiled, device=options.device)
+    module, sample = module.to(options.device), sample.to(options.device)
+    theirs = torch.compile(module, mode="max-autotune")
+    with torch.inference_mode():
+        runs = (
+            lambda: program.run({"x": sample}, keep="device"),
+            lambda: theirs(sample),
+            lambda: module(sample),
+        )
+        got = torch.from_dlpack(runs[0]()["y"]).float()
+        want = runs[1]().float()
         difference = float((got - want).abs().max() / want.abs().max())
-        ours = lambda: program.run({"x": sample}, keep="device")  # noqa: E731
-        mine, other = take_turns(torch, ours, lambda: theirs(sample), options.rounds)
-    cells = [f"{mine * 1e3:.3f} ms", f"{other * 1e3:.3f} ms", f"{other / mine:.2f}", f"{difference:.1e}"]
-    return cells, difference < TOLERANCE[dtype]
+        ours, compiled_, eager = take_turns(torch, runs, options.rounds)
+    times = [f"{seconds * 1e3:.3f} ms" for seconds in (ours, compiled_, eager)]
+    ratios = [f"{other / ours:.2f}" for other in (compiled_, eager)]
+    return [*times, *ratios, f"{difference:.1e}"], difference < TOLERANCE[dtype]
 
 
 def Tensor(torch, module, result: str):
@@ -149,18 +199,18 @@ def Tensor(torch, module, result: str):
     return OneResult()
 
 
-def take_turns(torch, ours: Callable, theirs: Callable, rounds: int) -> tuple[float, float]:
-    """Median seconds of one run each, measured in turns until the GPU is done."""
-    seconds: tuple[list[float], list[float]] = ([], [])
-    for turn in range(rounds + 5):
-        for run, found in zip((ours, theirs), seconds, strict=True):
+def take_turns(torch, runs: Sequence[Callable], rounds: int) -> list[float]:
+    """Median seconds of each, measured in turns until the GPU is done."""
+    seconds: list[list[float]] = [[] for _ in runs]
+    for turn in range(rounds + WARM):
+        for run, found in zip(runs, seconds, strict=True):
             torch.cuda.synchronize()
             start = time.perf_counter()
             run()
             torch.cuda.synchronize()
-            if turn >= 5:  # the first runs compile, capture graphs and fill pools
+            if turn >= WARM:
                 found.append(time.perf_counter() - start)
-    return statistics.median(seconds[0]), statistics.median(seconds[1])
+    return [statistics.median(found) for found in seconds]
 
 
 if __name__ == "__main__":

@@ -25,12 +25,14 @@ class DriverError(RuntimeError):
 
 
 def compile_source(text: str, target) -> tuple[bytes, str]:
-    """A shared library in place of machine code."""
+    """A shared library in place of machine code. What is written for matrix units is in the header for the host."""
+    text = re.sub(r"^(struct matrix_|.*\basm\b).*\n", "", text, flags=re.MULTILINE)
     head, *kernels = text.replace("#include <cuda_fp16.h>\n", "").split('extern "C" __global__')
     parts = ['#include "host_cuda.h"\n', head]
     for kernel in kernels:
         name = re.search(r"(\w+)\(", kernel.replace("__launch_bounds__(", ""))[1]
-        barriers = "true" if "__syncthreads" in kernel else "false"
+        meeting = any(word in kernel for word in ("__syncthreads", "__syncwarp", "__shfl_xor_sync"))
+        barriers = "true" if meeting else "false"
         parts += [
             f'extern "C" __global__{kernel}',
             f"static void call_{name}(void **p) {{ apply({name}, p); }}\n",

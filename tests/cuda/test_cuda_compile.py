@@ -123,12 +123,51 @@ def test_assembly_is_shown(nvrtc):
     assert "__global__" in backend.source(kernels, target, "source")
 
 
+def product_and_convolution(dtype: str):
+    b = Builder()
+    carrier = tallow.dtype.dtype(dtype).numpy
+    x, w = b.input("x", dtype, [2, 40, 64]), b.constant(one((64, 48), carrier))
+    image = b.input("image", dtype, [2, 16, 9, 9])
+    spec = {"strides": (1, 1), "pads": ((1, 1), (1, 1)), "dilations": (1, 1), "groups": 1}
+    y = b.conv(image, b.constant(one((24, 16, 3, 3), carrier)), **spec)
+    return b.finish({"product": b.gelu(b.matmul(x, w), approximate="none"), "y": b.relu(y)})
+
+
+@pytest.mark.parametrize(
+    "arch, dtype, words",
+    [
+        ("sm_75", "f16", "m16n16k16.f32.f32"),
+        ("sm_80", "f16", "m16n16k16.f32.f32"),
+        ("sm_80", "bf16", "m16n16k16.f32.bf16.bf16.f32"),
+        ("sm_90+tf32", "f32", "m16n16k8.f32.tf32.tf32.f32"),
+        ("sm_75", "bf16", None),
+        ("sm_75+tf32", "f32", None),
+        ("sm_90", "f32", None),
+    ],
+)
+def test_products_go_to_tensor_cores(nvrtc, arch, dtype, words):
+    """Of products and of convolutions, each with what follows it, and no register is spilled."""
+    from tallow.stages import lower, prepare
+
+    backend = plugins.backend("cuda")
+    target, graph = backend.target(arch), product_and_convolution(dtype)
+    lowered = lower(prepare(graph, backend, target), backend, target)
+    for name, kernel in lowered.kernels.items():
+        if name.startswith(("matmul", "conv")):
+            text = backend.source([kernel], target, "assembly")
+            found = set(re.findall(r"wmma\.mma\.sync\.aligned\.row\.row\.(\S+)", text))
+            assert found == ({words} if words else set()), name
+    usage = json.loads(compile_graph(graph, f"cuda:{arch}").code.notes["usage"])
+    assert usage and all(stack == spilled == 0 for _, stack, spilled in usage.values())
+
+
 def test_targets_by_name():
     pytest.importorskip("tallow_cuda")
     from tallow_cuda.targets import make_target, runs_on
 
     assert make_target("sm_90a").features == ("f16", "bf16")
-    assert make_target("sm_75+relu+tf32").features == ("f16", "tf32", "relu")
+    assert make_target("sm_75+relu+tf32").features == ("f16", "relu")
+    assert make_target("sm_80+relu+tf32").features == ("f16", "bf16", "tf32", "relu")
     for name in ("sm_9", "sm_61", "compute_90", "sm_90x", "sm_90+fast"):
         with pytest.raises(Unavailable, match=re.escape(f"no CUDA target '{name}': expected sm_XY")):
             make_target(name)

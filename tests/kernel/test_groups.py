@@ -66,5 +66,5 @@ def test_each_thread_has_memory_and_variables_of_its_own():
     ids=["some do", "elsewhere", "as often as they are numbered"],
 )
 def test_threads_that_do_not_meet_are_a_fault(body):
-    with pytest.raises(VerifyError, match="threads of a group do not meet at the same barrier"):
+    with pytest.raises(VerifyError, match="threads of a group do not meet at the same place"):
         run(of_eight(*body), np.zeros(8, "f4"))

@@ -12,7 +12,24 @@ from tallow.builder import Builder
 from tallow.dtype import f32, i64
 from tallow.interpret import interpret
 from tallow.kernel.build import add, const, mul
-from tallow.kernel.grammar import Alloc, Buffer, Const, For, Kernel, Load, Store, Update, Var
+from tallow.kernel.grammar import (
+    Alloc,
+    Barrier,
+    Buffer,
+    Const,
+    Copy,
+    Exchange,
+    For,
+    Fragment,
+    Kernel,
+    Load,
+    LoadMatrix,
+    Multiply,
+    Store,
+    StoreMatrix,
+    Update,
+    Var,
+)
 from tallow.kernel.verify import verify
 from tallow.lower.share import share
 from tallow.schedule.program import KernelStep
@@ -81,6 +98,47 @@ def test_a_parameter_takes_no_name_that_is_there():
     kernel, numbers = shared["b"]
     assert "number_0" not in {size.name for size in kernel.sizes}
     np.testing.assert_array_equal(run(kernel, 2, 6, numbers), [30, 102])
+
+
+def turned_blocks(name: str, pitch: int, matrices: int) -> Kernel:
+    """Each of two threads exchanges an element of a line, and copies pairs by way of scratch memory; then both
+    square a matrix of 2 x 2 for as often as they are told."""
+    t, there, i = Var("t"), Var("there", f32), Var("i")
+    line, shared = Buffer("line", f32, pitch, "local", True), Buffer("shared", f32, 2 * pitch, "shared", True)
+    sums, left, right = (Fragment(role, f32, role, 2, 2, 2) for role in ("sum", "left", "right"))
+    mine = mul(t, const(pitch))
+    body = (
+        Alloc(line),
+        Exchange(there, Load(X, add(mine, const(pitch - 1))), 1),
+        For(i, const(pitch // 2), (Copy(line, mul(i, const(2)), X, add(mine, mul(i, const(2))), 2),)),
+        Store(line, const(0), there),
+        For(i, const(pitch), (Store(shared, add(mine, i), Load(line, i)),)),
+        Barrier(),
+        *map(Alloc, (sums, left, right)),
+        LoadMatrix(left, shared, const(pitch - 2), 2),
+        LoadMatrix(right, shared, const(pitch - 2), 2),
+        For(i, const(matrices), (Multiply(sums, left, right),)),
+        StoreMatrix(shared, const(0), 2, sums),
+        Barrier(),
+        Store(Y, t, Load(shared, mul(t, const(3)))),
+    )
+    group = For(t, const(2), body, "group")
+    return Kernel(name, (X, Y), (), (For(Var("r"), const(1), (Alloc(shared), group), "grid"),))
+
+
+def test_what_threads_do_together_is_shared():
+    kernels = {"a": turned_blocks("a", 4, 1), "b": turned_blocks("b", 4, 3)}
+    shared = share(kernels)
+    assert {kernel.name for kernel, _ in shared.values()} == {"a"}
+    x = np.arange(1, 9, dtype="f4")
+    lines = np.array([[x[7], 2, 3, 4], [x[3], 6, 7, 8]])
+    matrix = lines.ravel()[2:6].reshape(2, 2)
+    for name, times in (("a", 1), ("b", 3)):
+        kernel, numbers = shared[name]
+        verify(kernel)
+        y = np.zeros(2, "f4")
+        interpret(kernel, {"x": x, "y": y}, {v.name: n for v, n in zip(kernel.sizes, numbers, strict=True)})
+        np.testing.assert_array_equal(y, times * np.diag(matrix @ matrix))
 
 
 @pytest.mark.parametrize("change", ["unroll", "register"])

@@ -14,7 +14,9 @@ from tallow.cstyle.dialects import CUDA, OPENCL
 from tallow.cstyle.printer import group_size, print_kernel
 from tallow.target import Target
 
-GPU = Target("groups", "gpu", (), 0, {"group": 256, "shared": 48 << 10, "units": 108})
+GPU = Target(
+    "groups", "gpu", ("f16", "bf16"), 0, {"group": 256, "shared": 48 << 10, "units": 108, "subgroup": 32}
+)
 CONV = (8, 12, (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1, (9, 7))
 
 
@@ -65,6 +67,17 @@ def test_golden_vector_tiles(name, golden):
     )
 
 
+@pytest.mark.parametrize("name", ["softmax", "reduce"])
+def test_golden_sources_of_neighbours(name, golden):
+    """Lines of 40 elements, and of any number of them, by threads that exchange values."""
+    golden(f"cuda_neighbours_{name}", print_kernel(main_kernel(name, GPU), CUDA))
+
+
+def test_golden_source_of_matrix_units(golden):
+    (kernel,) = kernels_of(product_graph((200, 24), (24, 20), "f16"), GPU).values()
+    golden("cuda_units_matmul", print_kernel(kernel, CUDA))
+
+
 LARGE_GRAPHS = {
     "matmul of 4096": lambda: product_graph((4096, 4096), (4096, 4096)),
     "matmul of f16": lambda: product_graph((512, 512), (512, 512), "f16"),
@@ -79,6 +92,21 @@ LARGE_GRAPHS = {
     )[0],
     "attention": lambda: attention_graph((1, 12, 12, 128, 128, 64, 64)),
     "attention of 128": lambda: attention_graph((1, 8, 8, "q", "k", 128, 128), causal=True),
+    "matmul of bf16": lambda: product_graph(("m", 768), (768, 3072), "bf16"),
+    "matmul of odd sizes": lambda: product_graph((301, 77), (77, 203), "f16"),
+    "matmul of pairs": lambda: product_graph((301, 50), (50, 204), "f16"),
+    "matmul of transposed f16": lambda: product_graph((64, 197), (64, 197), "f16", "a"),
+    "conv of f16": lambda: conv_graph(
+        (64, 64, (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1, (56, 56)), True, False, "f16"
+    )[0],
+    "conv of variable weights": lambda: conv_graph(
+        (32, 64, (3, 3), (2, 2), ((1, 1), (1, 1)), (1, 1), 2, (28, 28)), False, True, "bf16"
+    )[0],
+    "attention of f16": lambda: attention_graph((1, 12, 12, 128, 128, 64, 64), dtype="f16"),
+    "attention of 128 bf16": lambda: attention_graph(
+        (1, 8, 8, "q", "k", 128, 128), causal=True, dtype="bf16", symbolic=True, turned=True
+    ),
+    "attention of odd sizes": lambda: attention_graph((1, 4, 2, 77, 50, 36, 20), dtype="f16"),
     "norm of 768": lambda: norm_graph(768),
     "softmax of 1000": lambda: one_operator("softmax", [8, 1000], axis=1),
 }

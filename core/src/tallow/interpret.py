@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from tallow.dtype import DType, bool_
+from tallow.dtype import DType, bool_, f32
 from tallow.errors import VerifyError
 from tallow.kernel.build import walk_stmts
 from tallow.kernel.grammar import (
@@ -18,17 +18,24 @@ from tallow.kernel.grammar import (
     Call,
     Cast,
     Const,
+    Copy,
+    Exchange,
     Expr,
     For,
+    Fragment,
     If,
     Kernel,
     Let,
     Load,
+    LoadMatrix,
+    Matrix,
+    Multiply,
     Ramp,
     Reduce,
     Splat,
     Stmt,
     Store,
+    StoreMatrix,
     Update,
     Var,
 )
@@ -46,7 +53,7 @@ def interpret(
     """Run iterations begin..stop of the grid on flat arrays by parameter name, writing results in place.
 
     The threads of a group loop take turns from barrier to barrier. Raises VerifyError for an access out of
-    bounds, naming buffer and index, and where threads of a group do not meet at the same barrier.
+    bounds, naming buffer and index, and where threads of a group do not meet at the same place.
     """
     _Interpreter(kernel, arrays, sizes, begin, stop).run()
 
@@ -70,6 +77,8 @@ class _Interpreter:
         match s:
             case Let(var, value):
                 self.values[var.name] = self.value(value)
+            case Alloc(Fragment(name, dtype, _, rows, columns)):
+                self.memory[name] = np.zeros((rows, columns), dtype.numpy)
             case Alloc(buffer):
                 self.memory[buffer.name] = np.zeros(buffer.size, buffer.dtype.numpy)
             case Alias(buffer, of):
@@ -81,6 +90,8 @@ class _Interpreter:
                 lanes = value.lanes
                 new = combine(op, Load(buffer, index, lanes), value, lanes, buffer.dtype)
                 self.store(buffer, index, self.value(new), lanes, None)
+            case Copy():
+                self.copy(s)
             case For(var, stop, body, kind, start, step):
                 low, high = int(self.value(start)), int(self.value(stop))
                 if kind == "grid":
@@ -103,29 +114,29 @@ class _Interpreter:
             own = {**values, var.name: np.int64(number)}
             waiting.append((own, dict(memory), self.turns(body)))
         while waiting:
-            met, going = set(), []
+            met, place = set(), None
             for own, mine, turns in waiting:
                 self.values, self.memory = own, mine
-                barrier = next(turns, None)
-                met.add(barrier)
-                if barrier is not None:
-                    going.append((own, mine, turns))
+                place = next(turns, None)
+                met.add(id(place))
             if len(met) > 1:
                 raise VerifyError(
-                    f"kernel {self.kernel.name}: threads of a group do not meet at the same barrier"
+                    f"kernel {self.kernel.name}: threads of a group do not meet at the same place"
                 )
-            waiting = going
+            if place is None:
+                break
+            self.together(place, [(own, mine) for own, mine, _ in waiting])
         self.values, self.memory = values, memory
 
-    def turns(self, body: tuple[Stmt, ...]) -> Iterator[int]:
-        """Runs statements, pausing at each barrier."""
+    def turns(self, body: tuple[Stmt, ...]) -> Iterator[Stmt]:
+        """Runs statements, pausing at each that threads run together."""
         for s in body:
             if id(s) not in self.meeting:
                 self.statement(s)
                 continue
             match s:
-                case Barrier():
-                    yield id(s)
+                case Barrier() | Exchange() | LoadMatrix() | Multiply() | StoreMatrix():
+                    yield s
                 case If(condition, then, otherwise):
                     yield from self.turns(then if self.value(condition) else otherwise)
                 case For(var, stop, inner, _, start, step):
@@ -133,11 +144,69 @@ class _Interpreter:
                         self.values[var.name] = np.int64(number)
                         yield from self.turns(inner)
 
+    def together(self, s: Stmt, threads: list[tuple[dict, dict]]) -> None:
+        """What threads, each with values and memory of its own, do when all have met."""
+        match s:
+            case Exchange(var, value, distance):
+                found = []
+                for self.values, self.memory in threads:
+                    found.append(self.value(value))
+                for number, (own, _) in enumerate(threads):
+                    own[var.name] = found[number ^ distance]
+            case LoadMatrix(fragment) | Multiply(fragment) | StoreMatrix(fragment=fragment):
+                for first in range(0, len(threads), fragment.threads):
+                    self.matrix(s, threads[first : first + fragment.threads])
+
+    def matrix(self, s: Matrix, holders: list[tuple[dict, dict]]) -> None:
+        """What the holders of a fragment do with it; in each one's memory is the whole."""
+        self.values, self.memory = holders[0]
+        match s:
+            case Multiply(total, left, right):
+                a, b = (factor(self.memory[f.name], f.dtype) for f in (left, right))
+                with np.errstate(all="ignore"):
+                    new = self.memory[total.name] + (a[:, :, None] * b[None]).sum(1, dtype=np.float32)
+                for _, memory in holders:
+                    memory[total.name] = new
+                return
+        fragment, index = s.fragment, int(self.value(s.index))
+        for self.values, self.memory in holders:
+            if self.value(s.index) != index:
+                raise VerifyError(
+                    f"kernel {self.kernel.name}: threads that hold {fragment.name} are at different "
+                    f"places of {s.buffer.name}: {index} and {int(self.value(s.index))}"
+                )
+        rows, columns = np.indices((fragment.rows, fragment.columns))
+        at = columns * s.pitch + rows if fragment.turned else rows * s.pitch + columns
+        at = self.within(s.buffer, at + index, np.True_)
+        if isinstance(s, StoreMatrix):
+            self.memory[s.buffer.name][at] = self.memory[fragment.name]
+            return
+        for _, memory in holders:
+            memory[fragment.name] = self.memory[s.buffer.name][at]
+
+    # Memory --------------------------------------------------------------------------------------
+
+    def copy(self, s: Copy) -> None:
+        to, start = int(self.value(s.index)), int(self.value(s.start))
+        on = s.mask is None or bool(self.value(s.mask))
+        for buffer, at in ((s.buffer, to), *(((s.source, start),) if on else ())):
+            if at % s.count:
+                raise VerifyError(
+                    f"kernel {self.kernel.name}: {buffer.name}[{at}]: expected a multiple of {s.count}"
+                )
+        lanes = np.arange(s.count)
+        found = self.memory[s.source.name][self.within(s.source, start + lanes, on)] if on else 0
+        self.memory[s.buffer.name][self.within(s.buffer, to + lanes, np.True_)] = found
+
     def places(self, buffer: Buffer, index: Expr, lanes: int, mask) -> np.ndarray:
         """Positions that are touched; those that the mask hides come as 0."""
         at = np.atleast_1d(self.value(index))
         if index.lanes == 1 and lanes > 1:
             at = at + np.arange(lanes)
+        return self.within(buffer, at, mask)
+
+    def within(self, buffer: Buffer, at: np.ndarray, mask) -> np.ndarray:
+        """Positions, 0 where the mask hides them; VerifyError for those outside the buffer."""
         at = np.where(mask, at, 0)
         size = self.memory[buffer.name].size
         bad = at[mask & ((at < 0) | (at >= size))]
@@ -203,7 +272,16 @@ class _Interpreter:
 
 def _meets(s: Stmt) -> bool:
     """Whether threads meet in a statement."""
-    return any(isinstance(inner, Barrier) for inner in walk_stmts((s,)))
+    together = (Barrier, Exchange, LoadMatrix, Multiply, StoreMatrix)
+    return any(isinstance(inner, together) for inner in walk_stmts((s,)))
+
+
+def factor(array: np.ndarray, dtype: DType) -> np.ndarray:
+    """The numbers that a matrix unit multiplies, in f32: those of f32 are rounded to 11 bits."""
+    if dtype != f32:
+        return array.astype(np.float32)
+    bits = array.view(np.uint32)
+    return np.where(np.isfinite(array), bits + 0x1000 & 0xFFFFE000, bits).astype(np.uint32).view(np.float32)
 
 
 def convert(array: np.ndarray, to: DType) -> np.ndarray:

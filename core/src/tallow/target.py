@@ -14,8 +14,9 @@ class Target:
 
     vector_bytes: width of a vector register, 0 where the compiler vectorises for itself.
     limits: sizes a lowering may want. "l1", "l2": bytes of caches. "registers": vector registers of a
-    thread. "group": threads that a work-group may have, "shared": bytes of memory that it shares, "units":
-    work-groups that run at once. choices: answers to what passes and lowerings ask; no part of what the
+    thread. "group": threads that a work-group may have, "shared": bytes of memory that it shares,
+    "subgroup": neighbouring threads that exchange values and multiply matrices together, "units": work-groups
+    that run at once. choices: answers to what passes and lowerings ask; no part of what the
     target is.
     """
 

@@ -11,7 +11,8 @@ class Dialect:
     """`types` maps dtype names to C types of values and elements; `helper` opens a helper function.
 
     `half_*` are the bodies of the three functions that read, write and round f16, whose values are
-    kept in floats. `group`, `local` and `everyone` are a thread's numbers.
+    kept in floats. `group`, `local` and `everyone` are a thread's numbers. `neighbours` is how many threads
+    work together as `exchange` (of {value} and {distance}) and matrix units need it, 0 where none do.
     """
 
     name: str
@@ -36,6 +37,10 @@ class Dialect:
     memory: tuple[str, ...]  # address spaces that `half_read` and `half_write` are written for
     infinity: str
     long_suffix: str
+    neighbours: int = 0
+    exchange: str = ""
+    barrier_of_neighbours: str = ""
+    aligned: str = ""  # attribute of memory for {size} bytes
     lanes: int = 1  # of the longest vector type; 1 where there is none to compute with
 
 
@@ -108,4 +113,8 @@ CUDA = Dialect(
     memory=("",),
     infinity="__int_as_float(0x7f800000)",
     long_suffix="LL",
+    neighbours=32,
+    exchange="__shfl_xor_sync(0xffffffffu, {value}, {distance})",
+    barrier_of_neighbours="__syncwarp();",
+    aligned="__align__({size})",
 )

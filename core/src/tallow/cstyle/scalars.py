@@ -15,6 +15,7 @@ from tallow.cstyle.functions import (
     LOGICAL_OPERATORS,
     OPERATORS,
 )
+from tallow.cstyle.together import ALIGNMENT, declare_fragment, print_together
 from tallow.dtype import DType, bf16, f16, f32, f64, i64, u32
 from tallow.errors import CompileError
 from tallow.kernel.build import walk_stmts
@@ -27,16 +28,22 @@ from tallow.kernel.grammar import (
     Call,
     Cast,
     Const,
+    Copy,
+    Exchange,
     Expr,
     For,
+    Fragment,
     If,
     Kernel,
     Let,
     Load,
+    LoadMatrix,
+    Multiply,
     Prefetch,
     SourceKernel,
     Stmt,
     Store,
+    StoreMatrix,
     Update,
     Var,
 )
@@ -77,6 +84,8 @@ class ScalarPrinter:
         self.taken: set[str] = set()
         self.shared: list[str] = []
         self.in_group = False
+        wide = any(isinstance(s, (Copy, LoadMatrix, StoreMatrix)) for s in walk_stmts(kernel.body))
+        self.aligned = f"{dialect.aligned.format(size=ALIGNMENT)} " if wide else ""
 
     def source(self) -> str:
         d = self.dialect
@@ -127,7 +136,7 @@ class ScalarPrinter:
         """The declaration of a kernel's own memory."""
         kind, name, d = self.element(buffer.dtype), self.name(buffer.name), self.dialect
         if buffer.dtype != f16 or d.half == d.half_array:
-            return f"{before}{kind} {name}[{buffer.size}]{after};"
+            return f"{before}{self.aligned}{kind} {name}[{buffer.size}]{after};"
         pointer = f"{before}{kind} *"
         return (
             f"{before}{d.half_array} {name}raw[{buffer.size}]{after}; {pointer}{name} = ({pointer}){name}raw;"
@@ -155,6 +164,8 @@ class ScalarPrinter:
             case Let(var, value):
                 text = self.value(value)
                 return [f"{pad}const {self.type(var.dtype)} {self.name(var.name)} = {text};"]
+            case Alloc(Fragment()):
+                return [pad + declare_fragment(self, s.buffer)]
             case Alloc(buffer):
                 if buffer.space != "shared":
                     return [pad + self.array(buffer)]
@@ -176,8 +187,10 @@ class ScalarPrinter:
                 return [*lines, f"{pad}}}"]
             case Prefetch():
                 return []
-            case Barrier():
+            case Barrier(0):
                 return [pad + self.dialect.barrier]
+            case Barrier() | Copy() | Exchange() | LoadMatrix() | Multiply() | StoreMatrix():
+                return [pad + print_together(self, s)]
         raise CompileError(f"kernel {self.kernel.name}: no C for {type(s).__name__}")
 
     def guarded(self, text: str) -> str:

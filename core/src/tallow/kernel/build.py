@@ -19,16 +19,21 @@ from tallow.kernel.grammar import (
     Call,
     Cast,
     Const,
+    Copy,
+    Exchange,
     Expr,
     For,
     If,
     Let,
     Load,
+    LoadMatrix,
+    Multiply,
     Prefetch,
     Reduce,
     Splat,
     Stmt,
     Store,
+    StoreMatrix,
     Update,
     Var,
 )
@@ -272,7 +277,14 @@ def map_stmt(function: Callable[[Expr], Expr], s: Stmt) -> Stmt:
             return If(function(condition), *branches)
         case Prefetch(buffer, index, write):
             return Prefetch(buffer, function(index), write)
-        case Alloc() | Alias() | Barrier():
+        case Copy(buffer, index, source, start, count, mask):
+            guard = None if mask is None else function(mask)
+            return Copy(buffer, function(index), source, function(start), count, guard)
+        case Exchange(var, value, distance):
+            return Exchange(var, function(value), distance)
+        case LoadMatrix() | StoreMatrix():
+            return replace(s, index=function(s.index))
+        case Alloc() | Alias() | Barrier() | Multiply():
             return s
 
 
@@ -297,7 +309,11 @@ def stmt_exprs(s: Stmt) -> tuple[Expr, ...]:
             return (index, value) if mask is None else (index, value, mask)
         case Update(_, index, _, value):
             return (index, value)
-        case Prefetch(_, index):
+        case Copy(_, index, _, start, _, mask):
+            return (index, start) if mask is None else (index, start, mask)
+        case Exchange(_, value):
+            return (value,)
+        case Prefetch(_, index) | LoadMatrix(_, _, index) | StoreMatrix(_, index):
             return (index,)
         case For(stop=stop, start=start):
             return (start, stop)

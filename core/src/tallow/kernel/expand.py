@@ -6,21 +6,25 @@ from dataclasses import replace
 
 from tallow.dtype import DType, f32, f64
 from tallow.errors import CompileError
-from tallow.kernel.build import cast
+from tallow.kernel.build import cast, map_stmt
 from tallow.kernel.grammar import (
     Bitcast,
     Call,
     Cast,
+    Copy,
+    Exchange,
     Expr,
     For,
     If,
     Kernel,
     Let,
     Load,
+    LoadMatrix,
     Reduce,
     Splat,
     Stmt,
     Store,
+    StoreMatrix,
     Update,
 )
 from tallow.kernel.math import APPROXIMATIONS
@@ -95,6 +99,8 @@ class _Expander:
                 return For(var, e(stop), self.block(body), kind, e(start), step)
             case If(condition, then, otherwise):
                 return If(e(condition), self.block(then), self.block(otherwise))
+            case Copy() | Exchange() | LoadMatrix() | StoreMatrix():
+                return map_stmt(e, s)
         return s
 
     def expression(self, x: Expr, before: list[Stmt]) -> Expr:

@@ -14,6 +14,7 @@ from tallow.dtype import DType, bool_, i64
 
 Space = Literal["global", "local", "register", "shared"]
 LoopKind = Literal["serial", "unroll", "vector", "grid", "group"]
+Role = Literal["left", "right", "sum"]
 UpdateOp = Literal["add", "mul", "max", "min", "or", "and"]
 
 
@@ -30,6 +31,24 @@ class Buffer:
     size: int | None = None  # elements; None for a parameter of unknown size
     space: Space = "global"
     writable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Fragment:
+    """A matrix that `threads` neighbouring threads of a group hold together in registers, and that matrix units
+    multiply; who holds which element is the device's affair.
+
+    A product is left times right, added to a sum, which begins at zero wherever it is allocated. turned: whether
+    the elements of a column rather than of a row lie beside each other in the memory that it is loaded from.
+    """
+
+    name: str
+    dtype: DType
+    role: Role
+    rows: int
+    columns: int
+    threads: int
+    turned: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +161,7 @@ class Let:
 
 @dataclass(frozen=True, slots=True)
 class Alloc:
-    buffer: Buffer
+    buffer: Buffer | Fragment
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,13 +195,27 @@ class Update:
 
 
 @dataclass(frozen=True, slots=True)
+class Copy:
+    """`count` elements from `source[start]` on to where `buffer[index]` and those after it are; zeros where `mask`
+    is false. `count` is a power of two, and both places are multiples of it."""
+
+    buffer: Buffer
+    index: Expr
+    source: Buffer
+    start: Expr
+    count: int
+    mask: Expr | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class For:
     """`var` runs over start, start + step, ... while below stop.
 
     serial: in order. unroll: in order, no loop left (constant bounds). vector: iterations are
     independent but for `Update`s. grid: independent, outermost, split over threads or a device's
     grid; a kernel has exactly one. group: the threads of one work-group, run together: each has what is
-    allocated inside, and all meet at a Barrier there, which no thread may miss.
+    allocated inside, and all meet at a Barrier there, which no thread may miss; nor may any miss an Exchange
+    or what is done with a Fragment.
     """
 
     var: Var
@@ -202,7 +235,50 @@ class If:
 
 @dataclass(frozen=True, slots=True)
 class Barrier:
-    """All threads of a work-group meet here; their writes to shared memory are visible after it."""
+    """All threads of a work-group meet here. What they wrote to shared memory is visible after it to all, or,
+    where `threads` is not 0, to those of as many neighbours."""
+
+    threads: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """`var` is `value` as it is in the thread whose number differs in the bit `distance`, a power of two."""
+
+    var: Var
+    value: Expr
+    distance: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoadMatrix:
+    """Element (r, c) of a left or right fragment is `buffer[index + r * pitch + c]` of shared memory, with r and c
+    swapped if it is turned. Every thread that holds the fragment has the same index."""
+
+    fragment: Fragment
+    buffer: Buffer
+    index: Expr
+    pitch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Multiply:
+    """`total += left @ right`. Products of narrow floats are exact and summed in f32, in an order and with a
+    rounding of the device's own; operands of f32 are rounded to 11 bits, nearest and ties away from zero, before."""
+
+    total: Fragment
+    left: Fragment
+    right: Fragment
+
+
+@dataclass(frozen=True, slots=True)
+class StoreMatrix:
+    """Element (r, c) of a sum goes to `buffer[index + r * pitch + c]` of shared memory."""
+
+    buffer: Buffer
+    index: Expr
+    pitch: int
+    fragment: Fragment
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +290,8 @@ class Prefetch:
     write: bool = False
 
 
-Stmt = Let | Alloc | Alias | Store | Update | For | If | Barrier | Prefetch
+Matrix = LoadMatrix | Multiply | StoreMatrix
+Stmt = Let | Alloc | Alias | Store | Update | Copy | For | If | Barrier | Exchange | Matrix | Prefetch
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,12 +11,17 @@ from tallow.kernel.grammar import (
     Call,
     Cast,
     Const,
+    Copy,
+    Exchange,
     Expr,
     For,
+    Fragment,
     If,
     Kernel,
     Let,
     Load,
+    LoadMatrix,
+    Multiply,
     Prefetch,
     Ramp,
     Reduce,
@@ -24,6 +29,7 @@ from tallow.kernel.grammar import (
     Splat,
     Stmt,
     Store,
+    StoreMatrix,
     Update,
     Var,
 )
@@ -89,6 +95,9 @@ def _block(body: tuple[Stmt, ...], depth: int) -> list[str]:
         match s:
             case Let(var, value):
                 lines.append(f"{pad}{var.name} = {print_expr(value)}")
+            case Alloc(Fragment(name, dtype, role, rows, columns, threads, turned)):
+                how = " turned" if turned else ""
+                lines.append(f"{pad}{role} {name}: {dtype}[{rows}, {columns}]{how} of {threads} threads")
             case Alloc(buffer):
                 lines.append(f"{pad}{buffer.space} {buffer.name}: {buffer.dtype}[{buffer.size}]")
             case Alias(buffer, of):
@@ -110,6 +119,18 @@ def _block(body: tuple[Stmt, ...], depth: int) -> list[str]:
             case Prefetch(buffer, index, write):
                 purpose = "writing" if write else "reading"
                 lines.append(f"{pad}prefetch {buffer.name}[{print_expr(index)}] for {purpose}")
-            case Barrier():
-                lines.append(f"{pad}barrier")
+            case Copy(buffer, index, source, start, count, mask):
+                guard = "" if mask is None else f" if {print_expr(mask)}"
+                taken = f"{source.name}[{print_expr(start)}:{count}{guard}]"
+                lines.append(f"{pad}{buffer.name}[{print_expr(index)}:{count}] = {taken}")
+            case Barrier(threads):
+                lines.append(f"{pad}barrier" + (f" of {threads}" if threads else ""))
+            case Exchange(var, value, distance):
+                lines.append(f"{pad}{var.name} = {print_expr(value)} of the thread {distance} away")
+            case LoadMatrix(fragment, buffer, index, pitch):
+                lines.append(f"{pad}{fragment.name} = {buffer.name}[{print_expr(index)} by {pitch}]")
+            case Multiply(total, left, right):
+                lines.append(f"{pad}{total.name} += {left.name} @ {right.name}")
+            case StoreMatrix(buffer, index, pitch, fragment):
+                lines.append(f"{pad}{buffer.name}[{print_expr(index)} by {pitch}] = {fragment.name}")
     return lines

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from tallow.errors import VerifyError
 from tallow.kernel.build import const, substitute
-from tallow.kernel.grammar import Const, Expr, For, If, Kernel, Let, Stmt, Var
+from tallow.kernel.grammar import Const, Exchange, Expr, For, If, Kernel, Let, Stmt, Var
 
 
 def unroll(kernel: Kernel) -> Kernel:
@@ -31,6 +31,10 @@ def _block(body: tuple[Stmt, ...], bindings: dict[Var, Expr], suffix: str) -> tu
                 else:
                     bindings.pop(var, None)
                 result.append(Let(var, value))
+            case Exchange(var, value, distance) if suffix:
+                fresh = replace(var, name=f"{var.name}{suffix}")
+                result.append(Exchange(fresh, substitute(value, bindings), distance))
+                bindings[var] = fresh
             case For(var, stop, inner, "unroll", start, step):
                 low, high = substitute(start, bindings), substitute(stop, bindings)
                 if not isinstance(low, Const) or not isinstance(high, Const):

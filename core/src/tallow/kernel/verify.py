@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn, get_args
 
-from tallow.dtype import DType, bool_, i64
+from tallow.dtype import DType, bf16, bool_, f16, f32, i64
 from tallow.errors import VerifyError
 from tallow.kernel.build import children
 from tallow.kernel.grammar import (
@@ -18,19 +18,26 @@ from tallow.kernel.grammar import (
     Call,
     Cast,
     Const,
+    Copy,
+    Exchange,
     Expr,
     For,
+    Fragment,
     If,
     Kernel,
     Let,
     Load,
+    LoadMatrix,
     LoopKind,
+    Multiply,
     Prefetch,
     Ramp,
     Reduce,
+    Role,
     Splat,
     Stmt,
     Store,
+    StoreMatrix,
     Update,
     UpdateOp,
     Var,
@@ -58,6 +65,8 @@ class _Verifier:
             set()
         )  # variables with constant values once loops of constant bounds are unrolled
         self.grid_open = False
+        self.fragments: dict[str, Fragment] = {}
+        self.group = 0  # threads of the group loop around; 0 outside one, or where they are no constant
 
     def fault(self, message: str) -> NoReturn:
         lines = print_kernel(self.kernel).splitlines()
@@ -90,9 +99,9 @@ class _Verifier:
 
     @contextmanager
     def scope(self) -> Iterator[None]:
-        saved = dict(self.variables), dict(self.buffers), set(self.known)
+        saved = dict(self.variables), dict(self.buffers), set(self.known), dict(self.fragments), self.group
         yield
-        self.variables, self.buffers, self.known = saved
+        self.variables, self.buffers, self.known, self.fragments, self.group = saved
 
     def block(self, body: tuple[Stmt, ...]) -> None:
         with self.scope():
@@ -101,13 +110,16 @@ class _Verifier:
                 self.statement(s)
 
     def declare(self, buffer: Buffer) -> None:
-        self.need(buffer.name not in self.buffers, f"buffer {buffer.name} is declared twice")
+        known = buffer.name in self.buffers or buffer.name in self.fragments
+        self.need(not known, f"buffer {buffer.name} is declared twice")
         self.buffers[buffer.name] = buffer
 
     def statement(self, s: Stmt) -> None:
         match s:
             case Let(var, value):
                 self.let(var, value)
+            case Alloc(Fragment()):
+                self.fragment(s.buffer)
             case Alloc(buffer):
                 self.need(buffer.space != "global", f"{buffer.name}: expected a space other than global")
                 self.need(buffer.size is not None, f"{buffer.name}: expected a constant size")
@@ -134,10 +146,97 @@ class _Verifier:
                     self.block(otherwise)
             case Prefetch(buffer, index):
                 self.place(buffer, index, 1, None)
-            case Barrier():
-                pass
+            case Barrier(threads):
+                self.neighbours(threads or 1, "barrier")
+            case Copy():
+                self.copy(s)
+            case Exchange(var, value, distance):
+                self.need(distance > 0, f"exchange: expected a distance above 0, got {distance}")
+                self.neighbours(2 * distance, "exchange")
+                self.need(var.lanes == 1, f"exchange: expected a scalar, got {var.lanes} lanes")
+                self.let(var, value)
+                self.known.discard(var.name)
+            case Multiply(total, left, right):
+                self.multiply(total, left, right)
+            case LoadMatrix(fragment, buffer, index, pitch):
+                self.held(fragment, "left", "right")
+                self.matrix(fragment, buffer, index, pitch)
+            case StoreMatrix(buffer, index, pitch, fragment):
+                self.held(fragment, "sum")
+                self.matrix(fragment, buffer, index, pitch)
             case _:
                 self.fault(f"expected a statement, got {type(s).__name__}")
+
+    # Neighbouring threads ------------------------------------------------------------------------
+
+    def neighbours(self, threads: int, what: str) -> None:
+        """Check that a group is made of aligned neighbours of a number; 1 is any."""
+        power = threads > 0 and not threads & (threads - 1)
+        self.need(power, f"{what}: expected a power of two of threads, got {threads}")
+        if threads > 1:
+            whole = self.group and not self.group % threads
+            self.need(
+                bool(whole),
+                f"{what}: expected a group loop over a multiple of {threads} threads, got {self.group or 'none'}",
+            )
+
+    def fragment(self, fragment: Fragment) -> None:
+        name, role = fragment.name, fragment.role
+        self.need(name not in self.buffers and name not in self.fragments, f"buffer {name} is declared twice")
+        self.need(role in get_args(Role), f"no fragment is a {role!r}")
+        dtypes = (f32,) if role == "sum" else (f16, bf16, f32)
+        listed = " or ".join(map(str, dtypes))
+        self.need(fragment.dtype in dtypes, f"{role} {name}: expected {listed}, got {fragment.dtype}")
+        self.need(min(fragment.rows, fragment.columns) > 0, f"{name}: expected elements")
+        self.need(role != "sum" or not fragment.turned, f"{name}: a sum is not turned")
+        self.neighbours(fragment.threads, name)
+        self.need(self.group > 0, f"{name}: expected a group loop around a fragment")
+        self.fragments[name] = fragment
+
+    def held(self, fragment: Fragment, *roles: Role) -> None:
+        name = fragment.name
+        self.need(self.fragments.get(name) == fragment, f"fragment {name} is not declared here")
+        self.need(fragment.role in roles, f"{name}: expected a {' or '.join(roles)}, got a {fragment.role}")
+
+    def matrix(self, fragment: Fragment, buffer: Buffer, index: Expr, pitch: int) -> None:
+        self.place(buffer, index, 1, None)
+        self.typed(index, i64, 1, f"index of {buffer.name}")
+        self.need(buffer.space == "shared", f"{buffer.name}: expected shared memory, got {buffer.space}")
+        self.need(
+            buffer.dtype == fragment.dtype,
+            f"{fragment.name}: expected memory of {fragment.dtype}, got {buffer.dtype}",
+        )
+        line = fragment.rows if fragment.turned else fragment.columns
+        self.need(pitch >= line, f"{fragment.name}: expected lines {line} or more apart, got {pitch}")
+
+    def multiply(self, total: Fragment, left: Fragment, right: Fragment) -> None:
+        for fragment, role in ((total, "sum"), (left, "left"), (right, "right")):
+            self.held(fragment, role)
+        fits = (left.rows, right.rows, right.columns) == (total.rows, left.columns, total.columns)
+        alike = left.dtype == right.dtype and left.threads == right.threads == total.threads
+        self.need(
+            fits and alike,
+            f"{total.name} += {left.name} @ {right.name}: expected factors of one dtype that fit the sum, held "
+            "by the same threads",
+        )
+
+    def copy(self, s: Copy) -> None:
+        self.need(
+            s.count > 0 and not s.count & (s.count - 1),
+            f"copy to {s.buffer.name}: expected a power of two of elements, got {s.count}",
+        )
+        for buffer, index in ((s.buffer, s.index), (s.source, s.start)):
+            self.place(buffer, index, s.count if index.lanes == 1 else 1, None)
+            self.typed(index, i64, 1, f"index of {buffer.name}")
+        same = s.buffer.dtype == s.source.dtype
+        self.need(same, f"copy: expected buffers of one dtype, got {s.buffer.dtype} and {s.source.dtype}")
+        writable = s.buffer.writable or s.buffer.space != "global"
+        self.need(writable, f"{s.buffer.name} is not writable: declare the parameter so, or write elsewhere")
+        if s.mask is not None:
+            self.expression(s.mask)
+            self.typed(s.mask, bool_, 1, f"mask of {s.source.name}")
+
+    # Memory --------------------------------------------------------------------------------------
 
     def alias(self, buffer: Buffer, of: Buffer) -> None:
         self.need(self.buffers.get(of.name) == of, f"{buffer.name}: buffer {of.name} is not declared here")
@@ -175,6 +274,9 @@ class _Verifier:
             self.need(not self.grid_open, f"grid loop over {name} inside the grid loop")
             self.grid_open = True
         with self.scope():
+            if s.kind == "group":
+                whole = s.start == Const(0) and s.step == 1 and isinstance(s.stop, Const)
+                self.group = s.stop.value if whole else 0
             self.variables[name] = s.var
             (self.known.add if fixed else self.known.discard)(name)
             self.block(s.body)

@@ -16,16 +16,15 @@ from tallow.kernel import build
 from tallow.kernel.grammar import (
     Buffer,
     Const,
+    Exchange,
     Expr,
     For,
     If,
     Kernel,
     Let,
     Load,
-    Prefetch,
     Stmt,
     Store,
-    Update,
     Var,
 )
 from tallow.lower.group import Group, KernelCall, Temporary
@@ -111,28 +110,18 @@ def _free_names(statements: Iterable[Stmt], bound: frozenset[str]) -> set[str]:
     for statement in statements:
         inside: set[str] = set()
         match statement:
-            case Let(_, value):
-                read = (value,)
-            case Store(_, index, value, mask):
-                read = (index, value, mask)
-            case Update(_, index, _, value):
-                read = (index, value)
-            case Prefetch(_, index):
-                read = (index,)
-            case For(var, stop, body, start=start):
-                read, inside = (start, stop), _free_names(body, bound | {var.name})
-            case If(condition, then, otherwise):
-                read, inside = (condition,), _free_names(then, bound) | _free_names(otherwise, bound)
-            case _:
-                read = ()
-        free |= ({var.name for var in _variables(read)} - bound) | inside
-        if isinstance(statement, Let):
+            case For(var, body=body):
+                inside = _free_names(body, bound | {var.name})
+            case If(_, then, otherwise):
+                inside = _free_names(then, bound) | _free_names(otherwise, bound)
+        free |= ({var.name for var in _variables(build.stmt_exprs(statement))} - bound) | inside
+        if isinstance(statement, (Let, Exchange)):
             bound |= {statement.var.name}
     return free
 
 
-def _variables(expressions: Iterable[Expr | None]) -> Iterator[Var]:
-    waiting = [e for e in expressions if e is not None]
+def _variables(expressions: Iterable[Expr]) -> Iterator[Var]:
+    waiting = list(expressions)
     while waiting:
         e = waiting.pop()
         if isinstance(e, Var):

@@ -20,16 +20,20 @@ from tallow.kernel.grammar import (
     Call,
     Cast,
     Const,
+    Copy,
+    Exchange,
     Expr,
     For,
     If,
     Kernel,
     Let,
     Load,
+    LoadMatrix,
     Reduce,
     Splat,
     Stmt,
     Store,
+    StoreMatrix,
     Update,
     Var,
 )
@@ -113,7 +117,7 @@ def _names(kernel: Kernel) -> set[str]:
     """The names of a kernel's variables."""
     names = {size.name for size in kernel.sizes}
     for s in build.walk_stmts(kernel.body):
-        names |= {s.var.name} if isinstance(s, (Let, For)) else set()
+        names |= {s.var.name} if isinstance(s, (Let, For, Exchange)) else set()
     return names
 
 
@@ -134,7 +138,7 @@ class _Rebuild:
         match s:
             case Let(var, value):
                 return Let(var, self.expression(value))
-            case Alloc(buffer) if buffer.space == "local":
+            case Alloc(Buffer(space="local") as buffer):
                 self.buffers[buffer] = replace(buffer, size=self.size(buffer.size))
                 return Alloc(self.buffers[buffer])
             case Store(buffer, index, value, mask):
@@ -142,6 +146,14 @@ class _Rebuild:
                 return Store(self.buffer(buffer), self.place(buffer, index), self.expression(value), guard)
             case Update(buffer, index, op, value):
                 return Update(self.buffer(buffer), self.place(buffer, index), op, self.expression(value))
+            case Copy(buffer, index, source, start, count, mask):
+                to = self.buffer(buffer), self.place(buffer, index)
+                guard = None if mask is None else self.expression(mask)
+                return Copy(*to, self.buffer(source), self.place(source, start), count, guard)
+            case Exchange(var, value, distance):
+                return Exchange(var, self.expression(value), distance)
+            case LoadMatrix() | StoreMatrix():
+                return replace(s, index=self.expression(s.index))
             case For(var, stop, body, kind, start, step):
                 if kind not in ("unroll", "group"):
                     start, stop = self.expression(start), self.expression(stop)

@@ -16,6 +16,7 @@ OLDEST = 70  # threads of a warp advance on their own from here on
 EXAMPLE = "sm_90"
 FLAGS = ("tf32", "relu")
 THREADS = 1024  # of a block
+WARP = 32  # threads that exchange values and multiply matrices together
 SHARED = 48 << 10  # bytes that a block may declare
 _NAME = re.compile(r"sm_(\d+)(\d)([af]?)((?:\+(?:tf32|relu))*)")
 # Multiprocessors of the largest common GPU of a capability.
@@ -40,11 +41,13 @@ def capability(name: str) -> tuple[int, int, str]:
 
 def make_target(name: str) -> Target:
     """The target of a name. Its features are the operand types that its tensor cores multiply, and the
-    flags that were asked for."""
+    flags that were asked for; before 8.0 there are no tensor cores for tf32."""
     major, minor, _ = capability(name)
     features = ("f16", "bf16") if major >= 8 else ("f16",)
-    features += tuple(flag for flag in FLAGS if flag in name.split("+"))
-    limits = {"group": THREADS, "shared": SHARED, "units": _UNITS.get(10 * major + minor, 64)}
+    asked = name.split("+")[1:]
+    features += tuple(flag for flag in FLAGS if flag in asked and (flag != "tf32" or major >= 8))
+    units = _UNITS.get(10 * major + minor, 64)
+    limits = {"group": THREADS, "subgroup": WARP, "shared": SHARED, "units": units}
     return Target("cuda", name, features, 0, limits)
 
 

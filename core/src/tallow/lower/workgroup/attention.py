@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from tallow.lower.group import Declined, Group, KernelCall
 from tallow.lower.workgroup.attention_shared import Shared
+from tallow.lower.workgroup.attention_units import Units
 from tallow.lower.workgroup.attention_vectors import Vectors
 from tallow.target import Target
 
@@ -20,5 +21,8 @@ def lower_attention(group: Group, target: Target) -> Sequence[KernelCall] | Decl
         return Declined(f"attention with a head size that is not a constant of 1 to {WIDEST}")
     if target.vector_bytes:
         return Vectors(group, target).calls()
-    writer = Shared(group, target)
-    return writer.calls() if writer.fits else Declined("attention with heads too large for shared memory")
+    for kind in (Units, Shared):
+        writer = kind(group, target)
+        if writer.fits:
+            return writer.calls()
+    return Declined("attention with heads too large for shared memory")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from tallow.dim import Dim, bounds, product
+from tallow.dim import Dim, bounds, exact_quotient, product
 from tallow.dtype import bool_
 from tallow.graph import Node, Value
 from tallow.kernel import build
@@ -19,6 +19,8 @@ from tallow.kernel.grammar import Const, Expr, Load, Stmt
 from tallow.lower.inline import Inliner
 from tallow.lower.pointwise import unravel
 from tallow.ops.pointwise import operand_index
+
+MOST = 8  # elements that are copied at once
 
 
 class Operand(Protocol):
@@ -41,6 +43,13 @@ class Operand(Protocol):
         self, inliner: Inliner, body: list[Stmt], place: object, at: Expr, guard: Expr | None, beside: Expr
     ) -> Expr:
         """Element `at` of a tap, of the line `beside` places after the located one; 0 where `guard` is false."""
+
+    def chunk(self, inliner: Inliner) -> int:
+        """How many elements, from a multiple of as many on, are neighbours `along` the operand, lie at a multiple
+        of as many in memory, and are inside or outside together: a power of two, 1 if nothing is known."""
+
+    def load(self, inliner: Inliner, body: list[Stmt], place: object, at: Expr, guard: Expr) -> Load:
+        """`element` as one load, for operands of chunks; what is known of it holds for its neighbours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +108,32 @@ class Matrix:
             return value if guard is None else select(guard, value, const(0, value.dtype))
         inside = add(at, mul(beside, step)) if self.lines_first else add(mul(at, step), beside)
         return Load(inliner.buffer(self.value), add(place, inside), 1, guard)
+
+    def turn(self, inliner: Inliner) -> Node | None:
+        """The transpose that the operand comes out of, if that is all that is done to a value in memory."""
+        node = inliner.producer.get(self.value)
+        direct = node is not None and node.op == "transpose" and node.inputs[0] not in inliner.producer
+        return node if direct else None
+
+    def chunk(self, inliner: Inliner) -> int:
+        if self.value not in inliner.producer:
+            return whole_power(self.value.shape[-1])
+        turn = self.turn(inliner)
+        inner = self.value.rank - 1 if self.lines_first == (self.along == "depth") else self.value.rank - 2
+        if turn is None or turn["permutation"][inner] != self.value.rank - 1:
+            return 1
+        return whole_power(turn.inputs[0].shape[-1])
+
+    def load(self, inliner: Inliner, body: list[Stmt], place: object, at: Expr, guard: Expr) -> Load:
+        turn = self.turn(inliner)
+        if turn is None:
+            return self.element(inliner, body, place, at, guard, const(0))
+        lead, line = place
+        index = (*lead, line, at) if self.lines_first else (*lead, at, line)
+        source = turn.inputs[0]
+        permuted = sorted(zip(turn["permutation"], index, strict=True), key=lambda pair: pair[0])
+        place = inliner.linear(source.shape, [axis for _, axis in permuted])
+        return Load(inliner.buffer(source), place, 1, guard)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +205,14 @@ class Pixels:
             return Load(data, where, 1, inside if guard is None else logical_and(inside, guard))
         return select(inside, inliner.let(body, Load(data, where, 1, guard), "x"), const(0, data.dtype))
 
+    def chunk(self, inliner: Inliner) -> int:
+        return whole_power(self.each) if self.along == "depth" else 1
+
+    def load(self, inliner: Inliner, body: list[Stmt], place: object, at: Expr, guard: Expr) -> Load:
+        base, inside = place
+        mask = guard if inside is None else logical_and(inside, guard)
+        return Load(inliner.buffer(self.x), add(base, at), 1, mask)
+
 
 @dataclass(frozen=True, slots=True)
 class Filters:
@@ -201,6 +244,12 @@ class Filters:
             return Load(inliner.buffer(self.w), add(add(line, run), beside), 1, guard)
         run = mul(add(mul(add(line, beside), size(shape[1])), at), size(product(shape[2:])))
         return Load(inliner.buffer(self.w), add(run, tap), 1, guard)
+
+    def chunk(self, inliner: Inliner) -> int:
+        return whole_power(self.columns) if self.channels_last else 1
+
+    def load(self, inliner: Inliner, body: list[Stmt], place: object, at: Expr, guard: Expr) -> Load:
+        return self.element(inliner, body, place, at, guard, const(0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,3 +283,17 @@ class Panels:
     ) -> Expr:
         inside = add(mul(at, const(self.w.shape[-1])), beside)
         return Load(inliner.buffer(self.w), add(place, inside), 1, guard)
+
+    def chunk(self, inliner: Inliner) -> int:
+        return 1
+
+    def load(self, inliner: Inliner, body: list[Stmt], place: object, at: Expr, guard: Expr) -> Load:
+        return self.element(inliner, body, place, at, guard, const(0))
+
+
+def whole_power(size: Dim) -> int:
+    """The largest power of two up to MOST that divides a size, whatever it turns out to be."""
+    power = MOST
+    while power > 1 and exact_quotient(size, power) is None:
+        power //= 2
+    return power

@@ -1,7 +1,8 @@
 """Lines: work that goes along some axes of a value and keeps few numbers, as sums, softmax and norms do.
 
 A device with vectors gives each line a thread. Any other gives it some threads of a group, which go through
-it side by side and meet in shared memory to put together what each has found.
+it side by side and put together what each has found: neighbours exchange it where the target has sub-groups, and
+what remains meets in shared memory.
 """
 
 from __future__ import annotations
@@ -13,7 +14,20 @@ from tallow.dtype import DType
 from tallow.graph import Value
 from tallow.kernel import build
 from tallow.kernel.build import add, const, floordiv, less, minimum, mod, mul, sub
-from tallow.kernel.grammar import Alloc, Barrier, Buffer, Expr, For, If, Load, Stmt, Store, Update
+from tallow.kernel.grammar import (
+    Alloc,
+    Barrier,
+    Buffer,
+    Exchange,
+    Expr,
+    For,
+    If,
+    Load,
+    Stmt,
+    Store,
+    Update,
+    Var,
+)
 from tallow.kernel.updates import combine
 from tallow.lower.group import Group, KernelCall
 from tallow.lower.inline import Inliner
@@ -28,6 +42,7 @@ WORK = 2048  # elements of the lines that one thread with vectors goes through
 LONG = 512  # a length that only the run can tell
 
 Write = Callable[[list[Stmt], tuple[Expr, ...]], None]
+Join = Callable[[list[Expr], list[Expr]], list[Expr]]
 
 
 class Line:
@@ -43,6 +58,9 @@ class Line:
         self.lanes, self.rows = _share(self.tail, threads(target))
         if self.vectors:
             self.lanes, self.rows = 1, max(1, WORK // max(bounds(product(self.tail))[1] or LONG, 1))
+        wide = target.limits.get("subgroup", 1)
+        whole = not self.vectors and self.lanes * self.rows % wide == 0 and self.lanes <= wide * wide
+        self.neighbours = wide if whole else 1
         self.statements: list[Stmt] = []
         self.shared: dict[tuple[int, DType], Buffer] = {}
         self.item, self.thread = self.inliner.loop("g"), self.inliner.loop("t")
@@ -122,13 +140,44 @@ class Line:
         (found,) = self.meet([total], lambda one, other: [combine(op, one[0], other[0], 1, kind)])
         return found
 
-    def meet(
-        self, parts: Sequence[Buffer], join: Callable[[list[Expr], list[Expr]], list[Expr]]
-    ) -> list[Expr]:
+    def meet(self, parts: Sequence[Buffer], join: Join) -> list[Expr]:
         """What the line's threads have in registers, joined by twos; every thread has the result."""
+        if self.lanes > 1 and self.neighbours == 1:
+            return self.meet_in_memory(parts, join)
+        found = [self.let(Load(part, const(0)), "all") for part in parts]
+        found = self.exchange(found, min(self.lanes, self.neighbours), join)
+        return found if self.lanes <= self.neighbours else self.meet_others(found, join)
+
+    def exchange(self, found: list[Expr], count: int, join: Join) -> list[Expr]:
+        """What `count` neighbours have, joined by twos; each has the result."""
+        distance = count // 2
+        while distance:
+            other = []
+            for value in found:
+                there = Var(self.inliner.fresh("there"), value.dtype)
+                self.statements.append(Exchange(there, value, distance))
+                other.append(there)
+            found = [self.let(e, "all") for e in join(found, other)]
+            distance //= 2
+        return found
+
+    def meet_others(self, found: list[Expr], join: Join) -> list[Expr]:
+        """What the sub-groups of a line have, by way of shared memory, which each reads as a whole."""
+        many, body = self.lanes // self.neighbours, self.statements
+        places = [self.memory(n, value.dtype) for n, value in enumerate(found)]
+        mine = floordiv(self.thread, const(self.neighbours))
+        stores = tuple(Store(place, mine, value) for place, value in zip(places, found, strict=True))
+        first = build.call("eq", mod(self.thread, const(self.neighbours)), const(0))
+        body += [If(first, stores), Barrier()]
+        line = mul(floordiv(self.thread, const(self.lanes)), const(many))
+        at = self.let(add(line, mod(self.thread, const(many))), "at")
+        found = [self.let(Load(place, at), "all") for place in places]
+        body.append(Barrier())  # before the memory is used again
+        return self.exchange(found, many, join)
+
+    def meet_in_memory(self, parts: Sequence[Buffer], join: Join) -> list[Expr]:
+        """What single threads have, joined in shared memory."""
         zero, body = const(0), self.statements
-        if self.lanes == 1:
-            return [self.let(Load(part, zero), "all") for part in parts]
         places = [self.memory(n, part.dtype) for n, part in enumerate(parts)]
         body += [
             Store(place, self.thread, Load(part, zero)) for part, place in zip(parts, places, strict=True)
@@ -151,11 +200,11 @@ class Line:
         return found
 
     def memory(self, number: int, dtype: DType) -> Buffer:
-        """Shared memory of one element for each thread."""
+        """Shared memory of one element for each sub-group, or for each thread where there are none."""
         key = (number, dtype)
         if key not in self.shared:
             name = self.inliner.fresh("shared")
-            self.shared[key] = Buffer(name, dtype, self.lanes * self.rows, "shared", True)
+            self.shared[key] = Buffer(name, dtype, self.lanes * self.rows // self.neighbours, "shared", True)
         return self.shared[key]
 
     def finish(self, name: str, cost: int, flops: Dim) -> Sequence[KernelCall]:

@@ -12,10 +12,27 @@ from tallow.kernel.grammar import Expr, Stmt
 from tallow.lower.group import Declined, Group, KernelCall
 from tallow.lower.inline import Inliner
 from tallow.lower.pointwise import unravel
+from tallow.lower.reduce import accumulator
 from tallow.lower.workgroup.contraction import Contraction, Filters, Matrix, Operand, Panels, Pixels
-from tallow.lower.workgroup.tiled import lower_contraction
+from tallow.lower.workgroup.fragments import Fragments
+from tallow.lower.workgroup.tile import choose_block, choose_tile
+from tallow.lower.workgroup.tiled import Single, Staged
 from tallow.lower.workgroup.windows import lower_depthwise
 from tallow.target import Target
+
+
+def lower_contraction(
+    group: Group, target: Target, name: str, inliner: Inliner, work: Contraction
+) -> Sequence[KernelCall]:
+    """The kernel of a contraction; each grid iteration is one tile."""
+    dtype, outer = group.root.inputs[0].dtype, product(work.outer)
+    block = choose_block(outer, work.rows, work.columns, work.each, dtype, target)
+    if block is not None:
+        return Fragments(group, inliner, work, block, dtype).call(name)
+    kind = accumulator(dtype)
+    tile = choose_tile(outer, work.rows, work.columns, kind.itemsize, target)
+    writer = Single if tile.depth == 0 else Staged
+    return writer(group, inliner, work, tile, kind).call(name)
 
 
 def lower_matmul(group: Group, target: Target) -> Sequence[KernelCall] | Declined:

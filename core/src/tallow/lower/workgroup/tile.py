@@ -2,7 +2,8 @@
 
 A device with vectors (`Target.vector_bytes`) has groups of one thread, which keeps rows of vectors in
 registers and reads operands where they lie. Any other is taken for a device with shared memory: a group
-stages pieces of both operands there, and each thread keeps a small block of sums in registers.
+stages pieces of both operands there, and each thread keeps a small block of sums in registers. Where the target has
+matrix units for the operands, each sub-group keeps a block of fragments instead.
 """
 
 from __future__ import annotations
@@ -10,12 +11,29 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tallow.dim import Dim, bounds
+from tallow.dtype import DType, f32
 from tallow.target import Target
 
 THREADS = 256  # of a group, where the target allows as many
 UNITS = 64  # groups that keep a device busy, where it does not say
 UNKNOWN = 1024  # a size that only the run can tell
 CHUNK = 4  # neighbouring rows or columns of a thread
+UNIT = 16  # rows and columns of a fragment
+FEWEST = 8  # rows, columns and summed elements that are worth matrix units
+STAGING = 32  # multiplications of a matrix unit in the time that an element takes to be staged
+# Fragments of a sub-group, rows x columns, and sub-groups, down x across.
+BLOCKS = (
+    (4, 2, 2, 4),
+    (4, 2, 2, 2),
+    (2, 4, 2, 2),
+    (2, 2, 2, 2),
+    (1, 2, 2, 2),
+    (1, 2, 1, 4),
+    (1, 1, 2, 2),
+    (1, 1, 1, 4),
+    (1, 1, 4, 1),
+    (1, 1, 1, 1),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +60,32 @@ class Tile:
         return self.down * self.across
 
 
+@dataclass(frozen=True, slots=True)
+class Block:
+    """`down` x `across` sub-groups of `neighbours` threads with `rows` x `columns` fragments of sums each; `depth`
+    summed elements are staged at a time, of which a fragment has `unit`."""
+
+    rows: int
+    columns: int
+    down: int
+    across: int
+    depth: int
+    unit: int
+    neighbours: int
+
+    @property
+    def height(self) -> int:
+        return UNIT * self.rows * self.down
+
+    @property
+    def width(self) -> int:
+        return UNIT * self.columns * self.across
+
+    @property
+    def threads(self) -> int:
+        return self.down * self.across * self.neighbours
+
+
 def lanes(target: Target, itemsize: int = 4) -> int:
     """Elements of a vector."""
     return max(min(target.vector_bytes // itemsize, 16), 1)
@@ -66,6 +110,60 @@ def choose_tile(outer: Dim, rows: Dim, columns: Dim, itemsize: int, target: Targ
         wide = panel_width(columns, itemsize, target)
         return Tile(choose_rows(rows, wide // lanes(target, itemsize), target), wide)
     return _staged(outer, rows, columns, itemsize, target)
+
+
+def has_units(dtype: DType, target: Target) -> bool:
+    """Whether the target has matrix units for a dtype: `features` names what they multiply."""
+    name = "tf32" if dtype == f32 else dtype.name
+    known = name in ("f16", "bf16", "tf32") and name in target.features
+    return known and target.limits.get("subgroup", 1) > 1
+
+
+def unit_depth(dtype: DType) -> int:
+    """Summed elements of a fragment."""
+    return 8 if dtype == f32 else 16
+
+
+def choose_block(
+    outer: Dim, rows: Dim, columns: Dim, each: Dim, dtype: DType, target: Target
+) -> Block | None:
+    """The block of a contraction of runs of `each` elements on matrix units; None without units, or where they
+    would have little to do."""
+    high, wide, run = (_size(d) for d in (rows, columns, each))
+    if not has_units(dtype, target) or min(high, wide, run) < FEWEST:
+        return None
+    unit = unit_depth(dtype)
+    depth = min(max(_ceil_power(run), unit), 64 // dtype.itemsize)
+    neighbours, most = target.limits["subgroup"], threads(target)
+    blocks = [Block(*shape, depth, unit, neighbours) for shape in BLOCKS]
+    memory = target.limits.get("shared", 32 << 10)
+    fitting = [b for b in blocks if b.threads <= most and staged_bytes(b, dtype) <= memory]
+    items, units = _size(outer) if outer != 1 else 1, target.limits.get("units", UNITS)
+
+    def time(block: Block) -> int:
+        tiles = items * -(-high // block.height) * -(-wide // block.width)
+        each_tile = block.height * block.width + STAGING * (block.height + block.width)
+        return -(-tiles // units) * each_tile
+
+    return min(fitting, key=time, default=None)
+
+
+def padding(dtype: DType) -> int:
+    """Elements between lines in shared memory, so that those of neighbours are in different banks."""
+    return 16 // dtype.itemsize
+
+
+def staged_bytes(block: Block, dtype: DType) -> int:
+    """Shared memory that a block needs at most: pieces of both operands, or a row of each sub-group's fragments."""
+    gap = padding(dtype)
+    lines, depth = block.height + block.width, block.depth
+    pieces = max((lines * (depth + gap)), (lines + 2 * gap) * depth) * dtype.itemsize
+    return max(pieces, block.down * block.across * UNIT * patch_pitch(block) * f32.itemsize)
+
+
+def patch_pitch(block: Block) -> int:
+    """Elements from one row of a sub-group's fragments to the next, where they are written to memory."""
+    return UNIT * block.columns + 4
 
 
 def choose_rows(rows: Dim, vectors: int, target: Target) -> int:

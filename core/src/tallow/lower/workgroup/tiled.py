@@ -15,30 +15,17 @@ from tallow.kernel.grammar import Alloc, Barrier, Buffer, Expr, For, If, Load, S
 from tallow.lower.group import Group, KernelCall
 from tallow.lower.inline import Inliner
 from tallow.lower.pointwise import count_flops, unravel
-from tallow.lower.reduce import accumulator
 from tallow.lower.workgroup.contraction import Contraction, Operand
-from tallow.lower.workgroup.tile import CHUNK, Tile, choose_tile
-from tallow.target import Target
+from tallow.lower.workgroup.tile import CHUNK, Block, Tile
 
 PARALLEL_FLOPS = 60_000  # arithmetic that is worth a thread of its own
 
 
-def lower_contraction(
-    group: Group, target: Target, name: str, inliner: Inliner, work: Contraction
-) -> Sequence[KernelCall]:
-    """The kernel of a contraction; each grid iteration is one tile."""
-    kind = accumulator(group.root.inputs[0].dtype)
-    tile = choose_tile(product(work.outer), work.rows, work.columns, kind.itemsize, target)
-    writer = _Single if tile.depth == 0 else _Staged
-    return writer(group, inliner, work, tile, kind).call(name)
-
-
-class _Tiled:
+class Tiled:
     """One kernel while it is written."""
 
-    def __init__(self, group: Group, inliner: Inliner, work: Contraction, tile: Tile, kind: DType):
+    def __init__(self, group: Group, inliner: Inliner, work: Contraction, tile: Tile | Block, kind: DType):
         self.group, self.inliner, self.work, self.tile, self.kind = group, inliner, work, tile, kind
-        self.total = Buffer(inliner.fresh("sums"), kind, tile.rows * tile.columns, "register", True)
 
     def call(self, name: str) -> Sequence[KernelCall]:
         inliner, work, tile = self.inliner, self.work, self.tile
@@ -62,6 +49,11 @@ class _Tiled:
         """A line, or the last one."""
         return minimum(line, self.inliner.size(size - 1))
 
+    def sums(self) -> Buffer:
+        """The sums of one thread."""
+        size = self.tile.rows * self.tile.columns
+        return Buffer(self.inliner.fresh("sums"), self.kind, size, "register", True)
+
     def over_taps(self, write: Callable[[Expr], list[Stmt]]) -> list[Stmt]:
         if self.work.taps == 1:
             return write(const(0))
@@ -77,11 +69,12 @@ class _Tiled:
             scope.store(value, value.shape, index, scope.read(value, index))
 
 
-class _Single(_Tiled):
+class Single(Tiled):
     """One thread: rows of vectors in registers, operands read where they lie."""
 
     def tile_body(self, outer: Sequence[Expr], row: Expr, column: Expr) -> list[Stmt]:
         inliner, work, tile = self.inliner, self.work, self.tile
+        self.total = self.sums()
         body: list[Stmt] = []
         rows = [inliner.let(body, self.last(work.rows, add(row, const(r))), "row") for r in range(tile.rows)]
         places = [work.left.place(inliner, body, outer, at) for at in rows]
@@ -135,13 +128,15 @@ class _Single(_Tiled):
         return For(n, const(self.tile.columns), tuple(body), "vector")
 
 
-class _Side:
+class Side:
     """Half of the staging: one operand's lines of a tile, copied to shared memory by all threads.
 
     Each thread fetches the same places of every piece: next pieces wait in registers while this one is used.
     """
 
-    def __init__(self, tiled: _Staged, operand: Operand, lines: int, name: str):
+    beside = 1  # neighbouring lines that are copied at once
+
+    def __init__(self, tiled: Staged, operand: Operand, lines: int, name: str):
         self.tiled, self.operand, self.lines = tiled, operand, lines
         inliner, tile, kind = tiled.inliner, tiled.tile, tiled.kind
         self.pitch = lines + (CHUNK if operand.along == "depth" else 0)
@@ -166,13 +161,13 @@ class _Side:
         return self.lines * self.tiled.tile.depth < self.tiled.tile.threads
 
     def locate(self, body: list[Stmt], outer: Sequence[Expr], first: Expr, size: Dim, thread: Expr) -> None:
-        tiled, inliner = self.tiled, self.tiled.inliner
+        inliner = self.tiled.inliner
         self.places = []
         known: dict[Expr, object] = {}
         for line, at in self.spread(thread):
             line, at = inliner.let(body, line, "line"), inliner.let(body, at, "at")
             if line not in known:
-                beyond = tiled.last(size, add(first, line))
+                beyond = minimum(add(first, line), inliner.size(size - self.beside))
                 known[line] = self.operand.place(inliner, body, outer, inliner.let(body, beyond, "line"))
             self.places.append((line, at, known[line]))
 
@@ -188,8 +183,12 @@ class _Side:
             guard = inliner.let(body, less(k, size), "inside")
             if self.idle:
                 guard = logical_and(guard, self.mine())
-            value = self.operand.element(inliner, body, at_tap[id(place)], k, guard, const(0))
-            body.append(Store(self.waiting, const(j), build.cast(value, tiled.kind)))
+            self.take(body, j, at_tap[id(place)], k, guard)
+
+    def take(self, body: list[Stmt], j: int, place: object, k: Expr, guard: Expr) -> None:
+        """Element `k` of a line into register `j`."""
+        value = self.operand.element(self.tiled.inliner, body, place, k, guard, const(0))
+        body.append(Store(self.waiting, const(j), build.cast(value, self.waiting.dtype)))
 
     def mine(self) -> Expr:
         return less(self.tiled.thread, const(self.lines * self.tiled.tile.depth))
@@ -203,15 +202,15 @@ class _Side:
         return [If(self.mine(), stores)] if self.idle else list(stores)
 
 
-class _Staged(_Tiled):
+class Staged(Tiled):
     """A group of threads: pieces of both operands in shared memory, a block of sums for each thread."""
 
     def tile_body(self, outer: Sequence[Expr], row: Expr, column: Expr) -> list[Stmt]:
         inliner, work, tile = self.inliner, self.work, self.tile
-        self.thread = inliner.loop("t")
+        self.total, self.thread = self.sums(), inliner.loop("t")
         left, right = (
-            _Side(self, work.left, tile.height, "left"),
-            _Side(self, work.right, tile.width, "right"),
+            Side(self, work.left, tile.height, "left"),
+            Side(self, work.right, tile.width, "right"),
         )
         body: list[Stmt] = []
         self.down = inliner.let(body, floordiv(self.thread, const(tile.across)), "down")
@@ -226,7 +225,7 @@ class _Staged(_Tiled):
         loop = For(self.thread, const(tile.threads), tuple(body), "group")
         return [Alloc(left.memory), Alloc(right.memory), loop]
 
-    def pieces(self, left: _Side, right: _Side) -> list[Stmt]:
+    def pieces(self, left: Side, right: Side) -> list[Stmt]:
         """All pieces of all taps: share one, fetch the next, sum up."""
         inliner, work, depth = self.inliner, self.work, self.tile.depth
         each = ceildiv(work.each, depth)
@@ -249,7 +248,7 @@ class _Staged(_Tiled):
         inner += [*self.multiply(left, right), Barrier()]
         return [*body, For(piece, inliner.size(count), tuple(inner))]
 
-    def multiply(self, left: _Side, right: _Side) -> list[Stmt]:
+    def multiply(self, left: Side, right: Side) -> list[Stmt]:
         """The piece's products into the thread's sums."""
         inliner, tile = self.inliner, self.tile
         k = inliner.loop("k")

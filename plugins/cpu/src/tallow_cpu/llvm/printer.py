@@ -13,7 +13,6 @@ from tallow.kernel.build import const
 from tallow.kernel.grammar import (
     Alias,
     Alloc,
-    Barrier,
     Bitcast,
     Buffer,
     Call,
@@ -132,8 +131,9 @@ class _Printer:
             case Prefetch(buffer, index, write):
                 where = f"ptr {self.address(buffer, index, 'getelementptr')}"
                 self.lines.append(f" call void @llvm.prefetch.p0({where}, i32 {int(write)}, i32 3, i32 1)")
-            case Barrier():
-                raise CompileError(f"kernel {self.kernel.name}: the CPU has no work-groups, so no barrier")
+            case _:
+                what = type(s).__name__.lower()
+                raise CompileError(f"kernel {self.kernel.name}: the CPU has no work-groups, so no {what}")
 
     def alloc(self, buffer: Buffer) -> None:
         if buffer.space == "shared":
