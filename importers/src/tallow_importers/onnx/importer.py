@@ -327,9 +327,7 @@ class _Importer:
             self.problems.breaks(error, where)
         except _MALFORMED as error:
             given = f"{len(node.input)} operands and attributes {', '.join(a.name for a in node.attribute) or 'none'}"
-            self.problems.breaks(
-                f"{where} is malformed: it has {given} ({type(error).__name__}: {error})"
-            )
+            self.problems.breaks(f"{where} is malformed: it has {given} ({type(error).__name__}: {error})")
         for name, value in zip(node.output, [*results, *[None] * len(node.output)], strict=False):
             self._define(context, name, value)
 
