@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -13,7 +14,9 @@ from tallow.roofline import Roofline
 from tallow.runtime.binding import Bound
 from tallow.runtime.layout import size_of
 from tallow.runtime.machine import Machine
-from tallow.schedule.program import KernelStep, Program
+from tallow.schedule.program import KernelStep, PlacedStep, Program
+
+DEVICE = "device"  # the place of kernels, where there is one device alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,41 +92,76 @@ class Profile:
 
 
 def measure(
-    program: Program, machine: Machine, bound: Bound, runs: int, roofline: Roofline | None = None
+    program: Program,
+    machine: Machine,
+    bound: Bound,
+    runs: int,
+    roofline: Roofline | None = None,
+    names: Sequence[str] = (DEVICE,),
 ) -> Profile:
-    """Runs the program `runs` times after one to warm up."""
-    samples: dict[int, list[float]] = {}
+    """Runs the program `runs` times after one to warm up. `names`: what the profile calls the devices."""
+    samples: dict[tuple[int, ...], list[float]] = {}
     machine.run(bound)
     for _ in range(runs):
-        machine.run(bound, observe=lambda step, seconds: samples.setdefault(step, []).append(seconds))
-    return Profile(
-        tuple(
-            _step(program, n, median(times), bound.sizes, roofline) for n, times in sorted(samples.items())
-        ),
-        roofline,
-    )
+        machine.run(bound, observe=lambda step, seconds: samples.setdefault(_path(step), []).append(seconds))
+    medians = [(path, median(times)) for path, times in sorted(samples.items())]
+    return _profile(program, medians, bound.sizes, roofline, names)
 
 
-def observe(program: Program, machine: Machine, bound: Bound) -> tuple[list, Profile]:
+def observe(
+    program: Program, machine: Machine, bound: Bound, names: Sequence[str] = (DEVICE,)
+) -> tuple[list, Profile]:
     """The results of one run, and what each of its steps took."""
-    seconds: list[tuple[int, float]] = []
-    results = machine.run(bound, observe=lambda step, taken: seconds.append((step, taken)))
-    return results, Profile(tuple(_step(program, n, taken, bound.sizes, None) for n, taken in seconds))
+    seconds: list[tuple[tuple[int, ...], float]] = []
+    results = machine.run(bound, observe=lambda step, taken: seconds.append((_path(step), taken)))
+    return results, _profile(program, seconds, bound.sizes, None, names)
+
+
+def _path(step: int | tuple[int, ...]) -> tuple[int, ...]:
+    """The number of a step, or those of a placed step and of one inside."""
+    return step if isinstance(step, tuple) else (step,)
+
+
+def _profile(
+    program: Program,
+    taken: Sequence[tuple[tuple[int, ...], float]],
+    sizes: Mapping[str, int],
+    roofline: Roofline | None,
+    names: Sequence[str],
+) -> Profile:
+    steps = []
+    for path, seconds in taken:
+        owner, device = program, 0
+        for number in path[:-1]:
+            placed = owner.steps[number]
+            owner, device = placed.program, placed.device
+        limits = None if device else roofline
+        steps.append(_step(owner, path[-1], seconds, sizes, limits, names, device))
+    return Profile(tuple(steps), roofline)
 
 
 def _step(
-    program: Program, number: int, seconds: float, sizes: dict[str, int], roofline: Roofline | None
+    program: Program,
+    number: int,
+    seconds: float,
+    sizes: Mapping[str, int],
+    roofline: Roofline | None,
+    names: Sequence[str],
+    device: int,
 ) -> StepTime:
     step = program.steps[number]
+    if isinstance(step, PlacedStep):
+        nodes = tuple(each.node for each in step.moved if each.node)
+        return StepTime(f"copies for {names[step.device]}", "copy", seconds, 0, 0, nodes)
     if not isinstance(step, KernelStep):
         return StepTime(step.op, "host", seconds, 0, 0, (step.location.name,))
-    nodes = step.nodes
+    nodes, place = step.nodes, names[device]
     try:
         moved = sum(size_of(program, slot, sizes) for slot in dict.fromkeys(step.arguments))
         flops = evaluate(step.flops, sizes)
     except GraphError:  # sizes that only the run can tell
-        return StepTime(step.label, "device", seconds, 0, 0, nodes)
+        return StepTime(step.label, place, seconds, 0, 0, nodes)
     if roofline is None or not seconds:
-        return StepTime(step.label, "device", seconds, flops, moved, nodes)
+        return StepTime(step.label, place, seconds, flops, moved, nodes)
     share = roofline.least_seconds(flops, moved) / seconds
-    return StepTime(step.label, "device", seconds, flops, moved, nodes, share, roofline.limit(flops, moved))
+    return StepTime(step.label, place, seconds, flops, moved, nodes, share, roofline.limit(flops, moved))

@@ -43,6 +43,10 @@ class Value:
         return f"%{self.name}: {self.type}"
 
 
+OUTER_SIZES = (
+    "tallow.sizes"  # metadata of a graph that stands in another: sizes bound there, with spaces between
+)
+
 Attribute = Union[int, float, bool, str, DType, Expr, tuple, np.ndarray, "Graph", None]
 
 
@@ -128,6 +132,11 @@ def walk(graph: Graph) -> Iterator[Node]:
         for region in node.regions.values():
             yield from walk(region)
         yield node
+
+
+def outer_sizes(graph: Graph) -> frozenset[str]:
+    """Names of the sizes that are bound where the graph stands."""
+    return frozenset(graph.metadata.get(OUTER_SIZES, "").split())
 
 
 def attribute_symbols(attribute: Attribute) -> set[str]:

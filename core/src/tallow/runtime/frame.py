@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tallow.backend import Prepared
+from tallow.backend import Device, Prepared
+from tallow.runtime.device_array import DeviceArray
 from tallow.runtime.layout import PhaseLayout
 
 
@@ -24,7 +25,8 @@ class Arena(NamedTuple):
 class Frame:
     """One run in progress: addresses by base number, and the values of slots that have owners.
 
-    placed: memory of slots that kernels know. fetched: the host's copies of values on the device.
+    placed: memory of slots that kernels know. fetched: the host's copies of values on a device. sent: copies
+    of values on other devices, by slot and device.
     """
 
     bases: list[int]
@@ -34,6 +36,7 @@ class Frame:
     arenas: dict[int, Arena] = field(default_factory=dict)
     placed: dict[int, object] = field(default_factory=dict)
     fetched: dict[int, np.ndarray] = field(default_factory=dict)
+    sent: dict[tuple[int, Device], DeviceArray] = field(default_factory=dict)
 
 
 class Segment(NamedTuple):
