@@ -91,13 +91,13 @@ def compile(
     unless moving there and back would cost more than it gains.
     dims fixes sizes ({"batch": 8}) or bounds them ({"batch": (1, 8)}; None is no limit). threads: at most
     so many, by default TALLOW_THREADS or all cores. tune: measure what estimates would decide, and keep
-    it for later compilations; a function is told how far that is: tune(done, all, what). strict: refuse
-    a model that would leave the first device.
+        it for later compilations; a function is told how far that is: tune(done, all, what). strict: the first
+    device alone, and no steps in numpy.
     Raises ImportFailed, CompileError (also where `tune` has no device to measure on, and by `strict`, with
     every node that would leave), GraphError for dims that the model does not have, or Unavailable when a
     backend is not installed.
     """
-    sizes, devices = normal_dims(dims or {}), split_devices(device)
+    sizes, devices = normal_dims(dims or {}), split_devices(device)[: 1 if strict else None]
     if isinstance(model, (str, Path, bytes)):
         compiled = compile_source(model, devices, sizes, format, threads, tune, strict)
         return open_compiled(compiled, threads, devices)

@@ -91,8 +91,8 @@ def compile_graph(
     strict: bool = False,
 ) -> Compiled:
     """Everything that a device, or a list of them in order of preference, needs to run the graph; opens none
-    unless `tune` asks to measure on it."""
-    benches = benches_of(device, threads)
+    unless `tune` asks to measure on it. `strict`: for the first alone; CompileError lists what would leave it."""
+    benches = benches_of(device, threads)[: 1 if strict else None]
     refuse_impossible(graph)
     metadata, given = dict(graph.metadata), [graph]
     del graph  # so that its constants go as soon as passes replace them

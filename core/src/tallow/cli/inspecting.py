@@ -68,12 +68,14 @@ def _inspect_artifact(path: Path, as_json: bool) -> None:
 @MODEL
 @DEVICE
 @DIMS
-@click.option("--strict", is_flag=True, help="Exit with 1 when a step would leave the first device.")
+@click.option(
+    "--strict", is_flag=True, help="The first device alone; exit with 1 when a node would leave it."
+)
 @JSON
 def check(model: Path, device: str, dims, strict: bool, as_json: bool) -> None:
     """Say, without compiling, whether a model is supported, and which steps will run on the host, or on another
     device than the first, and why."""
-    makers = makers_of(benches_of(device))
+    makers = makers_of(benches_of(device)[: 1 if strict else None])
     try:
         with working(f"checking {model.name}"):
             program, _ = build([tallow.load(model, sizes_of(dims)).graph], makers)

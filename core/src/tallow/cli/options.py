@@ -28,7 +28,9 @@ DEVICE = click.option(
     show_default=True,
     help="Backend, or backend:architecture; several with commas between, in order of preference.",
 )
-STRICT = click.option("--strict", is_flag=True, help="Refuse a model that would leave the first device.")
+STRICT = click.option(
+    "--strict", is_flag=True, help="The first device alone; refuse a model with nodes that would leave it."
+)
 DIMS = click.option(
     "--dim",
     "dims",

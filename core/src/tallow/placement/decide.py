@@ -1,4 +1,8 @@
-"""decide: which device runs each node, the first that can unless moving there and back costs more than it gains."""
+"""decide: which device runs each node, the first that can unless moving there and back costs more than it gains.
+
+The order of a list is the user's: seconds of work count where another device than the first does it, and seconds
+of copies count. What is least in sum is found exactly; of more than two devices, the first against the rest.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,7 @@ from tallow.placement.survey import Finding, Survey
 MOVED = "moving there and back would cost more than it gains"
 TICKS, LONGEST = 1e12, 1 << 50  # of a second, which costs are counted in; the most of them that count
 MOST_TRIPS = 1 << 20
+ENTER = 20e-6  # seconds that a step on another device takes to begin
 
 Known = Mapping[Value, Node]  # who makes each constant
 
@@ -24,13 +29,14 @@ class Decision:
     """Where the nodes of one graph run.
 
     device: the number of a device; of nodes that no device has a kernel for, None. why: of those that leave
-    the first. inner: decisions of regions whose control flow stays on the first. seconds: that it takes.
+    the first. inner: decisions of regions whose control flow stays on the first. lost: seconds of other devices'
+    work and of copies.
     """
 
     device: dict[Node, int | None] = field(default_factory=dict)
     why: dict[Node, str] = field(default_factory=dict)
     inner: dict[Graph, Decision] = field(default_factory=dict)
-    seconds: float = 0.0
+    lost: float = 0.0
 
     @property
     def leaves(self) -> bool:
@@ -40,8 +46,8 @@ class Decision:
 
 @dataclass(eq=False)
 class Costs:
-    """Seconds of a node on each device, or why it cannot be there. inner: decisions of its regions if it is
-    control flow that stays on the first."""
+    """What a node costs on each device in seconds, none on the first, or why it cannot be there. inner:
+    decisions of its regions if it is control flow that stays on the first, and costs what is lost there."""
 
     seconds: list[float | None]
     refusals: list[str | None]
@@ -58,25 +64,20 @@ class Costs:
 def decide(graph: Graph, surveys: Sequence[Survey], known: Known) -> Decision:
     """The devices of a graph's nodes; `known` are constants of the graphs around it."""
     known = {**known, **_constants(graph.nodes)}
-    costs = {node: _costs(node, surveys, known) for node in graph.nodes if not is_free(node)}
+    costs = {node: _costs(node, surveys, known) for node in graph.nodes if node.op != "constant"}
     working = [node for node in costs if any(s is not None for s in costs[node].seconds)]
     decision = Decision(dict.fromkeys(costs))
     decision.device |= _assign(graph, working, costs, surveys, range(len(surveys)))
     for node in working:
         device = decision.device[node]
-        decision.seconds += costs[node].seconds[device]
+        decision.lost += costs[node].seconds[device]
         if device == 0:
             decision.inner |= costs[node].inner
         else:
             decision.why[node] = costs[node].why_not(device, [s.site.name for s in surveys])
     rates = [survey.rates for survey in surveys]
-    decision.seconds += sum(_copies(graph, decision.device, rates))
+    decision.lost += sum(_copies(graph, decision.device, rates)) + ENTER * any(decision.device.values())
     return decision
-
-
-def is_free(node: Node) -> bool:
-    """Whether a node is no work for any device: constants, and sizes that the host reads."""
-    return node.op == "constant" or not node.outputs
 
 
 def _constants(nodes: Iterable[Node]) -> dict[Value, Node]:
@@ -87,10 +88,13 @@ def _constants(nodes: Iterable[Node]) -> dict[Value, Node]:
 
 
 def _costs(node: Node, surveys: Sequence[Survey], known: Known) -> Costs:
+    if not node.outputs:  # sizes, which the host reads
+        return Costs([None] * len(surveys), [None] * len(surveys))
     if node.regions:
         return _control_costs(node, surveys, known)
     found = [survey.find(node, known) for survey in surveys]
-    return Costs([f.seconds if f.refusal is None else None for f in found], [f.refusal for f in found])
+    seconds = [f.seconds * bool(number) if f.refusal is None else None for number, f in enumerate(found)]
+    return Costs(seconds, [f.refusal for f in found])
 
 
 def _control_costs(node: Node, surveys: Sequence[Survey], known: Known) -> Costs:
@@ -105,7 +109,7 @@ def _control_costs(node: Node, surveys: Sequence[Survey], known: Known) -> Costs
         reasons = sorted({each.refusal for each in found if each.refusal is not None})
         costs.refusals.append("; ".join(reasons) or None)
         costs.seconds.append(None if reasons else times * sum(each.seconds for each in found))
-    costs.seconds[0] = times * sum(each.seconds for each in inner.values())
+    costs.seconds[0] = times * sum(each.lost for each in inner.values())
     return costs
 
 
@@ -117,7 +121,7 @@ def _inside(node: Node) -> Iterator[Node]:
 
 def _whole(node: Node, survey: Survey, surveys: Sequence[Survey], known: Known) -> Finding:
     """A node that goes where its region goes; those that no device can run are the host's."""
-    if is_free(node) or node.regions:
+    if node.op == "constant" or node.regions or not node.outputs:
         return Finding(None)
     found = survey.find(node, known)
     if found.refusal is None:
@@ -174,7 +178,7 @@ def _assign(
     moves = []
     for value, maker, readers in _values(graph, item):
         size = usual_bytes(value.type)
-        seconds = here.copy(size) + min(rates.copy(size) for rates in there)
+        seconds = ENTER + here.copy(size) + min(rates.copy(size) for rates in there)
         moves.append(Move(item[maker], tuple(item[reader] for reader in readers), _ticks(seconds)))
     away = cut(sides, moves)
     staying = {node: first for node in nodes if not away[item[node]]}
@@ -183,14 +187,10 @@ def _assign(
 
 
 def _sides(costs: Costs, first: int, rest: Sequence[int]) -> tuple[int, int]:
-    """What a node costs on the first device and on the best of the rest. Being faster is no reason to leave
-    for what runs on the first device as a whole."""
-    here = costs.seconds[first]
+    """What a node costs on the first of some devices and on the best of the rest."""
+    here = costs.seconds[first] if first == 0 or costs.seconds[first] is None else 0.0
     there = min((s for device in rest if (s := costs.seconds[device]) is not None), default=None)
-    if here is None or there is None:
-        return (INFINITE if here is None else 0), (INFINITE if there is None else 0)
-    mixed = any(each.leaves for each in costs.inner.values()) and first == 0
-    return (_ticks(max(0.0, here - there)) if mixed else 0), _ticks(max(0.0, there - here))
+    return tuple(INFINITE if seconds is None else _ticks(seconds) for seconds in (here, there))
 
 
 def _host_side(here: Rates, there: Sequence[Rates]) -> tuple[int, int]:
