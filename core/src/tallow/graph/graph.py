@@ -43,9 +43,7 @@ class Value:
         return f"%{self.name}: {self.type}"
 
 
-OUTER_SIZES = (
-    "tallow.sizes"  # metadata of a graph that stands in another: sizes bound there, with spaces between
-)
+OUTER_SIZES = "tallow.sizes"  # metadata of a graph in another: sizes of both, with spaces between
 
 Attribute = Union[int, float, bool, str, DType, Expr, tuple, np.ndarray, "Graph", None]
 
@@ -135,7 +133,7 @@ def walk(graph: Graph) -> Iterator[Node]:
 
 
 def outer_sizes(graph: Graph) -> frozenset[str]:
-    """Names of the sizes that are bound where the graph stands."""
+    """Names of the sizes that a graph shares with the one it stands in: bound there, or here for there."""
     return frozenset(graph.metadata.get(OUTER_SIZES, "").split())
 
 

@@ -100,7 +100,7 @@ def _region(
     operands = tuple(v for v in needed if v not in known)
     results = tuple(v for node in part for v in node.outputs if outside(v, part))
     defines = tuple(name for node in part for name in node.defines)
-    sizes = {name for node in part for name in used_symbols(node)} - set(defines)
+    sizes = {*defines, *(name for node in part for name in used_symbols(node))}
     metadata = {OUTER_SIZES: " ".join(sorted(sizes))}
     body = Graph("on", operands, results, (*constants, *part), metadata=metadata)
     moved = [node for node in part if node in decision.why]
