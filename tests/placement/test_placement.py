@@ -180,7 +180,7 @@ def test_three_devices():
 def test_devices_without_a_part_are_not_opened():
     graph = chain("neg", "sin")
     register("two", ["neg"])
-    run = tallow.compile(graph, [register("one", ["sin"]), "two", register("three", ["sin"], kind="host")])
+    run = tallow.compile(graph, [register("one", ["sin"]), "two", register("three", ["sin", "neg"])])
     assert places(run) == ["one", "two"] and set(run.devices) == {0, 1}
     assert not run.compiled.others[1].code.entries
 

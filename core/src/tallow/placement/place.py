@@ -5,18 +5,27 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Mapping, Sequence
 
-from tallow.graph import OUTER_SIZES, Graph, Node, Value, consumers, reads, used_symbols
+from tallow.graph import OUTER_SIZES, Graph, Node, Value, consumers, reads, used_symbols, walk
+from tallow.passes.decompose import decompose
 from tallow.placement.decide import MOVED, Decision, decide
 from tallow.placement.survey import Survey
+from tallow.verify import checked
 
 Segment = tuple[int, list[Node]]
 
 
 def place(graph: Graph, surveys: Sequence[Survey]) -> Graph:
-    """An understood graph for the first of some devices; nodes `on` hold what the others run. The graph
-    itself if nothing leaves the first."""
+    """An understood graph for the first of some devices; nodes `on` hold what the others run. Composite
+    operators that no device takes whole are written out, so that each can take its part."""
+    graph = checked(decompose, graph, _taker(graph, surveys))
     decision = decide(graph, surveys, {})
     return _placed(graph, decision, surveys, {}) if decision.leaves else graph
+
+
+def _taker(graph: Graph, surveys: Sequence[Survey]) -> Callable[[Node], bool]:
+    """Whether any device takes a node as it is."""
+    known = {node.output: node for node in walk(graph) if node.op == "constant"}
+    return lambda node: any(survey.find(node, known).refusal is None for survey in surveys)
 
 
 def _placed(
