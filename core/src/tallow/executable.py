@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from tallow import artifact, plugins
-from tallow.backend import Device, device_names
+from tallow.backend import Device
 from tallow.compiled import Compiled, Part, with_aligned_constants
 from tallow.dtype import DType
 from tallow.errors import InputError, Unavailable
@@ -250,25 +250,22 @@ class Executable:
     def profile(self, inputs: Mapping[str, object], runs: int = 10, roofline: bool = True) -> Profile:
         """Time of each step, the median of `runs` runs, beside what this machine could reach: `roofline`
         measures that once for each number of threads, in about a second; other devices have none."""
-        from tallow.profile import measure
+        from tallow.profile import measure, names_of
         from tallow.roofline import measure_roofline
 
         if runs < 1:
             raise InputError(f"runs = {runs}: expected 1 or more")
         limits = measure_roofline(self.threads) if roofline and self.device.is_host else None
-        return measure(self.compiled.program, self._machine, self._bind(inputs), runs, limits, self._names)
-
-    @property
-    def _names(self) -> list[str]:
-        """What a profile calls the devices of the list."""
-        return device_names(self.compiled.targets) if self.compiled.others else ["device"]
+        return measure(
+            self.compiled.program, self._machine, self._bind(inputs), runs, limits, names_of(self.compiled)
+        )
 
     def run_observed(self, inputs: Mapping[str, object]) -> tuple[dict[str, np.ndarray], Profile]:
         """As `run`, with the time that each step of this one run took."""
-        from tallow.profile import observe
+        from tallow.profile import names_of, observe
 
         bound = self._bind(inputs)
-        results, profile = observe(self.compiled.program, self._machine, bound, self._names)
+        results, profile = observe(self.compiled.program, self._machine, bound, names_of(self.compiled))
         return dict(zip(self.compiled.program.output_names, results, strict=True)), profile
 
     def __getstate__(self):

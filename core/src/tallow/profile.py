@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from tallow.backend import device_names
+from tallow.compiled import Compiled
 from tallow.dim import evaluate
 from tallow.errors import GraphError
 from tallow.roofline import Roofline
@@ -89,6 +91,11 @@ class Profile:
             )
             start += s.seconds
         Path(path).write_text(json.dumps({"traceEvents": events}))
+
+
+def names_of(compiled: Compiled) -> list[str]:
+    """What profiles call the devices that a program is made for."""
+    return device_names(compiled.targets) if compiled.others else [DEVICE]
 
 
 def measure(

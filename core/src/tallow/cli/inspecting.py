@@ -18,6 +18,7 @@ from tallow.compiler import benches_of, makers_of
 from tallow.errors import ImportFailed
 from tallow.graph import print_graph, walk
 from tallow.kernel.text import print_kernel
+from tallow.placement.decide import MOVED
 from tallow.schedule.leaving import leaving
 from tallow.schedule.program import ControlStep, HostStep, PlacedStep, Program, programs_of
 
@@ -95,13 +96,17 @@ def check(model: Path, device: str, dims, strict: bool, as_json: bool) -> None:
 
 
 def _say(model: Path, steps: int, rows: list[dict], moved: list[dict]) -> None:
+    """In words and tables; nodes that follow others are counted."""
     counts = Counter(row["on"] for row in moved)
     elsewhere = "".join(f", {count} nodes on {name}" for name, count in counts.items())
     head = f"{model.name}: every operator is supported; {len(rows)} of {steps} steps run on the host"
     click.echo(head + elsewhere)
-    for table in (rows, moved):
+    refused = [row for row in moved if row["reason"] != MOVED]
+    for table in (rows, refused):
         if table:
             show_table(table)
+    if len(refused) < len(moved):
+        click.echo(f"{len(moved) - len(refused)} nodes are where others are: {MOVED}")
 
 
 def _host_steps(program: Program):

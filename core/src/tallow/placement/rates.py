@@ -9,7 +9,7 @@ from tallow.dim import Dim, evaluate, symbols
 from tallow.errors import TallowError
 from tallow.types import TensorType, Type
 
-USUAL = 64  # what a size that is not known is taken for, inside its bounds
+USUAL = 128  # what a size that is not known is taken for, inside its bounds
 
 
 class Rates(NamedTuple):
