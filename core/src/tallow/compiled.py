@@ -75,8 +75,6 @@ class Compiled:
     @property
     def used(self) -> frozenset[int]:
         """Numbers of the devices that a run needs."""
-        if not self.others:
-            return frozenset({0})
         return frozenset(device for device, _ in programs_of(self.program))
 
 

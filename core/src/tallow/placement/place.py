@@ -6,6 +6,7 @@ import heapq
 from collections.abc import Callable, Mapping, Sequence
 
 from tallow.graph import OUTER_SIZES, Graph, Node, Value, consumers, reads, used_symbols, walk
+from tallow.passes.bind import copied
 from tallow.passes.decompose import decompose
 from tallow.placement.decide import MOVED, Decision, decide
 from tallow.placement.survey import Survey
@@ -111,7 +112,7 @@ def _region(
     defines = tuple(name for node in part for name in node.defines)
     sizes = {*defines, *(name for node in part for name in used_symbols(node))}
     metadata = {OUTER_SIZES: " ".join(sorted(sizes))}
-    body = Graph("on", operands, results, (*constants, *part), metadata=metadata)
+    body = copied(Graph("on", operands, results, (*constants, *part), metadata=metadata))
     moved = [node for node in part if node in decision.why]
     refused = [node for node in moved if decision.why[node] != MOVED] or moved
     told = tuple((node.op, node.location.name, decision.why[node]) for node in moved)
