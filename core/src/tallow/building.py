@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from tallow.backend import device_names
 from tallow.graph import Graph, Node, Value, walk
 from tallow.placement import Site, Survey, place
-from tallow.schedule.program import Program, Scheduled
+from tallow.schedule.program import HostStep, Program, Scheduled, Step, programs_of
 from tallow.stages import understand
 from tallow.tuning import Maker
 
@@ -15,17 +15,33 @@ from tallow.tuning import Maker
 def build(given: list[Graph], makers: Sequence[Maker]) -> tuple[Program, list[Scheduled | None]]:
     """The program of the one graph in a list, which is taken from there, and what each device has of it: kernels
     and constants, or None where nothing runs on it."""
-    return lower_placed(prepare_placed(given, makers), makers)
+    main, alone = _prepared(given, makers)
+    if alone is None:
+        return lower_placed(main, makers)
+    return alone.program, [alone, *[None] * (len(makers) - 1)]
 
 
 def prepare_placed(given: list[Graph], makers: Sequence[Maker]) -> Graph:
     """The one graph in a list, which is taken from there, prepared for the first device; nodes `on` hold what
     others run."""
+    return _prepared(given, makers)[0]
+
+
+def _prepared(given: list[Graph], makers: Sequence[Maker]) -> tuple[Graph, Scheduled | None]:
+    """The graph prepared, and its program if that was made to see that the first device runs all of it."""
     given.append(understand(given.pop()))
     if len(makers) > 1:
+        (main,) = makers[0].prepare(list(given))
+        (alone,) = makers[0].lower([main])
+        if not any(_is_host_work(s) for _, part in programs_of(alone.program) for s in part.steps):
+            return main, alone
         given.append(place(given.pop(), _surveys(makers)))
-    (prepared,) = makers[0].prepare(given)
-    return prepared
+    (main,) = makers[0].prepare(given)
+    return main, None
+
+
+def _is_host_work(step: Step) -> bool:
+    return isinstance(step, HostStep) and step.op != "fail"
 
 
 def lower_placed(main: Graph, makers: Sequence[Maker]) -> tuple[Program, list[Scheduled | None]]:
