@@ -354,3 +354,43 @@ def test_a_list_changes_nothing_where_the_first_runs_all(usable, first):
     np.testing.assert_array_equal(run(X), tallow.compile(graph, device)(X))
     assert set(places(run)) == {first} and run.compiled.used == {0}
     np.testing.assert_allclose(run(X), Z, rtol=1e-5, atol=1e-6)
+
+
+# Choices and operators of one's own --------------------------------------------------------------
+
+
+def test_tuning_measures_on_every_device_that_has_something_to_choose(tmp_path, monkeypatch):
+    monkeypatch.setenv("TALLOW_CACHE", str(tmp_path))
+    b = Builder()
+    x = b.input("x", "f32", [1, 64])
+    weights = b.constant(np.random.default_rng(0).standard_normal((64, 96)).astype(np.float32))
+    graph = b.finish({"y": b.exp(b.mul(b.matmul(x, weights), 0.01))})
+    asked = []
+    one = register("one", ["matmul"])
+    run = tallow.compile(graph, [one, "cpu"], tune=lambda done, total, what: asked.append(what))
+    assert (
+        asked
+        and run.compiled.tuning.choices == ()
+        and run.plan.tuning.measured == len(run.plan.tuning.choices) > 0
+    )
+    x = np.ones((1, 64), np.float32)
+    np.testing.assert_allclose(run(x), tallow.evaluate(graph, {"x": x})["y"], rtol=1e-4)
+    with pytest.raises(CompileError, match="leaves nothing to choose"):
+        tallow.compile(graph, [one, register("two", kind="host")], tune=True)
+
+
+def test_an_operator_of_ones_own_runs_where_it_has_a_kernel(usable):
+    usable("example")
+    doubling = {"example": "y0[item] = x0[item] * 2.0f;"}
+    kinds = {"infer": lambda types, a: types[0], "evaluate": lambda arrays, a: (arrays[0] * 2).astype("f4")}
+    tallow.register_op("mine.twice", source=doubling, **kinds)
+    try:
+        b = Builder()
+        x = b.input("x", "f32", ["n"])
+        graph = b.finish({"y": b.neg(b.emit("mine.twice", x))})
+        run = tallow.compile(graph, [register("one"), "example"])
+        (step,) = placed_steps(run)
+        assert any(m.op == "mine.twice" and m.reason.startswith("one: ") for m in step.moved)
+        assert not host_steps(run) and run(np.array([1, 2], np.float32)).tolist() == [-2, -4]
+    finally:
+        tallow.unregister_op("mine.twice")

@@ -36,7 +36,7 @@ from tallow.types import (
     UnrankedType,
 )
 
-FORMAT = 4
+FORMAT = 5
 ALIGNMENT = 64
 LARGEST_HEADER = 256 << 20
 LARGEST_CHECKSUM = (1 << 32) - 1

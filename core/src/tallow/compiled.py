@@ -73,6 +73,15 @@ class Compiled:
         return self.target, *(part.target for part in self.others)
 
     @property
+    def tunings(self) -> Tuning:
+        """What was chosen for all devices, and measured for the first that anything was measured for."""
+        found = [part.tuning for part in self.parts]
+        measured = next((t for t in found if t.machine), found[0])
+        choices = tuple(choice for t in found for choice in t.choices)
+        ignored = tuple(dict.fromkeys(other for t in found for other in t.ignored))
+        return measured._replace(choices=choices, ignored=ignored)
+
+    @property
     def used(self) -> frozenset[int]:
         """Numbers of the devices that a run needs."""
         return frozenset(device for device, _ in programs_of(self.program))

@@ -95,7 +95,7 @@ def describe(
         sum(w.bytes for w in weights),
         sum(len(part.code.blob) for part in compiled.parts),
         arena_size(compiled.program, sizes),
-        compiled.tuning,
+        compiled.tunings,
     )
 
 

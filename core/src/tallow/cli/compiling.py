@@ -50,8 +50,7 @@ def compile_(
         graph = tallow.load(model, sizes_of(dims)).graph
         compiled = compile_graph(graph, device, threads, progress, strict)
         artifact.write(compiled, output, force)
-    for part in compiled.parts:
-        say_ignored(part.tuning)
+    say_ignored(compiled.tunings)
     facts = {
         "file": str(output),
         "target": ", ".join(map(str, compiled.targets)),
@@ -60,8 +59,8 @@ def compile_(
         "code_bytes": sum(len(part.code.blob) for part in compiled.parts),
         "file_bytes": output.stat().st_size,
         "arena_bytes": arena_size(compiled.program),
-        "choices": sum(len(part.tuning.choices) for part in compiled.parts),
-        "measured": sum(part.tuning.measured for part in compiled.parts),
+        "choices": len(compiled.tunings.choices),
+        "measured": compiled.tunings.measured,
     }
     if as_json:
         show_json(facts)
@@ -70,9 +69,8 @@ def compile_(
         click.echo(
             f"{output}: {facts['target']}, {facts['steps']} steps, {size:.1f} MB, {facts['seconds']} s"
         )
-        for part in compiled.parts:
-            if part.tuning.measured:
-                click.echo(part.tuning)
+        if compiled.tunings.measured:
+            click.echo(compiled.tunings)
 
 
 VERBS = (compile_,)

@@ -50,7 +50,7 @@ def inspect(model: Path, dims, as_json: bool) -> None:
 
 def _inspect_artifact(path: Path, as_json: bool) -> None:
     exe = tallow.open(path)
-    plan, tuning = exe.plan, exe.compiled.tuning
+    plan, tuning = exe.plan, exe.compiled.tunings
     ports = {"inputs": [str(p) for p in exe.inputs], "outputs": [str(p) for p in exe.outputs]}
     chosen = [{"question": c.question, "answer": c.value, "measured": c.measured} for c in tuning.choices]
     if as_json:

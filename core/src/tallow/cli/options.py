@@ -127,8 +127,7 @@ def opened(
         return tallow.open(model, threads)
     with compiling(model, tune) as progress:
         exe = tallow.compile(model, device, dims=sizes, threads=threads, tune=progress, strict=strict)
-    for part in exe.compiled.parts:
-        say_ignored(part.tuning)
+    say_ignored(exe.compiled.tunings)
     return exe
 
 
