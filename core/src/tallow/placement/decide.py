@@ -19,7 +19,7 @@ from tallow.placement.survey import Finding, Survey
 MOVED = "moving there and back would cost more than it gains"
 TICKS, LONGEST = 1e12, 1 << 50  # of a second, which costs are counted in; the most of them that count
 MOST_TRIPS = 1 << 20
-ENTER = 20e-6  # seconds that a step on another device takes to begin
+ENTER = 40e-6  # seconds that a step on another device takes to begin
 
 Known = Mapping[Value, Node]  # who makes each constant
 
