@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from tallow.backend import device_names
 from tallow.graph import Graph, Node, Value, walk
+from tallow.ops import OPS
 from tallow.placement import Site, Survey, place
 from tallow.schedule.program import HostStep, Program, Scheduled, Step, programs_of
 from tallow.stages import understand
@@ -31,13 +32,21 @@ def _prepared(given: list[Graph], makers: Sequence[Maker]) -> tuple[Graph, Sched
     """The graph prepared, and its program if that was made to see that the first device runs all of it."""
     given.append(understand(given.pop()))
     if len(makers) > 1:
-        (main,) = makers[0].prepare(list(given))
-        (alone,) = makers[0].lower([main])
-        if not any(_is_host_work(s) for _, part in programs_of(alone.program) for s in part.steps):
-            return main, alone
+        if not any(_is_refused(node, makers[0]) for node in walk(given[0])):
+            (main,) = makers[0].prepare(list(given))
+            (alone,) = makers[0].lower([main])
+            if not any(_is_host_work(s) for _, part in programs_of(alone.program) for s in part.steps):
+                return main, alone
         given.append(place(given.pop(), _surveys(makers)))
     (main,) = makers[0].prepare(given)
     return main, None
+
+
+def _is_refused(node: Node, maker: Maker) -> bool:
+    """Whether a device is sure to have no kernel for a node; others may still turn out to have none."""
+    if node.op == "constant" or node.regions or OPS[node.op].decompose is not None:
+        return False
+    return maker.bench.backend.supports(node, maker.bench.target) is not None
 
 
 def _is_host_work(step: Step) -> bool:
