@@ -231,6 +231,26 @@ def test_a_size_that_a_segment_binds_without_showing_it():
         check(graph, run, {"x": np.array(x, np.float32)})
 
 
+@pytest.mark.parametrize("kind", ["host", "processor"])
+def test_bounds_of_sizes_that_a_segment_implies_hold(kind):
+    """A table of 4 places cut to a size and added to so many: more cannot be."""
+    b = Builder()
+    x = b.input("x", "f32", ["n"])
+    where = b.cast(b.nonzero(b.gt(x, 0.0), defines=("found",)), dtype=tallow.dtype.dtype("f32"))
+    found = where.shape[1]
+    table = b.constant(np.arange(4, dtype="f4"))
+    cut = b.slice(table, starts=(0,), steps=(1,), shape=(tallow.dim.minimum(4, found),))
+    b.location = Location("places")
+    graph = b.finish({"y": b.sin(b.add(b.reshape(where, shape=(found,)), cut))})
+    run = tallow.compile(graph, [register("one", ["sin", "add", "slice"]), register("two", kind=kind)])
+    for count in (4, 2, 3):
+        check(graph, run, {"x": np.ones(count, np.float32)}, exact=False)
+    with pytest.raises(InputError):
+        tallow.evaluate(graph, {"x": np.ones(6, np.float32)})
+    with pytest.raises(InputError, match="found = 6 is outside 0..4|6 and 4 do not broadcast.*places"):
+        run(np.ones(6, np.float32))
+
+
 def test_shape_arithmetic_stays_on_the_host():
     """Integers that become a size: no copy to a device and back."""
     b = Builder()

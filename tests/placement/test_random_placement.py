@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import tempfile
+from pathlib import Path
 
 import numpy as np
 from hypothesis import HealthCheck, given, settings
@@ -17,7 +18,6 @@ from tallow.dim import symbol
 from tallow.dtype import dtype
 from tallow.graph import TensorType
 
-EXAMPLES = int(os.environ.get("TALLOW_EXAMPLES", "60"))
 UNARY = ("neg", "exp", "sin", "abs", "tanh", "floor")
 BINARY = ("add", "mul", "sub", "max")
 ALL = (
@@ -146,7 +146,7 @@ refusals = st.lists(st.sampled_from(ALL), max_size=5, unique=True)
 kinds = st.sampled_from(["host", "processor", "graphics"])
 
 
-@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(graphs(), st.lists(st.tuples(refusals, kinds), min_size=2, max_size=3), st.data())
 def test_results_do_not_depend_on_devices(graph, devices, data):
     names = [register(f"dev{n}", refused, kind) for n, (refused, kind) in enumerate(devices)]
@@ -171,9 +171,6 @@ def test_results_do_not_depend_on_devices(graph, devices, data):
 
 def artifact_of(run):
     """What was compiled, by way of a file."""
-    import tempfile
-    from pathlib import Path
-
     with tempfile.TemporaryDirectory() as folder:
         path = run.save(Path(folder, "model.tallow"))
         return artifact.read(path)

@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tallow.backend import Device, Prepared
+from tallow.backend import Prepared
 from tallow.runtime.device_array import DeviceArray
 from tallow.runtime.layout import PhaseLayout
+from tallow.runtime.memory import Memory
 
 
 class Arena(NamedTuple):
@@ -26,7 +27,7 @@ class Frame:
     """One run in progress: addresses by base number, and the values of slots that have owners.
 
     placed: memory of slots that kernels know. fetched: the host's copies of values on a device. sent: copies
-    of values on other devices, by slot and device.
+    of values on other devices, by slot and memory.
     """
 
     bases: list[int]
@@ -36,7 +37,7 @@ class Frame:
     arenas: dict[int, Arena] = field(default_factory=dict)
     placed: dict[int, object] = field(default_factory=dict)
     fetched: dict[int, np.ndarray] = field(default_factory=dict)
-    sent: dict[tuple[int, Device], DeviceArray] = field(default_factory=dict)
+    sent: dict[tuple[int, Memory], DeviceArray] = field(default_factory=dict)
 
 
 class Segment(NamedTuple):

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from tallow.backend import Module
-from tallow.runtime.binding import Bound
+from tallow.runtime.binding import Bound, check_bounds
 from tallow.runtime.device_array import DeviceArray
 from tallow.runtime.frame import Frame
 from tallow.runtime.memory import Constants, Memory
@@ -49,7 +49,7 @@ class Values(NamedTuple):
         value = self.on_host(self.frame, slot)
         if memory.device.is_host or not isinstance(value, np.ndarray) or value.dtype == object:
             return value
-        key = slot, memory.device
+        key = slot, memory
         if key not in self.frame.sent:
             self.frame.sent[key] = memory.keep(value)
         return self.frame.sent[key]
@@ -66,6 +66,7 @@ def run_placed(machine: Runs, values: Values, step: PlacedStep, number: int, obs
 
     given = tuple(values.on(machine.memory, slot) for slot in step.inputs)
     sizes = dict(values.frame.sizes)
+    check_bounds(step.program, sizes, f"the inputs' sizes do not fit ({step.location})")
     results = machine.run(Bound(given, sizes), observe=observe and note, stay=True, learn=sizes)
     values.frame.sizes.update((name, sizes[name]) for name in step.defines)
     return results, sum(spent)
