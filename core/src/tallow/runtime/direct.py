@@ -35,8 +35,9 @@ class Direct(NamedTuple):
     outputs: tuple[tuple[int, tuple[int, ...], np.dtype], ...]
     arena: int
 
-    def run(self, arrays: Sequence[np.ndarray], arena: int) -> list[np.ndarray]:
-        """Fresh results of arrays of the shapes that this was bound to; `arena` is an address."""
+    def run(self, arrays: Sequence[np.ndarray], arena: int) -> list[np.ndarray] | None:
+        """Fresh results of arrays of the shapes that this was bound to; `arena` is an address. None where the
+        run came to a branch that cannot be taken."""
         bases = [0] * self.bases
         bases[1] = arena
         for base, array in zip(self.inputs, arrays, strict=True):
@@ -46,6 +47,6 @@ class Direct(NamedTuple):
             result = np.empty(shape, dtype)
             bases[base] = address_of(result)
             results.append(result)
-        if self.prepared is not None:
-            self.prepared.run(bases)
+        if self.prepared is not None and self.prepared.run(bases) is not None:
+            return None
         return results

@@ -37,12 +37,13 @@ class Frame:
 
 
 class Segment(NamedTuple):
-    """Consecutive kernel steps, prepared, and the inputs and host results that they read; or the number of
-    one host or control step."""
+    """Consecutive steps of the device, prepared, the inputs and host results that they read, and whether some
+    of them branch; or the number of one host or control step."""
 
     prepared: Prepared | None
     steps: tuple[int, ...]
     reads: tuple[int, ...] = ()
+    branches: bool = False
 
 
 class PhasePlan(NamedTuple):

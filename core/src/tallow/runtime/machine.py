@@ -8,18 +8,21 @@ import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from typing import NoReturn
 
 import numpy as np
 
-from tallow.backend import BoundStep, Module
+from tallow.backend import Module
 from tallow.dim import evaluate
-from tallow.errors import InputError
+from tallow.errors import InputError, TallowError
 from tallow.evaluate import bind_sizes, evaluate_node, read_sizes, stack_scan
+from tallow.runtime.bind_steps import bind_steps
 from tallow.runtime.binding import Bound
 from tallow.runtime.device_array import DeviceArray
 from tallow.runtime.direct import Direct
 from tallow.runtime.frame import Arena, Frame, PhasePlan, Segment
 from tallow.runtime.layout import (
+    NATIVE,
     PhaseLayout,
     is_known,
     kernel_reads,
@@ -30,18 +33,18 @@ from tallow.runtime.layout import (
     sent_to_regions,
     shape_of,
     size_of,
+    step_reads_writes,
 )
 from tallow.runtime.memory import Constants, Memory
 from tallow.runtime.results import arrays_in, carrier, check_out, fresh, shares_memory
 from tallow.schedule.checks import verify_sizes
-from tallow.schedule.program import ControlStep, HostStep, KernelStep, Program
+from tallow.schedule.program import ControlStep, FlowStep, HostStep, Program
 from tallow.types import TensorType
 
 REMEMBERED = 32  # size bindings whose prepared steps are kept
-BEYOND = 1 << 63  # numbers that kernels cannot be given
 ABSOLUTE = 0  # the base whose address is 0: offsets from it are addresses of constants
 
-Observer = Callable[[int, float], None]
+Observer = Callable[[int, float, int], None]  # step, seconds it took in all, times it ran
 
 
 _MACHINES: weakref.WeakSet[Machine] = weakref.WeakSet()
@@ -182,11 +185,39 @@ class Machine:
                     frame.placed[slot], frame.bases[self.base_of[slot]] = placed
             if segment.prepared is None:
                 self._run_other(frame, segment.steps[0], observe)
+            elif segment.branches:
+                self._run_branching(frame, segment, plan, observe)
             elif observe is None:
                 segment.prepared.run(frame.bases)
             else:
                 for step, seconds in zip(segment.steps, segment.prepared.profile(frame.bases), strict=True):
-                    observe(step, seconds)
+                    observe(step, seconds, 1)
+
+    def _run_branching(
+        self, frame: Frame, segment: Segment, plan: PhasePlan, observe: Observer | None
+    ) -> None:
+        if observe is None:
+            stopped = segment.prepared.run(frame.bases)
+        else:
+            stopped, taken = segment.prepared.observe(frame.bases)
+            for number, (seconds, runs) in zip(segment.steps, taken, strict=True):
+                if runs:
+                    observe(number, seconds, runs)
+        if stopped is not None:
+            self._stop(frame, segment.steps[stopped], plan.layout.stops)
+
+    def _stop(self, frame: Frame, number: int, stops: Mapping[int, TallowError]) -> NoReturn:
+        """Raises what a run that ended at a step has to say."""
+        step = self.program.steps[number]
+        if number in stops:
+            raise type(stops[number])(str(stops[number]))
+        if step.kind == "stop":
+            evaluate_node(step.op, {"message": step.message}, (), frame.sizes, step.location)
+        rows, count = evaluate(step.rows, frame.sizes), int(self._view(frame, step.reads[-1]))
+        raise InputError(
+            f"{step.op}: its results are for {step.rows} = {rows} iterations, got "
+            f"{'more' if step.kind == 'row' else count} ({step.location})"
+        )
 
     # Memory ------------------------------------------------------------------------------------
 
@@ -230,13 +261,13 @@ class Machine:
         run: list[int] = []
         for step_number in phase:
             step = self.program.steps[step_number]
-            if isinstance(step, KernelStep):
+            if isinstance(step, NATIVE):
                 run.append(step_number)
                 continue
-            segments += self._kernel_segment(run, places, sizes)
+            segments += self._kernel_segment(run, places, sizes, layout.stops)
             run = []
             segments.append(Segment(None, (step_number,)))
-        segments += self._kernel_segment(run, places, sizes)
+        segments += self._kernel_segment(run, places, sizes, layout.stops)
         return PhasePlan(layout, tuple(segments), results)
 
     def _layout_of(self, phase: int, sizes: dict[str, int]) -> PhaseLayout:
@@ -254,24 +285,16 @@ class Machine:
                 found[root] = (root, position, shape_of(self.program, slot, sizes))
         return tuple(found.values())
 
-    def _kernel_segment(self, run: list[int], places, sizes) -> list[Segment]:
-        bound, kept, reads = [], [], {}
-        for number in run:
-            step = self.program.steps[number]
-            grid = evaluate(step.grid, sizes)
-            if grid > 0:
-                arguments = tuple(self._place(slot, places) for slot in step.arguments)
-                values = tuple(evaluate(dim, sizes) for dim in step.sizes)
-                if max((grid, *map(abs, values))) >= BEYOND:
-                    raise InputError(
-                        f"{step.described}: numbers that follow from these sizes are beyond 64 bits: "
-                        "expected smaller inputs"
-                    )
-                bound.append(BoundStep(step.entry, arguments, values, grid, step.grain, step.described))
-                kept.append(number)
-                reads |= dict.fromkeys(root_of(self.program, slot) for slot in step.arguments)
-        reads = tuple(slot for slot in reads if self.program.slots[slot].kind in ("input", "host"))
-        return [Segment(self.module.prepare(bound, self.threads), tuple(kept), reads)] if bound else []
+    def _kernel_segment(self, run: list[int], places, sizes, stops) -> list[Segment]:
+        bound, kept = bind_steps(self.program, run, lambda slot: self._place(slot, places), sizes, stops)
+        if not bound:
+            return []
+        steps = [self.program.steps[number] for number in kept]
+        used = (slot for step in steps for part in step_reads_writes(step) for slot in part)
+        roots = dict.fromkeys(root_of(self.program, slot) for slot in used)
+        reads = tuple(slot for slot in roots if self.program.slots[slot].kind in ("input", "host"))
+        branches = any(isinstance(step, FlowStep) for step in steps)
+        return [Segment(self.module.prepare(bound, self.threads), tuple(kept), reads, branches)]
 
     def _place(self, slot: int, places: Mapping[int, tuple[int, int]]) -> tuple[int, int]:
         root = root_of(self.program, slot)
@@ -291,15 +314,16 @@ class Machine:
         if kind == "constant":
             value = self.constants[root]
         elif kind == "temporary":
-            value = self._temporary(frame, root)
+            return self._temporary(frame, root, slot)
         else:
             value = frame.values[root]
         return value if slot == root else value.reshape(shape_of(self.program, slot, frame.sizes))
 
-    def _temporary(self, frame: Frame, root: int) -> np.ndarray | DeviceArray:
+    def _temporary(self, frame: Frame, root: int, slot: int) -> np.ndarray | DeviceArray:
+        """A slot in memory of a temporary, which has more rows where a loop did not need them all."""
         number = next(n for n, phase in enumerate(self.phases) if self.lives.first[root] in phase)
         offset = self._layout_of(number, frame.sizes).offsets[root]
-        shape = shape_of(self.program, root, frame.sizes)
+        shape = shape_of(self.program, slot, frame.sizes)
         dtype = self.program.slots[root].type.dtype.numpy
         arena = frame.arenas.get(number)
         if arena is None or 0 in shape:
@@ -332,7 +356,7 @@ class Machine:
                 value = np.ascontiguousarray(value).reshape(np.shape(value))
             frame.values[slot] = value
         if observe is not None:
-            observe(number, time.perf_counter() - start)
+            observe(number, time.perf_counter() - start, 1)
 
     def _run_control(self, frame: Frame, number: int, step: ControlStep) -> tuple:
         if step.op == "if":
