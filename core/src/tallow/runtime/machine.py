@@ -15,7 +15,7 @@ import numpy as np
 from tallow.backend import Module
 from tallow.dim import evaluate
 from tallow.errors import InputError, TallowError
-from tallow.evaluate import bind_sizes, evaluate_node, read_sizes, stack_scan
+from tallow.evaluate import bind_sizes, evaluate_node, read_sizes
 from tallow.runtime.bind_steps import bind_steps
 from tallow.runtime.binding import Bound
 from tallow.runtime.device_array import DeviceArray
@@ -36,6 +36,7 @@ from tallow.runtime.layout import (
     step_reads_writes,
 )
 from tallow.runtime.memory import Constants, Memory
+from tallow.runtime.regions import run_control
 from tallow.runtime.results import arrays_in, carrier, check_out, fresh, shares_memory
 from tallow.schedule.checks import verify_sizes
 from tallow.schedule.program import ControlStep, FlowStep, HostStep, Program
@@ -105,9 +106,10 @@ class Machine:
         out: Mapping[int, np.ndarray] | None = None,
         observe: Observer | None = None,
         stay: bool = False,
+        around: tuple[int, ...] = (),
     ) -> list:
         """The results in order; `out` gives arrays for some of them by output slot. With `stay`, results on
-        a device of its own memory stay there."""
+        a device of its own memory stay there. `around`: as for `run_direct`."""
         bases = [0] * (1 + len(self.phases) + len(self.base_of))
         frame = Frame(
             bases, dict(zip(self.program.inputs, bound.arrays, strict=True)), dict(bound.sizes), out or {}
@@ -119,19 +121,19 @@ class Machine:
         ]
         self._give_back(frame)
         if observe is None:
-            self._remember_direct(bound)
+            self._remember_direct(bound, around)
         return results
 
-    def run_direct(self, arrays: Sequence) -> list[np.ndarray] | None:
+    def run_direct(self, arrays: Sequence, around: tuple[int, ...] = ()) -> list[np.ndarray] | None:
         """The results, if inputs of these very shapes have run before and kernels are all there is to do;
-        None leaves every check to `run`."""
+        None leaves every check to `run`. `around` are the sizes that a region sees besides."""
         for array, dtype in zip(arrays, self._dtypes, strict=True):
             if type(array) is not np.ndarray or array.dtype is not dtype:
                 return None
             flags = array.flags
             if not (flags.c_contiguous and flags.aligned):
                 return None
-        direct = self._direct.get(tuple([array.shape for array in arrays]))
+        direct = self._direct.get((around, *[array.shape for array in arrays]))
         if direct is None:
             return None
         if not direct.arena:
@@ -142,14 +144,15 @@ class Machine:
             self._arenas[0].append(arena)
         return results
 
-    def _remember_direct(self, bound: Bound) -> None:
+    def _remember_direct(self, bound: Bound, around: tuple[int, ...]) -> None:
         """Note what `run_direct` needs for these shapes, when the program is kernels alone."""
         program = self.program
         if not self.device.is_host or len(self.phases) != 1 or None in self._dtypes:
             return
         plan = self._plan(0, self.phases[0], Frame([], {}, dict(bound.sizes), {}))
         kernels = [segment.prepared for segment in plan.segments]
-        if len(kernels) > 1 or None in kernels or len(plan.results) != len(program.outputs):
+        kept = self._kept(bound)
+        if len(kernels) > 1 or None in kernels or len(plan.results) + len(kept) != len(program.outputs):
             return
         outputs = sorted((position, slot, shape) for slot, position, shape in plan.results)
         direct = Direct(
@@ -161,14 +164,27 @@ class Machine:
                 for _, slot, shape in outputs
             ),
             plan.layout.arena,
+            kept,
         )
         with self._lock:
-            self._direct[tuple([array.shape for array in bound.arrays])] = direct
+            self._direct[around, *[array.shape for array in bound.arrays]] = direct
             while len(self._direct) > REMEMBERED:
                 self._direct.popitem(last=False)
 
+    def _kept(self, bound: Bound) -> tuple:
+        """The results that are inputs or constants, as `Direct` has them."""
+        kept = []
+        for position, slot in enumerate(self.program.outputs):
+            root = root_of(self.program, slot)
+            kind = self.program.slots[root].kind
+            if kind in ("input", "constant"):
+                source = self.program.inputs.index(root) if kind == "input" else self.constants[root]
+                kept.append((position, shape_of(self.program, slot, bound.sizes), source))
+        return tuple(kept)
+
     def _run_phase(self, frame: Frame, number: int, phase: tuple[int, ...], observe: Observer | None) -> None:
         plan = self._plan(number, phase, frame)
+        frame.layouts[number] = plan.layout
         if plan.layout.arena:
             frame.arenas[number] = arena = self._take_arena(number, plan.layout.arena)
             frame.bases[1 + number] = arena.address
@@ -213,7 +229,7 @@ class Machine:
             raise type(stops[number])(str(stops[number]))
         if step.kind == "stop":
             evaluate_node(step.op, {"message": step.message}, (), frame.sizes, step.location)
-        rows, count = evaluate(step.rows, frame.sizes), int(self._view(frame, step.reads[-1]))
+        rows, count = evaluate(step.rows, frame.sizes), int(self.view(frame, step.reads[-1]))
         raise InputError(
             f"{step.op}: its results are for {step.rows} = {rows} iterations, got "
             f"{'more' if step.kind == 'row' else count} ({step.location})"
@@ -307,7 +323,7 @@ class Machine:
 
     # Steps that are not kernels ----------------------------------------------------------------
 
-    def _value(self, frame: Frame, slot: int):
+    def value(self, frame: Frame, slot: int):
         """The slot's value where it lies: an array of the host or of the device, or no array at all."""
         root = root_of(self.program, slot)
         kind = self.program.slots[root].kind
@@ -322,7 +338,7 @@ class Machine:
     def _temporary(self, frame: Frame, root: int, slot: int) -> np.ndarray | DeviceArray:
         """A slot in memory of a temporary, which has more rows where a loop did not need them all."""
         number = next(n for n, phase in enumerate(self.phases) if self.lives.first[root] in phase)
-        offset = self._layout_of(number, frame.sizes).offsets[root]
+        offset = frame.layouts[number].offsets[root]
         shape = shape_of(self.program, slot, frame.sizes)
         dtype = self.program.slots[root].type.dtype.numpy
         arena = frame.arenas.get(number)
@@ -330,9 +346,9 @@ class Machine:
             return np.empty(shape, dtype)
         return self.memory.part(arena.memory, offset, shape, dtype)
 
-    def _view(self, frame: Frame, slot: int):
+    def view(self, frame: Frame, slot: int):
         """The slot's value on the host."""
-        value = self._value(frame, slot)
+        value = self.value(frame, slot)
         if not isinstance(value, DeviceArray):
             return value
         if slot not in frame.fetched:
@@ -343,12 +359,12 @@ class Machine:
         step = self.program.steps[number]
         start = time.perf_counter()
         if isinstance(step, HostStep):
-            arrays = [self._view(frame, slot) for slot in step.inputs]
+            arrays = [self.view(frame, slot) for slot in step.inputs]
             results = evaluate_node(step.op, step.attributes, arrays, frame.sizes, step.location)
             if step.defines and not step.outputs:
                 read_sizes(step.defines, arrays[0], frame.sizes, step.location)
         else:
-            results = self._run_control(frame, number, step)
+            results = run_control(self, frame, number, step)
         types = [self.program.slots[slot].type for slot in step.outputs]
         bind_sizes(types, results, frame.sizes, step.location)
         for slot, type_, value in zip(step.outputs, types, results, strict=True):
@@ -357,46 +373,6 @@ class Machine:
             frame.values[slot] = value
         if observe is not None:
             observe(number, time.perf_counter() - start, 1)
-
-    def _run_control(self, frame: Frame, number: int, step: ControlStep) -> tuple:
-        if step.op == "if":
-            condition = self._view(frame, step.inputs[0])
-            branch = "then" if bool(np.asarray(condition).reshape(())) else "otherwise"
-            return tuple(self._run_region(frame, number, step, branch, ()))
-        return self._run_loop(frame, number, step)
-
-    def _run_region(self, frame: Frame, number: int, step: ControlStep, name: str, values: Sequence) -> list:
-        machine = self.regions[number, name]
-        taken = (
-            self.sent[slot] if slot in self.sent else self._value(frame, slot) for slot in step.captured[name]
-        )
-        given = [*values, *taken]
-        sizes = dict(frame.sizes)
-        types = [machine.program.slots[slot].type for slot in machine.program.inputs]
-        bind_sizes(types, given, sizes, step.location)
-        given = [
-            np.ascontiguousarray(a).reshape(np.shape(a)) if isinstance(a, np.ndarray) else a for a in given
-        ]
-        return machine.run(Bound(tuple(given), sizes), stay=True)
-
-    def _run_loop(self, frame: Frame, number: int, step: ControlStep) -> tuple:
-        trips = int(np.reshape(self._view(frame, step.inputs[0]), ()))
-        keep_going = bool(np.reshape(self._view(frame, step.inputs[1]), ()))
-        carried = [self._value(frame, slot) for slot in step.inputs[2:]]
-        body = step.regions["body"]
-        scans: list[list] = [[] for _ in range(len(body.outputs) - 1 - len(carried))]
-        iteration = 0
-        while keep_going and iteration < trips:
-            given = [np.asarray(iteration, np.int64), np.asarray(keep_going), *carried]
-            keep, *results = self._run_region(frame, number, step, "body", given)
-            keep_going = bool(np.reshape(on_host(keep), ()))
-            carried = results[: len(carried)]
-            for scan, element in zip(scans, results[len(carried) :], strict=True):
-                scan.append(element)
-            iteration += 1
-        types = [self.program.slots[slot].type for slot in step.outputs[len(carried) :]]
-        stacked = [[on_host(element) for element in scan] for scan in scans]
-        return (*carried, *(stack_scan(s, t, frame.sizes) for s, t in zip(stacked, types, strict=True)))
 
     def _borrowed(self, frame: Frame) -> list[np.ndarray]:
         """Arrays that are not this run's to give away: inputs, and elements of sequences."""
@@ -408,7 +384,7 @@ class Machine:
         root = root_of(self.program, slot)
         kind = self.program.slots[root].kind
         given = frame.out.get(position)
-        value = self._value(frame, slot)
+        value = self.value(frame, slot)
         if isinstance(value, DeviceArray):
             if stay and kind != "temporary":
                 return value
@@ -432,8 +408,3 @@ class Machine:
             return value
         mine = kind == "host" and not shares_memory(value, self._borrowed(frame))
         return value if mine and root in self.program.outputs else value.copy()
-
-
-def on_host(value):
-    """A value that a region made, on the host."""
-    return value.numpy() if isinstance(value, DeviceArray) else value

@@ -34,6 +34,8 @@ def refusal(node: Node, regions: Mapping[str, Program]) -> str | None:
                     return f"{step.op} in it gives {WHERE}"
                 if step.op != "fail" or len(region.steps) > 1:
                     return f"{step.op} in it runs on the host: {step.reason}"
+            elif not isinstance(step, (KernelStep, FlowStep)):
+                return f"{step.op} in it is no kernel of this device"
         for slot in region.slots:
             if not isinstance(slot.type, TensorType) or slot.type.dtype.kind == "string":
                 return f"{slot.type} is no tensor of numbers"
