@@ -486,6 +486,35 @@ def test_sizes_are_checked_in_the_branch_that_is_taken_alone():
     assert exe(x, x, np.array(True)) == 3
 
 
+def test_sizes_are_checked_in_the_innermost_branch_that_is_taken():
+    b = Builder()
+    x, outer, inner = b.input("x", "f32", ["n"]), b.input("outer", "bool", []), b.input("inner", "bool", [])
+    scalar = TensorType(x.dtype, ())
+
+    def total(c, v):
+        return c.reduce(v, function="add", axes=(0,), keepdims=False)
+
+    def rest(c):
+        return total(c, c.slice(x, starts=(3,), steps=(1,), shape=(x.shape[0] - 3,)))
+
+    def nested_if(c):
+        return c.emit("if", inner, types=(scalar,), **arms(c, rest, lambda d: total(d, x)))
+
+    regions = arms(b, nested_if, lambda c: c.neg(total(c, x)))
+    exe = tallow.compile(b.finish({"y": b.emit("if", outer, types=(scalar,), **regions)}), "cpu")
+    assert branching(exe)
+    yes, no = np.array(True), np.array(False)
+    for rows, said in ((5, None), (2, "sizes do not fit")):
+        x = np.ones(rows, "f4")
+        for _ in range(2):
+            assert exe(x, yes, no) == rows and exe(x, no, yes) == -rows
+            if said is None:
+                assert exe(x, yes, yes) == rows - 3
+            else:
+                with pytest.raises(InputError, match=said):
+                    exe(x, yes, yes)
+
+
 def test_a_branch_that_cannot_run_says_why():
     b = Builder()
     x, flag = b.input("x", "f32", ["n"]), b.input("flag", "bool", [])
@@ -540,6 +569,14 @@ def test_reasons_to_stay_in_python(usable):
     exe = tallow.compile(b.finish({"y": b.emit("if", flag, types=(scalar,), **regions)}), "cpu")
     assert "det in it runs on the host: no kernel for det" in reason_of(exe)
     assert exe(np.eye(2, dtype="f4"), np.array(True)) == 1
+
+    b = Builder()
+    x, trips = b.input("x", "f32", ["n"]), b.input("trips", "i32", [])
+    body = body_of(b, [x], lambda c, i, g, v: [g, c.neg(v)])
+    last = b.emit("loop", trips, b.constant(np.array(True)), x, body=body, types=(x.type,))
+    exe = tallow.compile(b.finish({"y": last}), "cpu")
+    assert reason_of(exe) == "i32[] is no i64 that decides"
+    assert exe(np.ones(1, "f4"), np.array(3, np.int32)) == -1
 
     exe = tallow.compile(either(), usable("opencl"))
     assert reason_of(exe) == "the device does not branch"

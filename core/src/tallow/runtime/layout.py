@@ -159,7 +159,7 @@ def lay_out(program: Program, lives: Lives, phase: tuple[int, ...], sizes: Mappi
         if at in steps
         and program.slots[slot].kind == "temporary"
         and isinstance(program.slots[slot].type, TensorType)
-        and not any(at in steps and lives.last[slot] in steps for steps in closed)
+        and not any(at in region and lives.last[slot] in region for region in closed)
     ]
     lifetimes = [Lifetime(size_of(program, s, sizes), lives.first[s], lives.last[s]) for s in slots]
     plan = plan_memory(lifetimes)
@@ -182,9 +182,15 @@ def _stops(program: Program, phase: tuple[int, ...], sizes: Mapping[str, int]) -
 
 
 def _verify_shapes(program: Program, steps: range, sizes: Mapping[str, int]) -> None:
-    """InputError where a value of these steps would have no shape."""
+    """InputError where a value of these steps would have no shape; regions among them see for themselves."""
+    inner = 0
     for number in steps:
-        reads, writes = step_reads_writes(program.steps[number])
+        step = program.steps[number]
+        if number < inner:
+            continue
+        if isinstance(step, FlowStep) and step.kind == "guard":
+            inner = step.target
+        reads, writes = step_reads_writes(step)
         for slot in (*reads, *writes):
             shape = shape_of(program, slot, sizes)
             if min(shape, default=0) < 0:

@@ -23,7 +23,6 @@ from tallow.runtime.direct import Direct
 from tallow.runtime.frame import Arena, Frame, PhasePlan, Segment
 from tallow.runtime.layout import (
     NATIVE,
-    PhaseLayout,
     is_known,
     kernel_reads,
     lay_out,
@@ -271,7 +270,7 @@ class Machine:
         layout, results = lay_out(self.program, self.lives, phase, sizes), self._results_of(phase, sizes)
         earlier = {}
         for before in range(number):
-            earlier |= {s: (1 + before, o) for s, o in self._layout_of(before, sizes).offsets.items()}
+            earlier |= {s: (1 + before, o) for s, o in frame.layouts[before].offsets.items()}
         places = earlier | {s: (1 + number, o) for s, o in layout.offsets.items()}
         segments: list[Segment] = []
         run: list[int] = []
@@ -285,10 +284,6 @@ class Machine:
             segments.append(Segment(None, (step_number,)))
         segments += self._kernel_segment(run, places, sizes, layout.stops)
         return PhasePlan(layout, tuple(segments), results)
-
-    def _layout_of(self, phase: int, sizes: dict[str, int]) -> PhaseLayout:
-        """The layout an earlier phase had; it saw no sizes that it did not use."""
-        return lay_out(self.program, self.lives, self.phases[phase], sizes)
 
     def _results_of(self, phase: tuple[int, ...], sizes) -> tuple:
         """Output arrays to make: shaped as the program's result, which may be a view of the slot."""

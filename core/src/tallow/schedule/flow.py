@@ -40,11 +40,19 @@ def refusal(node: Node, regions: Mapping[str, Program]) -> str | None:
             if not isinstance(slot.type, TensorType) or slot.type.dtype.kind == "string":
                 return f"{slot.type} is no tensor of numbers"
     results = [value.type for value in node.outputs]
+    decides = [(bool_, node.inputs[0].type)]
+    if node.op == "loop":
+        body = regions["body"]
+        number, going, kept = _types(body, (*body.inputs[:2], body.outputs[0]))
+        decides = [(bool_, node.inputs[1].type), (bool_, going), (bool_, kept)]
+        decides += [(i64, node.inputs[0].type), (i64, number)]
+    for dtype, type_ in decides:
+        if type_.dtype != dtype or type_.size != 1:
+            return f"{type_} is no {dtype} that decides"
     if node.op == "if":
         fits = all(_types(region, region.outputs) == results for region in regions.values())
         return None if fits and not node.defines else f"its results have {WHERE}"
     carried = [value.type for value in node.inputs[2:]]
-    body = regions["body"]
     rows = [value.type.shape[1:] for value in node.outputs[len(carried) :]]
     if rows != [type_.shape for type_ in _types(body, body.outputs[1 + len(carried) :])]:
         return f"rows of its scanned results have {WHERE}"
