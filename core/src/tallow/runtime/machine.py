@@ -132,7 +132,8 @@ class Machine:
             flags = array.flags
             if not (flags.c_contiguous and flags.aligned):
                 return None
-        direct = self._direct.get((around, *[array.shape for array in arrays]))
+        shapes = tuple([array.shape for array in arrays])
+        direct = self._direct.get((shapes, around) if around else shapes)
         if direct is None:
             return None
         if not direct.arena:
@@ -166,7 +167,8 @@ class Machine:
             kept,
         )
         with self._lock:
-            self._direct[around, *[array.shape for array in bound.arrays]] = direct
+            shapes = tuple([array.shape for array in bound.arrays])
+            self._direct[(shapes, around) if around else shapes] = direct
             while len(self._direct) > REMEMBERED:
                 self._direct.popitem(last=False)
 

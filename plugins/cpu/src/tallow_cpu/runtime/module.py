@@ -203,7 +203,7 @@ class Prepared:
     def run(self, bases: Sequence[int]) -> int | None:
         """Run the steps; the number of the one that ended the run early. Releases the GIL."""
         stopped = self._call(bases, None)
-        return None if stopped < 0 else stopped
+        return stopped - 1 if stopped else None
 
     def profile(self, bases: Sequence[int]) -> list[float]:
         """Run all steps; the seconds each took."""
@@ -214,7 +214,7 @@ class Prepared:
         times = np.zeros((self.count, 2), np.int64)
         stopped = self._call(bases, times.ctypes.data)
         taken = [(nanoseconds / 1e9, runs) for nanoseconds, runs in times.tolist()]
-        return None if stopped < 0 else stopped, taken
+        return stopped - 1 if stopped else None, taken
 
     def _call(self, bases: Sequence[int], times: int | None) -> int:
         if len(bases) != self._bases:

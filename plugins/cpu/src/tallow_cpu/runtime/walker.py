@@ -4,7 +4,7 @@ A step in the table is i64s: function, argument count, size count, grid, chunk, 
 for each argument, then the sizes. A step of control flow has a number of `FLOW` in place of the function,
 and for sizes: the step that it may lead to, where that begins in the table (in bytes), and two numbers.
 
-`tallow_run` returns the number of the step that stopped it, or -1. Where it is given room for times, it
+`tallow_run` returns the number of the step that stopped it, counted from 1, or 0. Where it is given room for times, it
 adds to two i64s for each step: nanoseconds, and 1.
 """
 
@@ -225,9 +225,10 @@ after:
  %stamp = call i64 @note(ptr %s, ptr %times, i64 %i, i64 %since)
  br label %step
 stop:
+ %ended = add i64 %i, 1
  br label %out
 out:
- %result = phi i64 [-1, %step], [%i, %stop]
+ %result = phi i64 [0, %step], [%ended, %stop]
  br i1 %mine, label %release, label %end
 release:
  store atomic i32 0, ptr %bp release, align 4
