@@ -384,7 +384,36 @@ def test_carried_values_that_change_places():
             np.testing.assert_array_equal(array, want[name])
 
 
-def nested(threads):
+def test_results_that_the_host_made_and_constants_are_copied():
+    b = Builder()
+    x, flag, trips = b.input("x", "f32", [2, 2]), b.input("flag", "bool", []), b.input("trips", "i64", [])
+    made, fixed = b.det(x), b.constant(np.array(7, "f4"))
+    regions = arms(b, lambda c: [made, fixed], lambda c: [fixed, c.neg(made)])
+    first, second = b.emit("if", flag, types=(made.type, made.type), **regions)
+    body = body_of(b, [made, fixed], lambda c, i, g, p, q: [g, first, made])
+    types = (made.type, fixed.type)
+    results = b.emit("loop", trips, flag, made, fixed, body=body, types=types)
+    graph = b.finish({"first": first, "second": second, "p": results[0], "q": results[1]})
+    for flag in (True, False):
+        for trips in (0, 1, 3):
+            inputs = {"x": np.diag([2, 3]).astype("f4"), "flag": np.array(flag), "trips": np.array(trips)}
+            agree(graph, inputs)
+
+
+def test_a_loop_whose_body_cannot_run():
+    b = Builder()
+    x, trips = b.input("x", "f32", ["n"]), b.input("trips", "i64", [])
+    going = b.constant(np.array(True))
+    types = (going.type, x.type)
+    body = body_of(b, [x], lambda c, i, g, v: c.emit("fail", types=types, message="no such thing"))
+    exe = tallow.compile(b.finish({"y": b.emit("loop", trips, going, x, body=body, types=(x.type,))}), "cpu")
+    assert branching(exe)
+    np.testing.assert_array_equal(exe(np.ones(2, "f4"), np.array(0)), np.ones(2))
+    with pytest.raises(InputError, match="this branch cannot run: no such thing"):
+        exe(np.ones(2, "f4"), np.array(1))
+
+
+def nested():
     b = Builder()
     x, flag = b.input("x", "f32", ["n", 16]), b.input("flag", "bool", [])
     outer = x
@@ -410,7 +439,7 @@ def nested(threads):
 
 
 def test_loops_in_branches_in_loops_give_the_same_bits_on_any_threads():
-    graph = nested(1)
+    graph = nested()
     x = np.random.default_rng(0).normal(size=(4000, 16)).astype("f4")
     for flag in (True, False):
         inputs = {"x": x, "flag": np.array(flag)}
@@ -421,7 +450,7 @@ def test_loops_in_branches_in_loops_give_the_same_bits_on_any_threads():
 
 
 def test_several_runs_at_once_share_nothing():
-    exe = tallow.compile(nested(1), "cpu", threads=2)
+    exe = tallow.compile(nested(), "cpu", threads=2)
     given = [
         {"x": np.random.default_rng(s).normal(size=(50 + s, 16)).astype("f4"), "flag": np.array(s % 2 == 0)}
         for s in range(6)
@@ -444,7 +473,7 @@ def test_several_runs_at_once_share_nothing():
 
 
 def test_a_forked_child_runs_loops():
-    exe = tallow.compile(nested(1), "cpu", threads=2)
+    exe = tallow.compile(nested(), "cpu", threads=2)
     inputs = {"x": np.ones((4000, 16), "f4"), "flag": np.array(True)}
     want = exe.run(inputs)["last"].tobytes()
     child = os.fork()
@@ -454,7 +483,7 @@ def test_a_forked_child_runs_loops():
 
 
 def test_a_file_keeps_control_flow(tmp_path):
-    exe = tallow.compile(nested(1), "cpu")
+    exe = tallow.compile(nested(), "cpu")
     inputs = {"x": np.ones((5, 16), "f4"), "flag": np.array(True)}
     opened = tallow.open(exe.save(tmp_path / "m.tallow"))
     assert branching(opened)

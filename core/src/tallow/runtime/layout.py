@@ -14,7 +14,7 @@ from tallow.dim import evaluate, symbols
 from tallow.errors import InputError, TallowError
 from tallow.schedule.checks import verify_sizes
 from tallow.schedule.memory import LARGEST, Lifetime, plan_memory
-from tallow.schedule.program import ControlStep, FlowStep, KernelStep, Program, Step
+from tallow.schedule.program import ControlStep, FlowStep, KernelStep, Program, Step, root_among
 from tallow.types import TensorType
 
 BEYOND = 1 << 63  # numbers that kernels cannot be given
@@ -23,9 +23,7 @@ NATIVE = (KernelStep, FlowStep)  # what the device does without the host
 
 def root_of(program: Program, slot: int) -> int:
     """The slot whose memory a view shares; the slot itself if it is no view."""
-    while (below := program.slots[slot].view_of) is not None:
-        slot = below
-    return slot
+    return root_among(program.slots, slot)
 
 
 def phases_of(program: Program) -> list[tuple[int, ...]]:

@@ -16,7 +16,16 @@ from tallow.dim import Dim, maximum
 from tallow.dtype import bool_, i64
 from tallow.graph import Node, Value
 from tallow.location import Location
-from tallow.schedule.program import ControlStep, FlowStep, HostStep, KernelStep, Program, Slot, Step
+from tallow.schedule.program import (
+    ControlStep,
+    FlowStep,
+    HostStep,
+    KernelStep,
+    Program,
+    Slot,
+    Step,
+    root_among,
+)
 from tallow.types import TensorType, Type
 
 MOST_ROWS = 1 << 16  # rows of scanned results for which memory is held whether a loop makes so many or not
@@ -177,21 +186,17 @@ class Opening:
         return len(self.slots) - 1
 
     def _root(self, slot: int) -> int:
-        while (below := self.slots[slot].view_of) is not None:
-            slot = below
-        return slot
+        return root_among(self.slots, slot)
 
     def _arm(self, region: Program, captured: Sequence[int], results: Sequence[int]) -> None:
         """One branch: what it makes itself is made in the results, all else is copied there."""
         placed: dict[int, int] = {}
         for made, result in zip(region.outputs, results, strict=True):
-            root = made
-            while (below := region.slots[root].view_of) is not None:
-                root = below
+            root = root_among(region.slots, made)
             if region.slots[root].kind in ("temporary", "output"):
                 placed.setdefault(root, result)
         for made, result in zip(self._splice(region, captured, placed), results, strict=True):
-            if self._root(made) != result and self.slots[self._root(made)].kind != "host":
+            if self._root(made) != result:
                 self._flow("copy", (made,), (result,))
 
     def _assign(self, pairs: Sequence[tuple[int, int]]) -> None:
@@ -238,7 +243,7 @@ class Opening:
                 known = self._new(slot.name, slot.type, "constant")
                 self.constants[known] = key
             return known
-        return self._new(slot.name, slot.type, "host" if slot.kind == "host" else "temporary")
+        return self._new(slot.name, slot.type)
 
 
 def _is_static(type_: Type) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from tallow.dim import Dim
@@ -27,6 +27,13 @@ class Slot(NamedTuple):
     type: Type
     kind: SlotKind
     view_of: int | None = None
+
+
+def root_among(slots: Sequence[Slot], slot: int) -> int:
+    """The slot whose memory a view shares; the slot itself if it is no view."""
+    while (below := slots[slot].view_of) is not None:
+        slot = below
+    return slot
 
 
 class KernelStep(NamedTuple):

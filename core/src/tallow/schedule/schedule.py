@@ -20,7 +20,16 @@ from tallow.passes.decompose import decompose
 from tallow.schedule.checks import checks_of
 from tallow.schedule.flow import WHERE, Opening, is_endless, refusal, rows_of
 from tallow.schedule.fuse import Rules, fuse
-from tallow.schedule.program import ControlStep, HostStep, KernelStep, Program, Scheduled, Slot, Step
+from tallow.schedule.program import (
+    ControlStep,
+    HostStep,
+    KernelStep,
+    Program,
+    Scheduled,
+    Slot,
+    Step,
+    root_among,
+)
 from tallow.types import Type
 
 CONTROL = ("if", "loop")
@@ -165,9 +174,7 @@ class _Draft:
         """A result that is a view of a temporary makes that temporary the caller's array, if the sizes of
         the result are known when the temporary is written."""
         for output in outputs:
-            root = output
-            while (below := self.slots[root].view_of) is not None:
-                root = below
+            root = root_among(self.slots, output)
             early = known | set(type_symbols(self.slots[root].type))
             if set(type_symbols(self.slots[output].type)) - early:
                 continue
