@@ -144,7 +144,7 @@ class PhaseLayout(NamedTuple):
 
     offsets: Mapping[int, int]
     arena: int
-    stops: Mapping[int, TallowError] = {}
+    stops: Mapping[int, TallowError | MemoryError] = {}
 
 
 def lay_out(program: Program, lives: Lives, phase: tuple[int, ...], sizes: Mapping[str, int]) -> PhaseLayout:
@@ -164,23 +164,25 @@ def lay_out(program: Program, lives: Lives, phase: tuple[int, ...], sizes: Mappi
     return PhaseLayout(dict(zip(slots, plan.offsets, strict=True)), plan.size, stops)
 
 
-def _stops(program: Program, phase: tuple[int, ...], sizes: Mapping[str, int]) -> dict[int, TallowError]:
+def _stops(
+    program: Program, phase: tuple[int, ...], sizes: Mapping[str, int]
+) -> dict[int, TallowError | MemoryError]:
     """The steps of a phase that enter a region for which the sizes do not do."""
-    stops: dict[int, TallowError] = {}
+    stops: dict[int, TallowError | MemoryError] = {}
     for number in phase:
         step = program.steps[number]
         if isinstance(step, FlowStep) and step.kind == "guard":
             try:
                 for check in step.checks:
                     verify_sizes(check, sizes)
-                _verify_shapes(program, range(number + 1, step.target), sizes)
-            except TallowError as error:
+                _verify_steps(program, range(number + 1, step.target), sizes)
+            except (TallowError, MemoryError) as error:
                 stops[number] = error
     return stops
 
 
-def _verify_shapes(program: Program, steps: range, sizes: Mapping[str, int]) -> None:
-    """InputError where a value of these steps would have no shape; regions among them see for themselves."""
+def _verify_steps(program: Program, steps: range, sizes: Mapping[str, int]) -> None:
+    """InputError or MemoryError where one of these steps cannot run; regions among them see for themselves."""
     inner = 0
     for number in steps:
         step = program.steps[number]
@@ -188,9 +190,12 @@ def _verify_shapes(program: Program, steps: range, sizes: Mapping[str, int]) -> 
             continue
         if isinstance(step, FlowStep) and step.kind == "guard":
             inner = step.target
+        if isinstance(step, KernelStep):
+            numbers_of(step, sizes)
         reads, writes = step_reads_writes(step)
         for slot in (*reads, *writes):
             shape = shape_of(program, slot, sizes)
+            size_of(program, slot, sizes)
             if min(shape, default=0) < 0:
                 value = program.slots[slot]
                 raise InputError(

@@ -223,7 +223,7 @@ class Machine:
         if stopped is not None:
             self._stop(frame, segment.steps[stopped], plan.layout.stops)
 
-    def _stop(self, frame: Frame, number: int, stops: Mapping[int, TallowError]) -> NoReturn:
+    def _stop(self, frame: Frame, number: int, stops: Mapping[int, TallowError | MemoryError]) -> NoReturn:
         """Raises what a run that ended at a step has to say."""
         step = self.program.steps[number]
         if number in stops:

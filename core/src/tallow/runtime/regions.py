@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -11,10 +11,21 @@ from tallow.evaluate import bind_sizes, stack_scan
 from tallow.runtime.binding import Bound
 from tallow.runtime.device_array import DeviceArray
 from tallow.runtime.frame import Frame
-from tallow.schedule.program import ControlStep
+from tallow.schedule.program import ControlStep, Program
 
-if TYPE_CHECKING:
-    from tallow.runtime.machine import Machine
+
+class Machine(Protocol):
+    """What runs a program, as its control steps see it: `regions` by step and name, and by slot what is
+    `sent` to them without being looked up at each run."""
+
+    program: Program
+    regions: Mapping[tuple[int, str], Machine]
+    sent: Mapping[int, object]
+
+    def value(self, frame: Frame, slot: int): ...
+    def view(self, frame: Frame, slot: int): ...
+    def run(self, bound: Bound, *, stay: bool, around: tuple[int, ...]) -> list: ...
+    def run_direct(self, arrays: Sequence, around: tuple[int, ...]) -> list | None: ...
 
 
 def run_control(machine: Machine, frame: Frame, number: int, step: ControlStep) -> tuple:
