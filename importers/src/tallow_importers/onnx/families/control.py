@@ -15,6 +15,7 @@ from tallow.graph import VARIES, Graph, TensorType, Value, replace_sizes, type_s
 from tallow.ops.control import join_types
 from tallow_importers.onnx.context import Arm, Context, Diverges, NodeView, RanksDiffer, Unsupported
 from tallow_importers.onnx.known import KnownBuilder
+from tallow_importers.onnx.problems import Problems
 from tallow_importers.onnx.registry import onnx_op
 
 UNROLLED = 64  # entries of a batch whose scans are written one after the other
@@ -110,11 +111,9 @@ def _regions(writers: Sequence[Callable[[], Graph]], context: Context) -> list[G
     """Both branches as regions. One that cannot be typed for the sizes at hand fails when it is taken."""
     made, errors = [], []
     for write in writers:
-        try:
-            made.append(write())
-        except (ImportFailed, GraphError) as error:
-            made.append(None)
-            errors.append(error)
+        region, error = _written(write, context.importer.problems)
+        made.append(region)
+        errors += [] if error is None else [error]
     if len(errors) == len(writers):
         raise errors[0]
     if errors:
@@ -125,6 +124,25 @@ def _regions(writers: Sequence[Callable[[], Graph]], context: Context) -> list[G
         region = builder.finish(list(failed) if isinstance(failed, tuple) else [failed])
         made = [region if m is None else m for m in made]
     return made
+
+
+def _written(write: Callable[[], Graph], problems: Problems) -> tuple[Graph | None, Exception | None]:
+    """A region, or what is wrong with it. What its nodes break is wrong where it is taken alone, and no
+    problem of the model; what Tallow does not support in it is."""
+    known = dict(problems.faults)
+    region = error = None
+    try:
+        region = write()
+    except (ImportFailed, GraphError) as raised:
+        error = raised
+    except Unsupported:
+        if problems.faults.keys() == known.keys():
+            raise
+    found = [fault for fault in problems.faults if fault not in known]
+    problems.faults = known
+    if found and error is None:
+        region, error = None, GraphError(found[0])
+    return region, error
 
 
 def _local(graph) -> set[str]:
