@@ -25,7 +25,7 @@ from tallow.dtype import DTYPES, DType, dtype
 from tallow.errors import ArtifactError, TallowError
 from tallow.location import Location
 from tallow.schedule.checks import Check
-from tallow.schedule.program import ControlStep, HostStep, KernelStep, Program, Slot
+from tallow.schedule.program import ControlStep, FlowStep, HostStep, KernelStep, Program, Slot
 from tallow.types import (
     MapType,
     NothingType,
@@ -35,13 +35,14 @@ from tallow.types import (
     UnrankedType,
 )
 
-FORMAT = 3
+FORMAT = 4
 ALIGNMENT = 64
 LARGEST_HEADER = 256 << 20
 LARGEST_CHECKSUM = (1 << 32) - 1
 PIECE = 8 << 20  # bytes of a constant that are packed at a time when it is written
 _CLASSES = {
-    c.__name__: c for c in (KernelStep, HostStep, ControlStep, Program, Slot, Location, Check, Tuning, Chosen)
+    c.__name__: c
+    for c in (KernelStep, HostStep, ControlStep, FlowStep, Program, Slot, Location, Check, Tuning, Chosen)
 }
 
 

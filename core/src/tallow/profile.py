@@ -13,12 +13,13 @@ from tallow.roofline import Roofline
 from tallow.runtime.binding import Bound
 from tallow.runtime.layout import size_of
 from tallow.runtime.machine import Machine
-from tallow.schedule.program import KernelStep, Program
+from tallow.schedule.program import FlowStep, KernelStep, Program
 
 
 @dataclass(frozen=True, slots=True)
 class StepTime:
-    """One step: seconds (median), arithmetic, bytes of its operands and results, and its nodes.
+    """One step: seconds (median), arithmetic, bytes of its operands and results, and its nodes; of a step of
+    a loop those of all iterations.
 
     `share` is the least time that the roofline allows over the time it took, `limit` what bounds it
     ("compute" or "memory"); None for host steps and where no roofline was measured.
@@ -93,12 +94,19 @@ def measure(
 ) -> Profile:
     """Runs the program `runs` times after one to warm up."""
     samples: dict[int, list[float]] = {}
+    times: dict[int, int] = {}
+
+    def note(step: int, seconds: float, count: int) -> None:
+        samples.setdefault(step, []).append(seconds)
+        times[step] = count
+
     machine.run(bound)
     for _ in range(runs):
-        machine.run(bound, observe=lambda step, seconds: samples.setdefault(step, []).append(seconds))
+        machine.run(bound, observe=note)
     return Profile(
         tuple(
-            _step(program, n, median(times), bound.sizes, roofline) for n, times in sorted(samples.items())
+            _step(program, n, median(taken), times[n], bound.sizes, roofline)
+            for n, taken in sorted(samples.items())
         ),
         roofline,
     )
@@ -106,21 +114,28 @@ def measure(
 
 def observe(program: Program, machine: Machine, bound: Bound) -> tuple[list, Profile]:
     """The results of one run, and what each of its steps took."""
-    seconds: list[tuple[int, float]] = []
-    results = machine.run(bound, observe=lambda step, taken: seconds.append((step, taken)))
-    return results, Profile(tuple(_step(program, n, taken, bound.sizes, None) for n, taken in seconds))
+    noted: list[tuple[int, float, int]] = []
+    results = machine.run(bound, observe=lambda *step: noted.append(step))
+    return results, Profile(tuple(_step(program, *each, bound.sizes, None) for each in noted))
 
 
 def _step(
-    program: Program, number: int, seconds: float, sizes: dict[str, int], roofline: Roofline | None
+    program: Program,
+    number: int,
+    seconds: float,
+    count: int,
+    sizes: dict[str, int],
+    roofline: Roofline | None,
 ) -> StepTime:
     step = program.steps[number]
     if not isinstance(step, KernelStep):
-        return StepTime(step.op, "host", seconds, 0, 0, (step.location.name,))
+        place = "device" if isinstance(step, FlowStep) else "host"
+        label = f"{step.op}: {step.kind}" if isinstance(step, FlowStep) else step.op
+        return StepTime(label, place, seconds, 0, 0, (step.location.name,))
     nodes = step.nodes
     try:
-        moved = sum(size_of(program, slot, sizes) for slot in dict.fromkeys(step.arguments))
-        flops = evaluate(step.flops, sizes)
+        moved = count * sum(size_of(program, slot, sizes) for slot in dict.fromkeys(step.arguments))
+        flops = count * evaluate(step.flops, sizes)
     except GraphError:  # sizes that only the run can tell
         return StepTime(step.label, "device", seconds, 0, 0, nodes)
     if roofline is None or not seconds:

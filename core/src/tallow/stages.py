@@ -54,5 +54,6 @@ def lower(graph: Graph, backend: Backend, target: Target) -> Scheduled:
             refuses=lambda node: refusal(backend, target, node),
             target=target,
             pointwise=backend.lowerings.get("pointwise", lower_pointwise),
+            branches=getattr(backend, "branches", False),
         ),
     )

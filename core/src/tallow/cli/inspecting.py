@@ -97,7 +97,7 @@ def _host_steps(program: Program):
         if isinstance(step, HostStep):
             yield {"op": step.op, "node": step.location.name, "reason": step.reason}
         elif isinstance(step, ControlStep):
-            yield {"op": step.op, "node": step.location.name, "reason": "control flow"}
+            yield {"op": step.op, "node": step.location.name, "reason": f"control flow: {step.reason}"}
             for region in step.regions.values():
                 yield from _host_steps(region)
 

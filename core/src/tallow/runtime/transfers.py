@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from tallow.runtime.layout import root_of
-from tallow.schedule.program import ControlStep, KernelStep, Program, Step
+from tallow.runtime.layout import root_of, step_reads_writes
+from tallow.schedule.program import ControlStep, FlowStep, KernelStep, Program, Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +34,9 @@ def steps_with_transfers(program: Program) -> Iterator[Step | Transfer]:
 
     for step in program.steps:
         match step:
-            case KernelStep():
-                yield from needed((s for s in step.arguments if s not in step.writes), device, "upload")
+            case KernelStep() | FlowStep():
+                reads, _ = step_reads_writes(step)
+                yield from needed((s for s in reads if s not in step.writes), device, "upload")
                 device.update(root_of(program, slot) for slot in step.writes)
             case ControlStep():
                 yield from needed(step.inputs[: 1 if step.op == "if" else 2], host, "download")
