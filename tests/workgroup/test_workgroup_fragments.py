@@ -153,7 +153,7 @@ def test_convolutions(case, dtype, constant):
     st.tuples(st.integers(0, 2), st.integers(2, 4), st.integers(2, 4)),
     st.booleans(),
 )
-@example("f16", (6, 8, 1), (2, 1), (2, 1), (1, 0, 0, 0), (1, 2, 2), True)  # a first tap that is outside for all
+@example("f16", (6, 8, 1), (2, 1), (2, 1), (1, 0, 0, 0), (1, 2, 2), True)  # a first tap outside for all
 def test_any_convolution(dtype, channels, kernel, strides, pads, sizes, constant):
     (each, results, groups), (images, *spatial) = channels, sizes
     case = (
