@@ -7,6 +7,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import nesting  # noqa: E402
 from comparing import check, draft_of  # noqa: E402
 from rules import RULES  # noqa: E402
 
@@ -20,6 +21,13 @@ FOUND = (89, 112, 130, 177, 237, 335, 406, 481, 2249, 2273, 2336)
 )
 def test_random_graphs(seeds):
     findings = {seed: found.what for seed in seeds if (found := check(draft_of(seed))) is not None}
+    assert not findings
+
+
+@pytest.mark.parametrize("kind", ["branch", "loop", "branch in a loop"])
+def test_random_graphs_inside_control_flow(kind):
+    drafts = {seed: draft_of(seed) for seed in range(SEEDS, SEEDS + 20)}
+    findings = {seed: found for seed, draft in drafts.items() if (found := nesting.check(draft, kind))}
     assert not findings
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_workgroup_products import conv_graph, numbers
 from workgroup_support import agree, kernels_of
@@ -153,6 +153,7 @@ def test_convolutions(case, dtype, constant):
     st.tuples(st.integers(0, 2), st.integers(2, 4), st.integers(2, 4)),
     st.booleans(),
 )
+@example("f16", (6, 8, 1), (2, 1), (2, 1), (1, 0, 0, 0), (1, 2, 2), True)  # a first tap outside for all
 def test_any_convolution(dtype, channels, kernel, strides, pads, sizes, constant):
     (each, results, groups), (images, *spatial) = channels, sizes
     case = (

@@ -26,7 +26,16 @@ from tallow.dtype import DTYPES, DType, dtype
 from tallow.errors import ArtifactError, TallowError
 from tallow.location import Location
 from tallow.schedule.checks import Check
-from tallow.schedule.program import ControlStep, HostStep, KernelStep, Moved, PlacedStep, Program, Slot
+from tallow.schedule.program import (
+    ControlStep,
+    FlowStep,
+    HostStep,
+    KernelStep,
+    Moved,
+    PlacedStep,
+    Program,
+    Slot,
+)
 from tallow.types import (
     MapType,
     NothingType,
@@ -41,7 +50,7 @@ ALIGNMENT = 64
 LARGEST_HEADER = 256 << 20
 LARGEST_CHECKSUM = (1 << 32) - 1
 PIECE = 8 << 20  # bytes of a constant that are packed at a time when it is written
-_STEPS = (KernelStep, HostStep, ControlStep, PlacedStep)
+_STEPS = (KernelStep, HostStep, ControlStep, FlowStep, PlacedStep)
 _CLASSES = {c.__name__: c for c in (*_STEPS, Moved, Program, Slot, Location, Check, Tuning, Chosen)}
 
 

@@ -55,6 +55,24 @@ class BoundStep(NamedTuple):
     label: str = ""
 
 
+class BoundFlow(NamedTuple):
+    """What goes between kernels on a device that branches. `kind` says what happens, by its arguments:
+
+    jump: goes on at step `target`. unless (flag): does so where the bool is false. until (count, limit): does
+    so unless the i64 count is less than the limit. again (count): adds 1 to the count, then jumps.
+    copy (from, to): copies `size` bytes. row (from, count, to): copies them to byte `count * size` of `to`,
+    or stops where the count is not less than `rows`. exactly (count): stops unless the count is `rows`.
+    stop: the run ends here.
+    """
+
+    kind: str
+    arguments: tuple[tuple[int, int], ...]
+    target: int = 0
+    size: int = 0
+    rows: int = 0
+    label: str = ""
+
+
 class Prepared(Protocol):
     """A sequence of bound steps, ready to run again and again, from several threads at once."""
 
@@ -64,6 +82,16 @@ class Prepared(Protocol):
 
     def profile(self, bases: Sequence[int]) -> list[float]:
         """As run; returns seconds per step."""
+
+
+class PreparedFlow(Prepared, Protocol):
+    """Bound steps some of which branch; prepared by the modules of a backend with `branches`."""
+
+    def run(self, bases: Sequence[int]) -> int | None:
+        """As `Prepared.run`; the number of the step that ended the run before its end."""
+
+    def observe(self, bases: Sequence[int]) -> tuple[int | None, list[tuple[float, int]]]:
+        """As run; also the seconds that each step took in all, and how often it ran."""
 
 
 class Module(Protocol):
@@ -141,6 +169,13 @@ class Backend(Protocol):
         """The device of a name that users write, `backend` or `backend:which`; where the latter names an
         architecture, the device here. Unavailable, with what is here, if it is not one device. Opening a
         device again gives the same object, unless the device is the host."""
+
+
+class Branching(Protocol):
+    """What a backend has besides if its devices decide control flow without the host: `Module.prepare` of its
+    host devices then takes `BoundFlow` among the steps, and gives a `PreparedFlow`."""
+
+    branches: bool
 
 
 class Tunable(Protocol):

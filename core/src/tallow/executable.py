@@ -21,7 +21,7 @@ from tallow.runtime.device_array import DeviceArray
 from tallow.runtime.machine import Machine
 from tallow.runtime.memory import Constants, memory_of
 from tallow.runtime.placed import Place
-from tallow.schedule.program import KernelStep, operators_of
+from tallow.schedule.program import operators_of
 from tallow.sizes import check_names
 from tallow.types import TensorType
 
@@ -87,7 +87,7 @@ class Executable:
         self.device = device
         self.threads = threads
         program = compiled.program
-        if program.checks or not all(isinstance(step, KernelStep) for step in program.steps):
+        if operators_of(program):
             plugins.host()  # steps on the host may evaluate operators of plugins
             _require_operators(compiled)
         places = {number: self._place(number, part) for number, part in enumerate(compiled.parts)}

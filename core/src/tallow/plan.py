@@ -15,6 +15,7 @@ from tallow.runtime.layout import lay_out, lives_of, phases_of
 from tallow.runtime.transfers import Transfer, steps_with_transfers
 from tallow.schedule.program import (
     ControlStep,
+    FlowStep,
     HostStep,
     KernelStep,
     Moved,
@@ -153,8 +154,32 @@ class _Describer:
                     yield PlanStep(step.op, "host", step.reason, (step.location.name,), "0")
                 case ControlStep():
                     inner = sum(len(r.steps) for r in step.regions.values())
-                    why = f"control flow over {inner} steps"
+                    why = f"control flow over {inner} steps in Python: {step.reason}"
                     yield PlanStep(step.op, "host", why, (step.location.name,), "0")
+                case FlowStep():
+                    label, names = f"{step.op}: {step.kind}", (step.location.name,)
+                    yield PlanStep(label, self.names[device], _meaning(program, step), names, "0")
+
+
+def _meaning(program: Program, step: FlowStep) -> str:
+    """What a step of control flow does, in words."""
+    names = [program.slots[slot].name for slot in (*step.reads, *step.writes)]
+    match step.kind:
+        case "jump":
+            return f"goes on at step {step.target}"
+        case "unless":
+            return f"goes on at step {step.target} unless {names[0]}"
+        case "until":
+            return f"goes on at step {step.target} unless {names[0]} < {names[1]}"
+        case "again":
+            return f"counts {names[0]} and goes on at step {step.target}"
+        case "copy" | "row":
+            return f"{names[0]} to {names[-1]}"
+        case "exactly":
+            return f"expects {step.rows} iterations"
+        case "guard":
+            return f"steps to {step.target - 1}, if sizes fit there"
+    return step.message
 
 
 def arena_size(program: Program, sizes: Mapping[str, int] | None = None) -> int | None:

@@ -16,14 +16,16 @@ from tallow.roofline import Roofline
 from tallow.runtime.binding import Bound
 from tallow.runtime.layout import size_of
 from tallow.runtime.machine import Machine
-from tallow.schedule.program import KernelStep, PlacedStep, Program
+from tallow.schedule.program import FlowStep, KernelStep, PlacedStep, Program
 
 DEVICE = "device"  # the place of kernels, where there is one device alone
+StepPath = tuple[int, ...]  # the number of a step, or those of a placed step and of one inside
 
 
 @dataclass(frozen=True, slots=True)
 class StepTime:
-    """One step: seconds (median), arithmetic, bytes of its operands and results, and its nodes.
+    """One step: seconds (median), arithmetic, bytes of its operands and results, and its nodes; of a step of
+    a loop those of all iterations.
 
     `share` is the least time that the roofline allows over the time it took, `limit` what bounds it
     ("compute" or "memory"); None for host steps and where no roofline was measured.
@@ -107,11 +109,17 @@ def measure(
     names: Sequence[str] = (DEVICE,),
 ) -> Profile:
     """Runs the program `runs` times after one to warm up. `names`: what the profile calls the devices."""
-    samples: dict[tuple[int, ...], list[float]] = {}
+    samples: dict[StepPath, list[float]] = {}
+    times: dict[StepPath, int] = {}
+
+    def note(step: int | StepPath, seconds: float, count: int) -> None:
+        samples.setdefault(_path(step), []).append(seconds)
+        times[_path(step)] = count
+
     machine.run(bound)
     for _ in range(runs):
-        machine.run(bound, observe=lambda step, seconds: samples.setdefault(_path(step), []).append(seconds))
-    medians = [(path, median(times)) for path, times in sorted(samples.items())]
+        machine.run(bound, observe=note)
+    medians = [(path, median(taken), times[path]) for path, taken in sorted(samples.items())]
     return _profile(program, medians, bound.sizes, roofline, names)
 
 
@@ -119,31 +127,35 @@ def observe(
     program: Program, machine: Machine, bound: Bound, names: Sequence[str] = (DEVICE,)
 ) -> tuple[list, Profile]:
     """The results of one run, and what each of its steps took."""
-    seconds: list[tuple[tuple[int, ...], float]] = []
-    results = machine.run(bound, observe=lambda step, taken: seconds.append((_path(step), taken)))
-    return results, _profile(program, seconds, bound.sizes, None, names)
+    noted: list[tuple[StepPath, float, int]] = []
+
+    def note(step: int | StepPath, seconds: float, count: int) -> None:
+        noted.append((_path(step), seconds, count))
+
+    results = machine.run(bound, observe=note)
+    return results, _profile(program, noted, bound.sizes, None, names)
 
 
-def _path(step: int | tuple[int, ...]) -> tuple[int, ...]:
+def _path(step: int | StepPath) -> StepPath:
     """The number of a step, or those of a placed step and of one inside."""
     return step if isinstance(step, tuple) else (step,)
 
 
 def _profile(
     program: Program,
-    taken: Sequence[tuple[tuple[int, ...], float]],
+    taken: Sequence[tuple[StepPath, float, int]],
     sizes: Mapping[str, int],
     roofline: Roofline | None,
     names: Sequence[str],
 ) -> Profile:
     steps = []
-    for path, seconds in taken:
+    for path, seconds, count in taken:
         owner, device = program, 0
         for number in path[:-1]:
             placed = owner.steps[number]
             owner, device = placed.program, placed.device
         limits = None if device else roofline
-        steps.append(_step(owner, path[-1], seconds, sizes, limits, names, device))
+        steps.append(_step(owner, path[-1], seconds, count, sizes, limits, names[device], names))
     return Profile(tuple(steps), roofline)
 
 
@@ -151,21 +163,24 @@ def _step(
     program: Program,
     number: int,
     seconds: float,
+    count: int,
     sizes: Mapping[str, int],
     roofline: Roofline | None,
+    place: str,
     names: Sequence[str],
-    device: int,
 ) -> StepTime:
     step = program.steps[number]
     if isinstance(step, PlacedStep):
         nodes = tuple(each.node for each in step.moved if each.node)
         return StepTime(f"copies for {names[step.device]}", "copy", seconds, 0, 0, nodes)
     if not isinstance(step, KernelStep):
-        return StepTime(step.op, "host", seconds, 0, 0, (step.location.name,))
-    nodes, place = step.nodes, names[device]
+        label = f"{step.op}: {step.kind}" if isinstance(step, FlowStep) else step.op
+        place = place if isinstance(step, FlowStep) else "host"
+        return StepTime(label, place, seconds, 0, 0, (step.location.name,))
+    nodes = step.nodes
     try:
-        moved = sum(size_of(program, slot, sizes) for slot in dict.fromkeys(step.arguments))
-        flops = evaluate(step.flops, sizes)
+        moved = count * sum(size_of(program, slot, sizes) for slot in dict.fromkeys(step.arguments))
+        flops = count * evaluate(step.flops, sizes)
     except GraphError:  # sizes that only the run can tell
         return StepTime(step.label, place, seconds, 0, 0, nodes)
     if roofline is None or not seconds:

@@ -66,4 +66,5 @@ def lowerer_of(backend: Backend, target: Target) -> Lowerer:
         refuses=lambda node: refusal(backend, target, node),
         target=target,
         pointwise=backend.lowerings.get("pointwise", lower_pointwise),
+        branches=getattr(backend, "branches", False),
     )

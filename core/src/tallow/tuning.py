@@ -191,7 +191,7 @@ class _Trial:
 
     def _seconds(self, machine: Machine) -> float:
         spent: dict[int, float] = {}
-        machine.run(self.bound, self.out, spent.__setitem__)
+        machine.run(self.bound, self.out, lambda step, seconds, _: spent.update({step: seconds}))
         return sum(spent.get(number, 0.0) for number in self.own)
 
 

@@ -115,7 +115,7 @@ def _host_steps(program: Program):
             if isinstance(step, HostStep):
                 yield {"op": step.op, "node": step.location.name, "reason": step.reason}
             elif isinstance(step, ControlStep):
-                yield {"op": step.op, "node": step.location.name, "reason": "control flow"}
+                yield {"op": step.op, "node": step.location.name, "reason": f"control flow: {step.reason}"}
 
 
 def _moved(program: Program, names: Sequence[str]):

@@ -133,10 +133,26 @@ def _outer_bias(builder, name: str, bias, hidden: int):
     return builder.add(_columns(builder, bias, 0, size), rest)
 
 
+def _agreeing(builder, value, shape):
+    """A value in a shape that it may have: where sizes do not prove it, the reshape is checked at the run.
+    None if it cannot have it."""
+    if value.shape == shape:
+        return value
+    pairs = [
+        (a, b) for a, b in zip(value.shape, shape, strict=False) if isinstance(a, int) and isinstance(b, int)
+    ]
+    clash = value.rank != len(shape) or any(a != b for a, b in pairs)
+    return None if clash else builder.reshape(value, shape=shape)
+
+
 def _states(builder, states, shape):
-    """Initial states in full, or None where they do not provably fit."""
-    full = [builder.broadcast(s, shape=shape) if s.shape == (shape[0], 1, shape[2]) else s for s in states]
-    return full if all(s.shape == shape for s in full) else None
+    """Initial states in full, or None where they cannot fit."""
+    single = (shape[0], 1, shape[2])
+    full = [
+        builder.broadcast(s, shape=shape) if s.shape == single else _agreeing(builder, s, shape)
+        for s in states
+    ]
+    return None if any(s is None for s in full) else full
 
 
 def _decompose(name: str):
@@ -153,7 +169,8 @@ def _decompose(name: str):
         x, w, r, bias, h0, *rest = map(wide, node.inputs)
         states = _states(builder, [h0, rest.pop(0)] if name == "lstm" else [h0], state)
         lengths, *extra = rest
-        if states is None or lengths.shape != (state[1],):
+        lengths = _agreeing(builder, lengths, (state[1],))
+        if states is None or lengths is None:
             return None
         if name == "gru":
             extra = [_columns(builder, bias, 5 * hidden, hidden)]

@@ -6,12 +6,22 @@ from tallow.graph import Graph
 from tallow.passes.bounds import bound_sizes
 from tallow.passes.clean import merge_equal, remove_dead
 from tallow.passes.fold import fold_constants
+from tallow.passes.loops import capture_unchanged
 from tallow.passes.recognise import recognise
 from tallow.passes.recognise.codes import recognise_codes
 from tallow.passes.simplify import simplify
 from tallow.verify import checked
 
-COMMON = (remove_dead, bound_sizes, fold_constants, merge_equal, simplify, merge_equal, remove_dead)
+COMMON = (
+    remove_dead,
+    capture_unchanged,
+    bound_sizes,
+    fold_constants,
+    merge_equal,
+    simplify,
+    merge_equal,
+    remove_dead,
+)
 
 
 def clean(graph: Graph) -> Graph:

@@ -26,7 +26,8 @@ def address_of(array: np.ndarray) -> int:
 class Direct(NamedTuple):
     """A program of kernels alone, bound to input shapes. Bases are numbered as in the machine.
 
-    inputs: base of each input. outputs: base, shape and dtype of each result. arena: bytes of base 1.
+    inputs: base of each input. outputs: base, shape and dtype of each result that kernels write. kept:
+    position, shape, and number or array of each that is an input or a constant. arena: bytes of base 1.
     """
 
     prepared: Prepared | None
@@ -34,9 +35,11 @@ class Direct(NamedTuple):
     inputs: tuple[int, ...]
     outputs: tuple[tuple[int, tuple[int, ...], np.dtype], ...]
     arena: int
+    kept: tuple[tuple[int, tuple[int, ...], int | np.ndarray], ...] = ()
 
-    def run(self, arrays: Sequence[np.ndarray], arena: int) -> list[np.ndarray]:
-        """Fresh results of arrays of the shapes that this was bound to; `arena` is an address."""
+    def run(self, arrays: Sequence[np.ndarray], arena: int) -> list[np.ndarray] | None:
+        """Fresh results of arrays of the shapes that this was bound to; `arena` is an address. None where the
+        run came to a branch that cannot be taken."""
         bases = [0] * self.bases
         bases[1] = arena
         for base, array in zip(self.inputs, arrays, strict=True):
@@ -46,6 +49,9 @@ class Direct(NamedTuple):
             result = np.empty(shape, dtype)
             bases[base] = address_of(result)
             results.append(result)
-        if self.prepared is not None:
-            self.prepared.run(bases)
+        if self.prepared is not None and self.prepared.run(bases) is not None:
+            return None
+        for position, shape, source in self.kept:
+            value = arrays[source] if isinstance(source, int) else source
+            results.insert(position, value.reshape(shape).copy())
         return results

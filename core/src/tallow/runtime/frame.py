@@ -26,8 +26,8 @@ class Arena(NamedTuple):
 class Frame:
     """One run in progress: addresses by base number, and the values of slots that have owners.
 
-    placed: memory of slots that kernels know. fetched: the host's copies of values on a device. sent: copies
-    of values on other devices, by slot and memory.
+    arenas, layouts: of the phases so far. placed: memory of slots that kernels know. fetched: the host's
+    copies of values on a device. sent: copies of values on other devices, by slot and device.
     """
 
     bases: list[int]
@@ -35,18 +35,20 @@ class Frame:
     sizes: dict[str, int]
     out: Mapping[int, np.ndarray]
     arenas: dict[int, Arena] = field(default_factory=dict)
+    layouts: dict[int, PhaseLayout] = field(default_factory=dict)
     placed: dict[int, object] = field(default_factory=dict)
     fetched: dict[int, np.ndarray] = field(default_factory=dict)
     sent: dict[tuple[int, Memory], DeviceArray] = field(default_factory=dict)
 
 
 class Segment(NamedTuple):
-    """Consecutive kernel steps, prepared, and the inputs and host results that they read; or the number of
-    one host or control step."""
+    """Consecutive steps of the device, prepared, the inputs and host results that they read, and whether some
+    of them branch; or the number of one host or control step."""
 
     prepared: Prepared | None
     steps: tuple[int, ...]
     reads: tuple[int, ...] = ()
+    branches: bool = False
 
 
 class PhasePlan(NamedTuple):

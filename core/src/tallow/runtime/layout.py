@@ -11,16 +11,19 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from tallow.dim import evaluate, symbols
+from tallow.errors import InputError, TallowError
+from tallow.schedule.checks import verify_sizes
 from tallow.schedule.memory import LARGEST, Lifetime, plan_memory
-from tallow.schedule.program import ControlStep, KernelStep, Program, Step
+from tallow.schedule.program import ControlStep, FlowStep, KernelStep, Program, Step, root_among
 from tallow.types import TensorType
+
+BEYOND = 1 << 63  # numbers that kernels cannot be given
+NATIVE = (KernelStep, FlowStep)  # what the device does without the host
 
 
 def root_of(program: Program, slot: int) -> int:
     """The slot whose memory a view shares; the slot itself if it is no view."""
-    while (below := program.slots[slot].view_of) is not None:
-        slot = below
-    return slot
+    return root_among(program.slots, slot)
 
 
 def phases_of(program: Program) -> list[tuple[int, ...]]:
@@ -29,7 +32,7 @@ def phases_of(program: Program) -> list[tuple[int, ...]]:
     current: list[int] = []
     for number, step in enumerate(program.steps):
         current.append(number)
-        if not isinstance(step, KernelStep) and step.defines:
+        if not isinstance(step, NATIVE) and step.defines:
             phases.append(tuple(current))
             current = []
     return [*phases, tuple(current)]
@@ -39,14 +42,18 @@ def step_reads_writes(step: Step) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The slots a step reads and those it writes."""
     if isinstance(step, KernelStep):
         return step.arguments, step.writes
+    if isinstance(step, FlowStep):
+        return step.reads, step.writes
     captured = getattr(step, "captured", {})
     return (*step.inputs, *(s for slots in captured.values() for s in slots)), step.outputs
 
 
 def kernel_reads(program: Program) -> frozenset[int]:
-    """The slots, views apart, that kernels of the program itself use."""
-    steps = (s for s in program.steps if isinstance(s, KernelStep))
-    return frozenset(root_of(program, slot) for step in steps for slot in step.arguments)
+    """The slots, views apart, that the device uses in steps of the program itself."""
+    used = (
+        slot for s in program.steps if isinstance(s, NATIVE) for part in step_reads_writes(s) for slot in part
+    )
+    return frozenset(root_of(program, slot) for slot in used)
 
 
 def sent_to_regions(program: Program) -> frozenset[int]:
@@ -82,7 +89,21 @@ def lives_of(program: Program) -> Lives:
         root = root_of(program, slot)
         if root in first:
             last[root] = len(program.steps)
+    for head, end in loops_of(program):
+        for slot in first:
+            inside = head <= first[slot] <= end, head <= last[slot] <= end
+            if inside == (False, True):
+                last[slot] = end
+            elif inside == (True, False):
+                first[slot] = head
     return Lives(first, last)
+
+
+def loops_of(program: Program) -> list[tuple[int, int]]:
+    """First and last step of each loop among the steps, inner loops before those around them: what crosses
+    the border of one is alive in all of it."""
+    steps = enumerate(program.steps)
+    return [(step.target, n) for n, step in steps if isinstance(step, FlowStep) and step.kind == "again"]
 
 
 def shape_of(program: Program, slot: int, sizes: Mapping[str, int]) -> tuple[int, ...]:
@@ -103,22 +124,80 @@ def size_of(program: Program, slot: int, sizes: Mapping[str, int]) -> int:
     return size
 
 
+def numbers_of(step: KernelStep, sizes: Mapping[str, int]) -> tuple[int, tuple[int, ...]]:
+    """The grid of a kernel and the sizes it is given, none where there is nothing to do; InputError for
+    numbers that are beyond what it can be given."""
+    grid = evaluate(step.grid, sizes)
+    if grid <= 0:
+        return 0, ()
+    values = tuple(evaluate(dim, sizes) for dim in step.sizes)
+    if max((grid, *map(abs, values))) >= BEYOND:
+        raise InputError(
+            f"{step.described}: numbers that follow from these sizes are beyond 64 bits: expected smaller inputs"
+        )
+    return grid, values
+
+
 class PhaseLayout(NamedTuple):
-    """Byte offsets in the phase's arena of the temporaries first written in it, and the arena's size."""
+    """Byte offsets in the phase's arena of the temporaries first written in it, and the arena's size. stops:
+    steps that enter regions in which these sizes do not fit, and why not."""
 
     offsets: Mapping[int, int]
     arena: int
+    stops: Mapping[int, TallowError | MemoryError] = {}
 
 
 def lay_out(program: Program, lives: Lives, phase: tuple[int, ...], sizes: Mapping[str, int]) -> PhaseLayout:
     steps = set(phase)
+    stops = _stops(program, phase, sizes)
+    closed = [range(number, program.steps[number].target) for number in stops]
     slots = [
         slot
         for slot, at in lives.first.items()
         if at in steps
         and program.slots[slot].kind == "temporary"
         and isinstance(program.slots[slot].type, TensorType)
+        and not any(at in region and lives.last[slot] in region for region in closed)
     ]
     lifetimes = [Lifetime(size_of(program, s, sizes), lives.first[s], lives.last[s]) for s in slots]
     plan = plan_memory(lifetimes)
-    return PhaseLayout(dict(zip(slots, plan.offsets, strict=True)), plan.size)
+    return PhaseLayout(dict(zip(slots, plan.offsets, strict=True)), plan.size, stops)
+
+
+def _stops(
+    program: Program, phase: tuple[int, ...], sizes: Mapping[str, int]
+) -> dict[int, TallowError | MemoryError]:
+    """The steps of a phase that enter a region for which the sizes do not do."""
+    stops: dict[int, TallowError | MemoryError] = {}
+    for number in phase:
+        step = program.steps[number]
+        if isinstance(step, FlowStep) and step.kind == "guard":
+            try:
+                for check in step.checks:
+                    verify_sizes(check, sizes)
+                _verify_steps(program, range(number + 1, step.target), sizes)
+            except (TallowError, MemoryError) as error:
+                stops[number] = error
+    return stops
+
+
+def _verify_steps(program: Program, steps: range, sizes: Mapping[str, int]) -> None:
+    """InputError or MemoryError where one of these steps cannot run; regions among them see for themselves."""
+    inner = 0
+    for number in steps:
+        step = program.steps[number]
+        if number < inner:
+            continue
+        if isinstance(step, FlowStep) and step.kind == "guard":
+            inner = step.target
+        if isinstance(step, KernelStep):
+            numbers_of(step, sizes)
+        reads, writes = step_reads_writes(step)
+        for slot in (*reads, *writes):
+            shape = shape_of(program, slot, sizes)
+            size_of(program, slot, sizes)
+            if min(shape, default=0) < 0:
+                value = program.slots[slot]
+                raise InputError(
+                    f"the inputs' sizes do not fit: {value.name} of {value.type} would be {shape}"
+                )

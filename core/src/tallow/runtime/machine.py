@@ -8,19 +8,21 @@ import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from typing import NoReturn
 
 import numpy as np
 
-from tallow.backend import BoundStep, Module
+from tallow.backend import Module
 from tallow.dim import evaluate
-from tallow.errors import InputError
-from tallow.evaluate import bind_sizes, evaluate_node, read_sizes, stack_scan
+from tallow.errors import InputError, TallowError
+from tallow.evaluate import bind_sizes, evaluate_node, read_sizes
+from tallow.runtime.bind_steps import bind_steps
 from tallow.runtime.binding import Bound
 from tallow.runtime.device_array import DeviceArray
 from tallow.runtime.direct import Direct
 from tallow.runtime.frame import Arena, Frame, PhasePlan, Segment
 from tallow.runtime.layout import (
-    PhaseLayout,
+    NATIVE,
     is_known,
     kernel_reads,
     lay_out,
@@ -30,19 +32,21 @@ from tallow.runtime.layout import (
     sent_to_regions,
     shape_of,
     size_of,
+    step_reads_writes,
 )
 from tallow.runtime.memory import Constants, Memory
 from tallow.runtime.placed import Places, Values, run_placed
+from tallow.runtime.regions import run_control
 from tallow.runtime.results import arrays_in, carrier, check_out, fresh, shares_memory
 from tallow.schedule.checks import verify_sizes
-from tallow.schedule.program import ControlStep, HostStep, KernelStep, PlacedStep, Program
+from tallow.schedule.program import ControlStep, FlowStep, HostStep, PlacedStep, Program
 from tallow.types import TensorType
 
 REMEMBERED = 32  # size bindings whose prepared steps are kept
-BEYOND = 1 << 63  # numbers that kernels cannot be given
 ABSOLUTE = 0  # the base whose address is 0: offsets from it are addresses of constants
 
-Observer = Callable[[int | tuple[int, int], float], None]  # a step, or one inside a placed step; seconds
+# A step, or one inside a placed step; the seconds that it took in all, and how often it ran.
+Observer = Callable[[int | tuple[int, int], float, int], None]
 
 
 _MACHINES: weakref.WeakSet[Machine] = weakref.WeakSet()
@@ -109,10 +113,12 @@ class Machine:
         out: Mapping[int, np.ndarray] | None = None,
         observe: Observer | None = None,
         stay: bool = False,
+        around: tuple[int, ...] = (),
         learn: dict[str, int] | None = None,
     ) -> list:
         """The results in order; `out` gives arrays for some of them by output slot. With `stay`, results on
-        a device of its own memory stay there. `learn` gets the sizes that the run binds."""
+        a device of its own memory stay there. `around`: as for `run_direct`. `learn` gets the sizes that the
+        run binds."""
         bases = [0] * (1 + len(self.phases) + len(self.base_of))
         frame = Frame(
             bases, dict(zip(self.program.inputs, bound.arrays, strict=True)), dict(bound.sizes), out or {}
@@ -126,19 +132,20 @@ class Machine:
         ]
         self._give_back(frame)
         if observe is None:
-            self._remember_direct(bound)
+            self._remember_direct(bound, around)
         return results
 
-    def run_direct(self, arrays: Sequence) -> list[np.ndarray] | None:
+    def run_direct(self, arrays: Sequence, around: tuple[int, ...] = ()) -> list[np.ndarray] | None:
         """The results, if inputs of these very shapes have run before and kernels are all there is to do;
-        None leaves every check to `run`."""
+        None leaves every check to `run`. `around` are the sizes that a region sees besides."""
         for array, dtype in zip(arrays, self._dtypes, strict=True):
             if type(array) is not np.ndarray or array.dtype is not dtype:
                 return None
             flags = array.flags
             if not (flags.c_contiguous and flags.aligned):
                 return None
-        direct = self._direct.get(tuple([array.shape for array in arrays]))
+        shapes = tuple([array.shape for array in arrays])
+        direct = self._direct.get((shapes, around) if around else shapes)
         if direct is None:
             return None
         if not direct.arena:
@@ -149,14 +156,15 @@ class Machine:
             self._arenas[0].append(arena)
         return results
 
-    def _remember_direct(self, bound: Bound) -> None:
+    def _remember_direct(self, bound: Bound, around: tuple[int, ...]) -> None:
         """Note what `run_direct` needs for these shapes, when the program is kernels alone."""
         program = self.program
         if not self.device.is_host or len(self.phases) != 1 or None in self._dtypes:
             return
         plan = self._plan(0, self.phases[0], Frame([], {}, dict(bound.sizes), {}))
         kernels = [segment.prepared for segment in plan.segments]
-        if len(kernels) > 1 or None in kernels or len(plan.results) != len(program.outputs):
+        kept = self._kept(bound)
+        if len(kernels) > 1 or None in kernels or len(plan.results) + len(kept) != len(program.outputs):
             return
         outputs = sorted((position, slot, shape) for slot, position, shape in plan.results)
         direct = Direct(
@@ -168,14 +176,28 @@ class Machine:
                 for _, slot, shape in outputs
             ),
             plan.layout.arena,
+            kept,
         )
         with self._lock:
-            self._direct[tuple([array.shape for array in bound.arrays])] = direct
+            shapes = tuple([array.shape for array in bound.arrays])
+            self._direct[(shapes, around) if around else shapes] = direct
             while len(self._direct) > REMEMBERED:
                 self._direct.popitem(last=False)
 
+    def _kept(self, bound: Bound) -> tuple:
+        """The results that are inputs or constants, as `Direct` has them."""
+        kept = []
+        for position, slot in enumerate(self.program.outputs):
+            root = root_of(self.program, slot)
+            kind = self.program.slots[root].kind
+            if kind in ("input", "constant"):
+                source = self.program.inputs.index(root) if kind == "input" else self.constants[root]
+                kept.append((position, shape_of(self.program, slot, bound.sizes), source))
+        return tuple(kept)
+
     def _run_phase(self, frame: Frame, number: int, phase: tuple[int, ...], observe: Observer | None) -> None:
         plan = self._plan(number, phase, frame)
+        frame.layouts[number] = plan.layout
         if plan.layout.arena:
             frame.arenas[number] = arena = self._take_arena(number, plan.layout.arena)
             frame.bases[1 + number] = arena.address
@@ -192,11 +214,39 @@ class Machine:
                     frame.placed[slot], frame.bases[self.base_of[slot]] = placed
             if segment.prepared is None:
                 self._run_other(frame, segment.steps[0], observe)
+            elif segment.branches:
+                self._run_branching(frame, segment, plan, observe)
             elif observe is None:
                 segment.prepared.run(frame.bases)
             else:
                 for step, seconds in zip(segment.steps, segment.prepared.profile(frame.bases), strict=True):
-                    observe(step, seconds)
+                    observe(step, seconds, 1)
+
+    def _run_branching(
+        self, frame: Frame, segment: Segment, plan: PhasePlan, observe: Observer | None
+    ) -> None:
+        if observe is None:
+            stopped = segment.prepared.run(frame.bases)
+        else:
+            stopped, taken = segment.prepared.observe(frame.bases)
+            for number, (seconds, runs) in zip(segment.steps, taken, strict=True):
+                if runs:
+                    observe(number, seconds, runs)
+        if stopped is not None:
+            self._stop(frame, segment.steps[stopped], plan.layout.stops)
+
+    def _stop(self, frame: Frame, number: int, stops: Mapping[int, TallowError | MemoryError]) -> NoReturn:
+        """Raises what a run that ended at a step has to say."""
+        step = self.program.steps[number]
+        if number in stops:
+            raise type(stops[number])(str(stops[number]))
+        if step.kind == "stop":
+            evaluate_node(step.op, {"message": step.message}, (), frame.sizes, step.location)
+        rows, count = evaluate(step.rows, frame.sizes), int(self.view(frame, step.reads[-1]))
+        raise InputError(
+            f"{step.op}: its results are for {step.rows} = {rows} iterations, got "
+            f"{'more' if step.kind == 'row' else count} ({step.location})"
+        )
 
     # Memory ------------------------------------------------------------------------------------
 
@@ -234,24 +284,20 @@ class Machine:
         layout, results = lay_out(self.program, self.lives, phase, sizes), self._results_of(phase, sizes)
         earlier = {}
         for before in range(number):
-            earlier |= {s: (1 + before, o) for s, o in self._layout_of(before, sizes).offsets.items()}
+            earlier |= {s: (1 + before, o) for s, o in frame.layouts[before].offsets.items()}
         places = earlier | {s: (1 + number, o) for s, o in layout.offsets.items()}
         segments: list[Segment] = []
         run: list[int] = []
         for step_number in phase:
             step = self.program.steps[step_number]
-            if isinstance(step, KernelStep):
+            if isinstance(step, NATIVE):
                 run.append(step_number)
                 continue
-            segments += self._kernel_segment(run, places, sizes)
+            segments += self._kernel_segment(run, places, sizes, layout.stops)
             run = []
             segments.append(Segment(None, (step_number,)))
-        segments += self._kernel_segment(run, places, sizes)
+        segments += self._kernel_segment(run, places, sizes, layout.stops)
         return PhasePlan(layout, tuple(segments), results)
-
-    def _layout_of(self, phase: int, sizes: dict[str, int]) -> PhaseLayout:
-        """The layout an earlier phase had; it saw no sizes that it did not use."""
-        return lay_out(self.program, self.lives, self.phases[phase], sizes)
 
     def _results_of(self, phase: tuple[int, ...], sizes) -> tuple:
         """Output arrays to make: shaped as the program's result, which may be a view of the slot."""
@@ -264,24 +310,16 @@ class Machine:
                 found[root] = (root, position, shape_of(self.program, slot, sizes))
         return tuple(found.values())
 
-    def _kernel_segment(self, run: list[int], places, sizes) -> list[Segment]:
-        bound, kept, reads = [], [], {}
-        for number in run:
-            step = self.program.steps[number]
-            grid = evaluate(step.grid, sizes)
-            if grid > 0:
-                arguments = tuple(self._place(slot, places) for slot in step.arguments)
-                values = tuple(evaluate(dim, sizes) for dim in step.sizes)
-                if max((grid, *map(abs, values))) >= BEYOND:
-                    raise InputError(
-                        f"{step.described}: numbers that follow from these sizes are beyond 64 bits: "
-                        "expected smaller inputs"
-                    )
-                bound.append(BoundStep(step.entry, arguments, values, grid, step.grain, step.described))
-                kept.append(number)
-                reads |= dict.fromkeys(root_of(self.program, slot) for slot in step.arguments)
-        reads = tuple(slot for slot in reads if self.program.slots[slot].kind in ("input", "host"))
-        return [Segment(self.module.prepare(bound, self.threads), tuple(kept), reads)] if bound else []
+    def _kernel_segment(self, run: list[int], places, sizes, stops) -> list[Segment]:
+        bound, kept = bind_steps(self.program, run, lambda slot: self._place(slot, places), sizes, stops)
+        if not bound:
+            return []
+        steps = [self.program.steps[number] for number in kept]
+        used = (slot for step in steps for part in step_reads_writes(step) for slot in part)
+        roots = dict.fromkeys(root_of(self.program, slot) for slot in used)
+        reads = tuple(slot for slot in roots if self.program.slots[slot].kind in ("input", "host"))
+        branches = any(isinstance(step, FlowStep) for step in steps)
+        return [Segment(self.module.prepare(bound, self.threads), tuple(kept), reads, branches)]
 
     def _place(self, slot: int, places: Mapping[int, tuple[int, int]]) -> tuple[int, int]:
         root = root_of(self.program, slot)
@@ -294,31 +332,32 @@ class Machine:
 
     # Steps that are not kernels ----------------------------------------------------------------
 
-    def _value(self, frame: Frame, slot: int):
+    def value(self, frame: Frame, slot: int):
         """The slot's value where it lies: an array of the host or of the device, or no array at all."""
         root = root_of(self.program, slot)
         kind = self.program.slots[root].kind
         if kind == "constant":
             value = self.constants[root]
         elif kind == "temporary":
-            value = self._temporary(frame, root)
+            return self._temporary(frame, root, slot)
         else:
             value = frame.values[root]
         return value if slot == root else value.reshape(shape_of(self.program, slot, frame.sizes))
 
-    def _temporary(self, frame: Frame, root: int) -> np.ndarray | DeviceArray:
+    def _temporary(self, frame: Frame, root: int, slot: int) -> np.ndarray | DeviceArray:
+        """A slot in memory of a temporary, which has more rows where a loop did not need them all."""
         number = next(n for n, phase in enumerate(self.phases) if self.lives.first[root] in phase)
-        offset = self._layout_of(number, frame.sizes).offsets[root]
-        shape = shape_of(self.program, root, frame.sizes)
+        offset = frame.layouts[number].offsets[root]
+        shape = shape_of(self.program, slot, frame.sizes)
         dtype = self.program.slots[root].type.dtype.numpy
         arena = frame.arenas.get(number)
         if arena is None or 0 in shape:
             return np.empty(shape, dtype)
         return self.memory.part(arena.memory, offset, shape, dtype)
 
-    def _view(self, frame: Frame, slot: int):
+    def view(self, frame: Frame, slot: int):
         """The slot's value on the host."""
-        value = self._value(frame, slot)
+        value = self.value(frame, slot)
         if not isinstance(value, DeviceArray):
             return value
         if slot not in frame.fetched:
@@ -329,22 +368,22 @@ class Machine:
         """A value for kernels of this machine's device: of other devices' values, the host's copy."""
         value = frame.values[slot]
         foreign = isinstance(value, DeviceArray) and value.device is not self.device
-        return self._view(frame, slot) if foreign else value
+        return self.view(frame, slot) if foreign else value
 
     def _run_other(self, frame: Frame, number: int, observe: Observer | None) -> None:
         step = self.program.steps[number]
         start = time.perf_counter()
         if isinstance(step, HostStep):
-            arrays = [self._view(frame, slot) for slot in step.inputs]
+            arrays = [self.view(frame, slot) for slot in step.inputs]
             results = evaluate_node(step.op, step.attributes, arrays, frame.sizes, step.location)
             if step.defines and not step.outputs:
                 read_sizes(step.defines, arrays[0], frame.sizes, step.location)
         elif isinstance(step, PlacedStep):
-            values = Values(frame, self._value, self._view)
+            values = Values(frame, self.value, self.view)
             results, inside = run_placed(self.placed_steps[number], values, step, number, observe)
             start += inside
         else:
-            results = self._run_control(frame, number, step)
+            results = run_control(self, frame, number, step)
         types = [self.program.slots[slot].type for slot in step.outputs]
         bind_sizes(types, results, frame.sizes, step.location)
         for slot, type_, value in zip(step.outputs, types, results, strict=True):
@@ -352,47 +391,7 @@ class Machine:
                 value = np.ascontiguousarray(value).reshape(np.shape(value))
             frame.values[slot] = value
         if observe is not None:
-            observe(number, time.perf_counter() - start)
-
-    def _run_control(self, frame: Frame, number: int, step: ControlStep) -> tuple:
-        if step.op == "if":
-            condition = self._view(frame, step.inputs[0])
-            branch = "then" if bool(np.asarray(condition).reshape(())) else "otherwise"
-            return tuple(self._run_region(frame, number, step, branch, ()))
-        return self._run_loop(frame, number, step)
-
-    def _run_region(self, frame: Frame, number: int, step: ControlStep, name: str, values: Sequence) -> list:
-        machine = self.regions[number, name]
-        taken = (
-            self.sent[slot] if slot in self.sent else self._value(frame, slot) for slot in step.captured[name]
-        )
-        given = [*values, *taken]
-        sizes = dict(frame.sizes)
-        types = [machine.program.slots[slot].type for slot in machine.program.inputs]
-        bind_sizes(types, given, sizes, step.location)
-        given = [
-            np.ascontiguousarray(a).reshape(np.shape(a)) if isinstance(a, np.ndarray) else a for a in given
-        ]
-        return machine.run(Bound(tuple(given), sizes), stay=True)
-
-    def _run_loop(self, frame: Frame, number: int, step: ControlStep) -> tuple:
-        trips = int(np.reshape(self._view(frame, step.inputs[0]), ()))
-        keep_going = bool(np.reshape(self._view(frame, step.inputs[1]), ()))
-        carried = [self._value(frame, slot) for slot in step.inputs[2:]]
-        body = step.regions["body"]
-        scans: list[list] = [[] for _ in range(len(body.outputs) - 1 - len(carried))]
-        iteration = 0
-        while keep_going and iteration < trips:
-            given = [np.asarray(iteration, np.int64), np.asarray(keep_going), *carried]
-            keep, *results = self._run_region(frame, number, step, "body", given)
-            keep_going = bool(np.reshape(on_host(keep), ()))
-            carried = results[: len(carried)]
-            for scan, element in zip(scans, results[len(carried) :], strict=True):
-                scan.append(element)
-            iteration += 1
-        types = [self.program.slots[slot].type for slot in step.outputs[len(carried) :]]
-        stacked = [[on_host(element) for element in scan] for scan in scans]
-        return (*carried, *(stack_scan(s, t, frame.sizes) for s, t in zip(stacked, types, strict=True)))
+            observe(number, time.perf_counter() - start, 1)
 
     def _borrowed(self, frame: Frame) -> list[np.ndarray]:
         """Arrays that are not this run's to give away: inputs, and elements of sequences."""
@@ -404,7 +403,7 @@ class Machine:
         root = root_of(self.program, slot)
         kind = self.program.slots[root].kind
         given = frame.out.get(position)
-        value = self._value(frame, slot)
+        value = self.value(frame, slot)
         if isinstance(value, DeviceArray):
             if stay and kind != "temporary":
                 return value
@@ -432,8 +431,3 @@ class Machine:
             return value
         mine = kind == "host" and not shares_memory(value, self._borrowed(frame))
         return value if mine and root in self.program.outputs else value.copy()
-
-
-def on_host(value):
-    """A value that a region made, on the host."""
-    return value.numpy() if isinstance(value, DeviceArray) else value

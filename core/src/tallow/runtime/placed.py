@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -33,6 +33,8 @@ class Runs(Protocol):
 
     def run(self, bound: Bound, *arguments, **options) -> list: ...
 
+    def run_direct(self, arrays: Sequence, around: tuple[int, ...]) -> list | None: ...
+
 
 class Values(NamedTuple):
     """A program's values by slot: where they lie, and on the host."""
@@ -60,13 +62,16 @@ def run_placed(machine: Runs, values: Values, step: PlacedStep, number: int, obs
     observed; the sizes that it binds are learnt."""
     spent = [0.0]
 
-    def note(inside: int, seconds: float) -> None:
-        observe((number, inside), seconds)
+    def note(inside: int, seconds: float, count: int) -> None:
+        observe((number, inside), seconds, count)
         spent.append(seconds)
 
     given = tuple(values.on(machine.memory, slot) for slot in step.inputs)
-    sizes = dict(values.frame.sizes)
-    check_bounds(step.program, sizes, f"the inputs' sizes do not fit ({step.location})")
-    results = machine.run(Bound(given, sizes), observe=observe and note, stay=True, learn=sizes)
-    values.frame.sizes.update((name, sizes[name]) for name in step.defines)
+    sizes, around = dict(values.frame.sizes), tuple(values.frame.sizes.values())
+    results = None if observe else machine.run_direct(given, around)
+    if results is None:
+        check_bounds(step.program, sizes, f"the inputs' sizes do not fit ({step.location})")
+        bound, seen = Bound(given, sizes), observe and note
+        results = machine.run(bound, observe=seen, stay=True, around=around, learn=sizes)
+        values.frame.sizes.update((name, sizes[name]) for name in step.defines)
     return results, sum(spent)

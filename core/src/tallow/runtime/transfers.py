@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tallow.runtime.layout import root_of
-from tallow.schedule.program import ControlStep, KernelStep, PlacedStep, Program, Step
+from tallow.runtime.layout import root_of, step_reads_writes
+from tallow.schedule.program import ControlStep, FlowStep, KernelStep, PlacedStep, Program, Step
 
 HOST = -1  # where the host's memory is; devices of their own memory are at their numbers
 
@@ -62,8 +62,9 @@ def steps_with_transfers(
     places.put(program.inputs, own if device else HOST)
     for step in program.steps:
         match step:
-            case KernelStep():
-                yield from places.need((s for s in step.arguments if s not in step.writes), own)
+            case KernelStep() | FlowStep():
+                reads, _ = step_reads_writes(step)
+                yield from places.need((s for s in reads if s not in step.writes), own)
                 places.put(step.writes, own)
             case PlacedStep():
                 there = place_of(step.device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from tallow.dim import Dim
@@ -27,6 +27,13 @@ class Slot(NamedTuple):
     type: Type
     kind: SlotKind
     view_of: int | None = None
+
+
+def root_among(slots: Sequence[Slot], slot: int) -> int:
+    """The slot whose memory a view shares; the slot itself if it is no view."""
+    while (below := slots[slot].view_of) is not None:
+        slot = below
+    return slot
 
 
 class KernelStep(NamedTuple):
@@ -66,7 +73,8 @@ class HostStep(NamedTuple):
 
 
 class ControlStep(NamedTuple):
-    """An `if` or `loop`; each region is a Program whose inputs are its own, then what it captures."""
+    """An `if` or `loop` that runs in Python, `reason` says why; each region is a Program whose inputs are its
+    own, then what it captures."""
 
     op: str
     inputs: tuple[int, ...]
@@ -75,6 +83,35 @@ class ControlStep(NamedTuple):
     captured: Mapping[str, tuple[int, ...]]
     defines: tuple[str, ...]
     location: Location
+    reason: str
+
+
+FlowKind = Literal["jump", "unless", "until", "again", "copy", "row", "exactly", "stop", "guard"]
+
+
+class FlowStep(NamedTuple):
+    """What a device that branches does itself between the kernels of an `if` or `loop` (`op`); what each
+    kind means is in `backend.BoundFlow`.
+
+    target: a step. rows: a number of the kind. message: why a `stop` is there. A `guard` enters a region of
+    steps that ends before its target, and is a stop where sizes do not fit there: `checks` fail, or shapes
+    come out negative.
+    """
+
+    kind: FlowKind
+    op: str
+    location: Location
+    reads: tuple[int, ...] = ()
+    writes: tuple[int, ...] = ()
+    target: int = 0
+    rows: Dim = 0
+    checks: tuple[Check, ...] = ()
+    message: str = ""
+
+    @property
+    def described(self) -> str:
+        """What errors call it."""
+        return f"{self.op} ({self.location.name})" if self.location.name else self.op
 
 
 class Moved(NamedTuple):
@@ -97,8 +134,13 @@ class PlacedStep(NamedTuple):
     location: Location
     moved: tuple[Moved, ...]
 
+    @property
+    def op(self) -> str:
+        """What plans and errors call it."""
+        return f"work for device {self.device} of the list"
 
-Step = KernelStep | HostStep | ControlStep | PlacedStep
+
+Step = KernelStep | HostStep | ControlStep | FlowStep | PlacedStep
 
 
 class Program(NamedTuple):
@@ -144,6 +186,9 @@ def operators_of(program: Program) -> set[str]:
                 found = found.union(*map(operators_of, step.regions.values()))
             case PlacedStep():
                 found |= operators_of(step.program)
+            case FlowStep():
+                found |= {check.op for check in step.checks}
+                found |= {step.op} if step.kind == "stop" else set()
     return found
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from tallow.dim import Dim
+from tallow.dtype import i64
 from tallow.errors import CompileError
 from tallow.graph import Graph, Node, TensorType, Value, captured, type_symbols
 from tallow.kernel.grammar import Kernel
@@ -16,6 +18,7 @@ from tallow.lower.share import share
 from tallow.ops import OPS
 from tallow.passes.decompose import decompose
 from tallow.schedule.checks import checks_of
+from tallow.schedule.flow import WHERE, Opening, is_endless, refusal, rows_of
 from tallow.schedule.fuse import Rules, fuse
 from tallow.schedule.program import (
     ControlStep,
@@ -27,10 +30,12 @@ from tallow.schedule.program import (
     Scheduled,
     Slot,
     Step,
+    root_among,
 )
 from tallow.types import Type
 
 CONTROL = ("if", "loop")
+ZERO = np.zeros((), np.int64)
 # Which prologue a root other than a reduction may be offered; its lowering can still decline.
 OFFERED = {
     "matmul": ("transpose",),
@@ -46,7 +51,7 @@ OFFERED = {
 @dataclass(frozen=True, slots=True, eq=False)
 class Lowerer:
     """How nodes of a target become kernels: its lowerings by operator, the one of groups that are index rules
-    all through, and what it cannot do.
+    all through, what it cannot do, and whether its devices branch.
 
     placed: the programs of regions for other devices. tell: the reason why a node runs on the host, from that
     of this device.
@@ -56,6 +61,7 @@ class Lowerer:
     refuses: Callable[[Node], str | None]
     target: object
     pointwise: Lowering = lower_pointwise
+    branches: bool = False
     placed: Mapping[Graph, Program] = field(default_factory=dict)
     tell: Callable[[Node, str], str] = lambda node, reason: reason
 
@@ -105,12 +111,14 @@ class _Scheduler:
     constants: dict[str, np.ndarray]
     names: dict[Kernel, str] = field(default_factory=dict)
     constant_keys: dict[int, str] = field(default_factory=dict)
+    makers: dict[Value, Node] = field(default_factory=dict)
 
     def program(self, graph: Graph, extra_inputs: Sequence[Value]) -> Scheduled:
         """Schedules one graph; a lowering that declines costs the node its company, then its kernel."""
         bare: dict[Node, str] = {}
         host = {node: r for node in graph.nodes if (r := self.lowerer.refuses(node)) is not None}
         while True:
+            self.makers |= {value: node for node in graph.nodes for value in node.outputs}
             draft = _Draft(self, graph, bare, host)
             try:
                 return Scheduled(draft.build(extra_inputs), self.kernels, self.constants)
@@ -177,9 +185,7 @@ class _Draft:
         """A result that is a view of a temporary makes that temporary the caller's array, if the sizes of
         the result are known when the temporary is written."""
         for output in outputs:
-            root = output
-            while (below := self.slots[root].view_of) is not None:
-                root = below
+            root = root_among(self.slots, output)
             early = known | set(type_symbols(self.slots[root].type))
             if set(type_symbols(self.slots[output].type)) - early:
                 continue
@@ -278,8 +284,54 @@ class _Draft:
             regions[name] = self.shared.program(region, outside).program
             taken[name] = tuple(self.need(v) for v in outside)
         inputs = tuple(self.need(v) for v in node.inputs)
-        outputs = tuple(self.slot(v, "host") for v in node.outputs)
-        self.steps.append(ControlStep(node.op, inputs, outputs, regions, taken, node.defines, node.location))
+        reason = "the device does not branch"
+        if self.shared.lowerer.branches:
+            reason = refusal(node, regions)
+        if reason is None and node.op == "if":
+            self.open_branch(node, regions, taken)
+        elif reason is None and (rows := rows_of(node, self.shared.makers)) is not None:
+            self.open_loop(node, regions["body"], inputs, taken["body"], rows)
+        else:
+            reason = reason or f"its scanned results have {WHERE}"
+            outputs = tuple(self.slot(v, "host") for v in node.outputs)
+            self.steps.append(
+                ControlStep(node.op, inputs, outputs, regions, taken, node.defines, node.location, reason)
+            )
+
+    def result(self, value: Value) -> int:
+        """The slot of a value that steps write."""
+        return self.slot(value, "output" if value in self.results else "temporary")
+
+    def opening(self, node: Node) -> Opening:
+        return Opening(self.slots, self.constants, self.steps, node.op, node.location)
+
+    def open_branch(self, node: Node, regions: Mapping[str, Program], taken: Mapping) -> None:
+        results = tuple(map(self.result, node.outputs))
+        self.opening(node).branch(self.need(node.inputs[0]), regions, taken, results)
+
+    def open_loop(self, node: Node, body: Program, inputs, taken: Sequence[int], rows: Dim) -> None:
+        """A loop among the steps. Where it defines how many rows there are, that is read from its count."""
+        carried = len(inputs) - 2
+        results = tuple(map(self.result, node.outputs[:carried]))
+        scans = []
+        for value in node.outputs[carried:]:
+            if not node.defines:
+                scans.append(self.result(value))
+                continue
+            room = TensorType(value.dtype, (rows, *value.shape[1:]))
+            self.slots.append(Slot(value.name, room, "temporary"))
+            scans.append(len(self.slots) - 1)
+            self.slot(value, "temporary", scans[-1])
+        zero = len(self.slots)
+        self.slots.append(Slot("zero", TensorType(i64, ()), "constant"))
+        self.constants[zero] = self.shared.constant_key(ZERO)
+        opening, endless = self.opening(node), is_endless(node, self.shared.makers)
+        count = opening.loop(inputs, body, taken, results, scans, rows, zero, endless)
+        if node.defines:
+            reason = "the sizes that a loop gives are read on the host"
+            self.steps.append(HostStep("read_dims", {}, (count,), (), node.defines, node.location, reason))
+        elif scans:
+            opening.exactly(count, rows)
 
     def add_placed(self, node: Node) -> None:
         body: Graph = node["body"]

@@ -37,6 +37,7 @@ COMPUTED = ("f64", "f32", "f16", "bf16", "i64", "i32", "i16", "i8", "u64", "u32"
 
 class CpuBackend:
     name = "cpu"
+    branches = True
 
     @property
     def lowerings(self) -> Mapping[str, Lowering]:

@@ -182,11 +182,11 @@ class Pixels:
                 inside = logical_and(inside, build.within(at, inliner.size(sizes[axis])))
         index.insert(self.channel_axis - 1, mul(group, inliner.size(self.each)))
         base = inliner.linear(self.x.shape, (image, *index))
-        guarded = not isinstance(inside, Const)
-        if guarded:
+        everywhere = isinstance(inside, Const) and inside.value
+        if not isinstance(inside, Const):
             inside = inliner.let(body, inside, "inside")
-            base = select(inside, base, const(0))
-        return inliner.let(body, base, "base"), inside if guarded else None
+        base = select(inside, base, const(0))
+        return inliner.let(body, base, "base"), None if everywhere else inside
 
     @property
     def never_empty(self) -> bool:

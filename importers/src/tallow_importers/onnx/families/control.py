@@ -8,13 +8,14 @@ from functools import partial
 import numpy as np
 import onnx
 
-from tallow.dim import symbol, symbols
+from tallow.dim import Dim, maximum, symbol, symbols
 from tallow.dtype import bool_, i64
 from tallow.errors import GraphError, ImportFailed
 from tallow.graph import VARIES, Graph, TensorType, Value, replace_sizes, type_symbols
 from tallow.ops.control import join_types
 from tallow_importers.onnx.context import Arm, Context, Diverges, NodeView, RanksDiffer, Unsupported
 from tallow_importers.onnx.known import KnownBuilder
+from tallow_importers.onnx.problems import Problems
 from tallow_importers.onnx.registry import onnx_op
 
 UNROLLED = 64  # entries of a batch whose scans are written one after the other
@@ -110,11 +111,9 @@ def _regions(writers: Sequence[Callable[[], Graph]], context: Context) -> list[G
     """Both branches as regions. One that cannot be typed for the sizes at hand fails when it is taken."""
     made, errors = [], []
     for write in writers:
-        try:
-            made.append(write())
-        except (ImportFailed, GraphError) as error:
-            made.append(None)
-            errors.append(error)
+        region, error = _written(write, context.importer.problems)
+        made.append(region)
+        errors += [] if error is None else [error]
     if len(errors) == len(writers):
         raise errors[0]
     if errors:
@@ -125,6 +124,25 @@ def _regions(writers: Sequence[Callable[[], Graph]], context: Context) -> list[G
         region = builder.finish(list(failed) if isinstance(failed, tuple) else [failed])
         made = [region if m is None else m for m in made]
     return made
+
+
+def _written(write: Callable[[], Graph], problems: Problems) -> tuple[Graph | None, Exception | None]:
+    """A region, or what is wrong with it. What its nodes break is wrong where it is taken alone, and no
+    problem of the model; what Tallow does not support in it is."""
+    known = dict(problems.faults)
+    region = error = None
+    try:
+        region = write()
+    except (ImportFailed, GraphError) as raised:
+        error = raised
+    except Unsupported:
+        if problems.faults.keys() == known.keys():
+            raise
+    found = [fault for fault in problems.faults if fault not in known]
+    problems.faults = known
+    if found and error is None:
+        region, error = None, GraphError(found[0])
+    return region, error
 
 
 def _local(graph) -> set[str]:
@@ -158,7 +176,9 @@ def emit_loop(
     context: Context, trips: Value, condition: Value, carried: list[Value], body_of
 ) -> tuple[Value, ...]:
     """A loop whose carried values may change shape: `body_of(types)` imports the body for given types
-    of the carried values, with sizes that change made symbols until the types no longer move."""
+    of the carried values, with sizes that change made symbols until the types no longer move. Its scanned
+    results have as many rows as sizes say, unless a condition may end it or the number is data."""
+    trips, most = _trips(context, trips)
     types = [v.type for v in carried]
     changing: list[str] = []
     for _ in range(8):
@@ -181,18 +201,40 @@ def emit_loop(
         outside, names = _rename(context, type_, local)
         finals.append(outside)
         fresh += names
-    trip_symbol = context.fresh_name()
+    rows = maximum(most, 0) if most is not None and _is_endless(context, condition, body) else None
+    scanned = len(body.outputs) > 1 + len(types)
+    if rows is None:
+        rows = symbol(context.fresh_name())
+        fresh += [str(rows)] if scanned else []
     scans = []
     for value in body.outputs[1 + len(types) :]:
         outside, names = _rename(context, value.type, local)
         fresh += names
-        scans.append(TensorType(outside.dtype, (symbol(trip_symbol), *outside.shape)))
-    defines = (*fresh, *([trip_symbol] if scans else []))
-    extra = {"defines": defines} if defines else {}
+        scans.append(TensorType(outside.dtype, (rows, *outside.shape)))
+    extra = {"defines": tuple(fresh)} if fresh else {}
     result = context.builder.emit(
         "loop", trips, condition, *carried, body=body, types=(*finals, *scans), **extra
     )
     return result if isinstance(result, tuple) else (result,)
+
+
+def _trips(context: Context, trips: Value) -> tuple[Value, Dim | None]:
+    """The number of iterations, written as a size where sizes tell it, and what it is then."""
+    known = context.dims(trips)
+    if known is None or known[0] is None:
+        return trips, None
+    return (trips if isinstance(known[0], int) else context.size(known[0])), known[0]
+
+
+def _is_endless(context: Context, condition: Value, body: Graph) -> bool:
+    """Whether no condition ends a loop before its last iteration."""
+    constants = {node.output: node["value"] for node in body.nodes if node.op == "constant"}
+
+    def holds(value: Value) -> bool:
+        array = constants.get(value, context.array(value))
+        return array is not None and bool(np.all(array))
+
+    return holds(condition) and (body.outputs[0] is body.inputs[1] or holds(body.outputs[0]))
 
 
 @onnx_op("Loop")

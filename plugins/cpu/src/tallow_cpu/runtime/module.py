@@ -15,15 +15,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tallow.backend import BoundStep, Code
+from tallow.backend import BoundFlow, BoundStep, Code
 from tallow.errors import ArtifactError, CompileError
 from tallow_cpu.runtime.source import IMPORTS, MAX_ARGUMENTS, SPINS_AT, STATE_BYTES
 from tallow_cpu.runtime.threads import usable_cores
+from tallow_cpu.runtime.walker import FLOW
 
 CHUNKS_PER_THREAD = 16
 SPIN_SECONDS = 50e-6
 _POINTER, _INTEGER = ctypes.c_void_p, ctypes.c_int64
-_RUN = ctypes.CFUNCTYPE(None, _POINTER, _INTEGER, _POINTER, _POINTER, _INTEGER, _POINTER)
+_RUN = ctypes.CFUNCTYPE(_INTEGER, _POINTER, _INTEGER, _POINTER, _POINTER, _INTEGER, _POINTER)
 _START = ctypes.CFUNCTYPE(_INTEGER, _POINTER, _INTEGER)
 _SPIN = ctypes.CFUNCTYPE(None, _INTEGER)
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -158,7 +159,7 @@ class Module:
         self.entries = {name: self.mapped.address + offset for name, offset in code.entries.items()}
         self.pool = pool_for(code.support["runtime"])
 
-    def prepare(self, steps: Sequence[BoundStep], threads: int) -> Prepared:
+    def prepare(self, steps: Sequence[BoundStep | BoundFlow], threads: int) -> Prepared:
         """The step table of bound steps, for up to `threads` threads."""
         return Prepared(self, steps, max(1, min(threads, usable_cores())))
 
@@ -169,39 +170,55 @@ class Prepared:
     How a grid is cut depends on `threads`, but its iterations are independent, so results do not.
     """
 
-    def __init__(self, module: Module, steps: Sequence[BoundStep], threads: int):
+    def __init__(self, module: Module, steps: Sequence[BoundStep | BoundFlow], threads: int):
         self.module, self.count = module, len(steps)
         words: list[int] = []
+        starts: list[int] = []
         parallel = False
         for step in steps:
+            starts.append(len(words))
+            if isinstance(step, BoundFlow):
+                head, sizes = (FLOW[step.kind], 0, 0), (step.target, 0, step.size, step.rows)
+            else:
+                chunk = max(step.grain, -(-step.grid // (threads * CHUNKS_PER_THREAD)), 1)
+                parallel |= step.grid > chunk
+                head, sizes = (module.entries[step.entry], step.grid, chunk), step.sizes
             if len(step.arguments) > MAX_ARGUMENTS:
                 raise CompileError(
                     f"{step.entry} takes {len(step.arguments)} buffers: expected at most {MAX_ARGUMENTS}"
                 )
-            chunk = max(step.grain, -(-step.grid // (threads * CHUNKS_PER_THREAD)), 1)
-            parallel |= step.grid > chunk
-            words += [module.entries[step.entry], len(step.arguments), len(step.sizes), step.grid, chunk]
+            words += [head[0], len(step.arguments), len(sizes), *head[1:]]
             words += [number for pair in step.arguments for number in pair]
-            words += step.sizes
+            words += sizes
+        starts.append(len(words))
+        for start, step in zip(starts, steps, strict=False):
+            if isinstance(step, BoundFlow):
+                words[start + 5 + 2 * len(step.arguments) + 1] = 8 * starts[step.target]
         self.threads = threads if parallel else 1
         self.table = np.array(words, np.int64)
         self._address = self.table.ctypes.data
         self._pack = struct.Struct("").pack
         self._bases = 0
 
-    def run(self, bases: Sequence[int]) -> None:
-        """Run all steps; releases the GIL."""
-        self._call(bases, None)
+    def run(self, bases: Sequence[int]) -> int | None:
+        """Run the steps; the number of the one that ended the run early. Releases the GIL."""
+        stopped = self._call(bases, None)
+        return stopped - 1 if stopped else None
 
     def profile(self, bases: Sequence[int]) -> list[float]:
         """Run all steps; the seconds each took."""
-        times = np.zeros(self.count + 1, np.int64)
-        self._call(bases, times.ctypes.data)
-        return (np.diff(times) / 1e9).tolist()
+        return [seconds for seconds, _ in self.observe(bases)[1]]
 
-    def _call(self, bases: Sequence[int], times: int | None) -> None:
+    def observe(self, bases: Sequence[int]) -> tuple[int | None, list[tuple[float, int]]]:
+        """As run; also the seconds that each step took in all, and how often it ran."""
+        times = np.zeros((self.count, 2), np.int64)
+        stopped = self._call(bases, times.ctypes.data)
+        taken = [(nanoseconds / 1e9, runs) for nanoseconds, runs in times.tolist()]
+        return stopped - 1 if stopped else None, taken
+
+    def _call(self, bases: Sequence[int], times: int | None) -> int:
         if len(bases) != self._bases:
             self._pack, self._bases = struct.Struct(f"{len(bases)}q").pack, len(bases)
         pool = self.module.pool
         threads = 1 if self.threads == 1 else pool.ensure(self.threads)
-        pool.run(self._address, self.count, self._pack(*bases), pool.address, threads, times)
+        return pool.run(self._address, self.count, self._pack(*bases), pool.address, threads, times)

@@ -1,4 +1,4 @@
-"""The thread pool and the step walker, as LLVM IR.
+"""The thread pool, as LLVM IR, and with the step walker (`walker.py`) the runtime of every artifact.
 
 All state lies in memory that the opener gives (`STATE_BYTES`, zeroed), so the code itself stays
 read-only. Workers spin for a bounded time and then sleep on a futex, and so does the caller while it
@@ -18,16 +18,15 @@ half is the futex on which the caller waits · 64 function · 72 arguments · 80
 96 chunk · 104 chunks in all · 112 runs · 192 caller is asleep · 256 sleeping workers · 320 busy · then the
 imports of `IMPORTS` from 384 · 408 workers · 416 pauses before sleep · 424 workers that have a number ·
 from 512, 64 bytes apart, the next chunk of each run.
-
-A step in the table is i64s: function, argument count, size count, grid, chunk, then (base, offset)
-for each argument, then the sizes.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-INTERFACE = "2"  # of state, step table and entries: changes when any of them does
+from tallow_cpu.runtime.walker import NUMBERS, WALKER
+
+INTERFACE = "3"  # of state, step table and entries: changes when any of them does
 MAX_RUNS = 64
 STATE_BYTES = 512 + 64 * MAX_RUNS
 IMPORTS = {"syscall": 384, "pthread_create": 392, "clock_gettime": 400}
@@ -52,9 +51,9 @@ PLATFORMS = {
 
 def runtime_ir(platform: Platform) -> str:
     """The module text for a processor; its functions are those of `ENTRIES`."""
-    parts = (_WORK, _WORKER, _START, _PARALLEL, _CLOCK, _RUN, platform.declare, _DECLARATIONS)
+    parts = (_WORK, _WORKER, _START, _PARALLEL, WALKER, platform.declare, _DECLARATIONS)
     text = "\n".join(parts).replace("PAUSE", platform.pause).replace("FUTEX", f"i64 {platform.futex}")
-    numbers = {"MAX_ARGUMENTS": MAX_ARGUMENTS, "SPINS_AT": SPINS_AT, "MAX_RUNS": MAX_RUNS}
+    numbers = NUMBERS | {"MAX_ARGUMENTS": MAX_ARGUMENTS, "SPINS_AT": SPINS_AT, "MAX_RUNS": MAX_RUNS}
     for name, number in numbers.items():
         text = text.replace(name, str(number))
     return text
@@ -299,106 +298,6 @@ rise:
  store atomic i32 0, ptr %wp seq_cst, align 4
  br label %out
 out:
- ret void
-}
-"""
-
-_CLOCK = """
-define internal void @stamp(ptr %s, ptr %times, i64 %i) #0 {
-entry:
- %ts = alloca [2 x i64]
- %off = icmp eq ptr %times, null
- br i1 %off, label %out, label %on
-on:
- %cp = getelementptr i8, ptr %s, i64 400
- %clock = load ptr, ptr %cp
- %r = call i32 %clock(i32 1, ptr %ts)
- %sec = load i64, ptr %ts
- %np = getelementptr i64, ptr %ts, i64 1
- %nano = load i64, ptr %np
- %big = mul i64 %sec, 1000000000
- %all = add i64 %big, %nano
- %p = getelementptr i64, ptr %times, i64 %i
- store i64 %all, ptr %p
- br label %out
-out:
- ret void
-}
-"""
-
-_RUN = """
-define void @tallow_run(ptr %table, i64 %count, ptr %bases, ptr %s, i64 %threads, ptr %times) #0 {
-entry:
- %args = alloca [MAX_ARGUMENTS x ptr], align 64
- %bp = getelementptr i8, ptr %s, i64 320
- %helpers = sub i64 %threads, 1
- %many = icmp sgt i64 %helpers, 0
- br i1 %many, label %try, label %start
-try:
- %got = cmpxchg ptr %bp, i32 0, i32 1 acq_rel monotonic
- %mine0 = extractvalue {i32, i1} %got, 1
- br label %start
-start:
- %mine = phi i1 [false, %entry], [%mine0, %try]
- call void @stamp(ptr %s, ptr %times, i64 0)
- br label %step
-step:
- %i = phi i64 [0, %start], [%i1, %after]
- %at = phi ptr [%table, %start], [%following, %after]
- %left = icmp slt i64 %i, %count
- br i1 %left, label %bind, label %out
-bind:
- %fn = load ptr, ptr %at
- %p1 = getelementptr i64, ptr %at, i64 1
- %na = load i64, ptr %p1
- %p2 = getelementptr i64, ptr %at, i64 2
- %nz = load i64, ptr %p2
- %p3 = getelementptr i64, ptr %at, i64 3
- %grid = load i64, ptr %p3
- %p4 = getelementptr i64, ptr %at, i64 4
- %chunk = load i64, ptr %p4
- %pairs = getelementptr i64, ptr %at, i64 5
- br label %arg
-arg:
- %j = phi i64 [0, %bind], [%j1, %put]
- %am = icmp slt i64 %j, %na
- br i1 %am, label %put, label %ready
-put:
- %d = mul i64 %j, 2
- %q0 = getelementptr i64, ptr %pairs, i64 %d
- %base = load i64, ptr %q0
- %q1 = getelementptr i64, ptr %q0, i64 1
- %offset = load i64, ptr %q1
- %bq = getelementptr ptr, ptr %bases, i64 %base
- %addr = load ptr, ptr %bq
- %full = getelementptr i8, ptr %addr, i64 %offset
- %slot = getelementptr ptr, ptr %args, i64 %j
- store ptr %full, ptr %slot
- %j1 = add i64 %j, 1
- br label %arg
-ready:
- %n2 = mul i64 %na, 2
- %sizes = getelementptr i64, ptr %pairs, i64 %n2
- %following = getelementptr i64, ptr %sizes, i64 %nz
- %big = icmp sgt i64 %grid, %chunk
- %par = and i1 %big, %mine
- br i1 %par, label %spread, label %alone
-spread:
- call void @parallel(ptr %s, ptr %fn, ptr %args, ptr %sizes, i64 %grid, i64 %chunk, i64 %helpers)
- br label %after
-alone:
- call void %fn(ptr %args, ptr %sizes, i64 0, i64 %grid)
- br label %after
-after:
- %i1 = add i64 %i, 1
- call void @stamp(ptr %s, ptr %times, i64 %i1)
- br label %step
-out:
- br i1 %mine, label %release, label %end
-release:
- store atomic i32 0, ptr %bp release, align 4
- br label %end
-end:
  ret void
 }
 """

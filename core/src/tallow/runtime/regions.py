@@ -1,0 +1,87 @@
+"""Regions run from Python: branches and iterations of control flow that the device does not decide itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from tallow.evaluate import bind_sizes, stack_scan
+from tallow.runtime.binding import Bound
+from tallow.runtime.device_array import DeviceArray
+from tallow.runtime.frame import Frame
+from tallow.schedule.program import ControlStep, Program
+
+
+class Machine(Protocol):
+    """What runs a program, as its control steps see it: `regions` by step and name, and by slot what is
+    `sent` to them without being looked up at each run."""
+
+    program: Program
+    regions: Mapping[tuple[int, str], Machine]
+    sent: Mapping[int, object]
+
+    def value(self, frame: Frame, slot: int): ...
+    def view(self, frame: Frame, slot: int): ...
+    def run(self, bound: Bound, *, stay: bool, around: tuple[int, ...]) -> list: ...
+    def run_direct(self, arrays: Sequence, around: tuple[int, ...]) -> list | None: ...
+
+
+def run_control(machine: Machine, frame: Frame, number: int, step: ControlStep) -> tuple:
+    """The results of an `if` or `loop`, the step of that number of the machine's program."""
+    if step.op == "if":
+        flag = bool(np.reshape(machine.view(frame, step.inputs[0]), ()))
+        return tuple(_region(machine, frame, number, "then" if flag else "otherwise")(()))
+    return _run_loop(machine, frame, number, step)
+
+
+def _region(machine: Machine, frame: Frame, number: int, name: str) -> Callable[[Sequence], list]:
+    """What runs a region on values of its own inputs; what it captures is looked up once."""
+    step, inner = machine.program.steps[number], machine.regions[number, name]
+    taken = [
+        _contiguous(machine.sent[slot] if slot in machine.sent else machine.value(frame, slot))
+        for slot in step.captured[name]
+    ]
+    types = [inner.program.slots[slot].type for slot in inner.program.inputs]
+    around = tuple(frame.sizes.values())
+
+    def run(values: Sequence) -> list:
+        given = [*map(_contiguous, values), *taken]
+        results = inner.run_direct(given, around)
+        if results is None:
+            sizes = dict(frame.sizes)
+            bind_sizes(types, given, sizes, step.location)
+            results = inner.run(Bound(tuple(given), sizes), stay=True, around=around)
+        return results
+
+    return run
+
+
+def _run_loop(machine: Machine, frame: Frame, number: int, step: ControlStep) -> tuple:
+    trips = int(np.reshape(machine.view(frame, step.inputs[0]), ()))
+    keep_going = bool(np.reshape(machine.view(frame, step.inputs[1]), ()))
+    carried = [machine.value(frame, slot) for slot in step.inputs[2:]]
+    body, run = step.regions["body"], _region(machine, frame, number, "body")
+    scans: list[list] = [[] for _ in range(len(body.outputs) - 1 - len(carried))]
+    iteration = 0
+    while keep_going and iteration < trips:
+        keep, *results = run([np.array(iteration, np.int64), np.array(keep_going), *carried])
+        keep_going = bool(np.reshape(_on_host(keep), ()))
+        carried = results[: len(carried)]
+        for scan, element in zip(scans, results[len(carried) :], strict=True):
+            scan.append(element)
+        iteration += 1
+    types = [machine.program.slots[slot].type for slot in step.outputs[len(carried) :]]
+    stacked = [[_on_host(element) for element in scan] for scan in scans]
+    return (*carried, *(stack_scan(s, t, frame.sizes) for s, t in zip(stacked, types, strict=True)))
+
+
+def _contiguous(value):
+    """An array of the host as kernels take it; any other value as it is."""
+    return np.ascontiguousarray(value).reshape(np.shape(value)) if isinstance(value, np.ndarray) else value
+
+
+def _on_host(value):
+    """A value that a region made, on the host."""
+    return value.numpy() if isinstance(value, DeviceArray) else value
