@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from functools import cache
 
+import numpy as np
+
 from tallow import plugins
 from tallow.backend import DeviceInfo, Target
+from tallow.builder import Builder
+from tallow.dim import symbol
+from tallow.graph import TensorType
 from tallow.schedule.program import HostStep, PlacedStep, programs_of
 from tallow_fake import ApartDevice, FakeBackend, FakeDevice
 
@@ -68,3 +73,29 @@ def placed_steps(run) -> list[PlacedStep]:
 def host_steps(run) -> list[HostStep]:
     found = [part.steps for _, part in programs_of(run.compiled.program)]
     return [step for steps in found for step in steps if isinstance(step, HostStep)]
+
+
+def branching():
+    b = Builder()
+    flag, x = b.input("flag", "bool", []), b.input("x", "f32", ["n"])
+    regions = {}
+    for name, op in {"then": "sin", "otherwise": "exp"}.items():
+        inner = Builder(name, b)
+        regions[name] = inner.finish({"z": inner.mul(inner.emit(op, x), b.constant(np.float32(3)))})
+    y = b.emit("if", flag, **regions, types=(x.type,))
+    return b.finish({"y": b.neg(y)})
+
+
+def looping(trips=None):
+    b = Builder()
+    count = b.input("trips", "i64", []) if trips is None else b.constant(np.int64(trips))
+    x = b.input("x", "f32", ["n"])
+    inner = Builder("body", b)
+    inner.input("trip", "i64", [])
+    go, state = inner.input("go", "bool", []), inner.input("state", "f32", x.shape)
+    body = inner.finish({"go": go, "state": inner.sin(inner.add(state, x)), "seen": inner.neg(state)})
+    seen = TensorType(x.dtype, (symbol("t"), *x.shape))
+    final, stacked = b.emit(
+        "loop", count, b.constant(np.asarray(True)), x, body=body, types=(x.type, seen), defines=("t",)
+    )
+    return b.finish({"final": b.neg(final), "stacked": stacked})

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from onnx import helper
-from placement_support import host_steps, memory_of, placed_steps, places, register
+from placement_support import branching, host_steps, looping, memory_of, placed_steps, places, register
 
 import tallow
 from tallow import artifact, plugins
@@ -315,6 +315,37 @@ def doubles():
             )
         x = y
     return b.finish({"y": x})
+
+
+def test_control_flow_on_the_processor_is_native_there():
+    """A loop that goes there whole is decided there, as it would be without a list."""
+    graph = looping(4)
+    run = tallow.compile(graph, [register("one", ["sin"]), "cpu"])
+    (step,) = placed_steps(run)
+    assert not any(hasattr(inner, "regions") for inner in step.program.steps)
+    x = np.linspace(-1, 1, 5, dtype=np.float32)
+    for _ in range(2):
+        got, wanted = run.run({"x": x}), tallow.evaluate(graph, {"x": x})
+        for name, array in wanted.items():
+            np.testing.assert_allclose(got[name], array, rtol=1e-5, atol=1e-6)
+
+
+def test_a_branch_with_work_for_another_device_is_decided_on_the_host(monkeypatch):
+    cpu = plugins.backend("cpu")
+    supports = cpu.supports
+
+    def picky(node, target):
+        return "no sines" if node.op == "sin" else supports(node, target)
+
+    monkeypatch.setattr(cpu, "supports", picky)
+    graph = branching()
+    run = tallow.compile(graph, ["cpu", register("two", ["exp"])])
+    assert len(placed_steps(run)) == 1 and not host_steps(run)
+    why = next(step.reason for step in run.plan.steps if step.label == "if")
+    assert "work for device 1 of the list in it is no kernel of this device" in why
+    for flag in (True, False, True):
+        inputs = {"flag": np.asarray(flag), "x": np.linspace(-1, 1, 5, dtype=np.float32)}
+        np.testing.assert_allclose(run.run(inputs)["y"], tallow.evaluate(graph, inputs)["y"], rtol=1e-5)
 
 
 def test_opencl_and_the_processor(usable, tmp_path):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from placement_support import host_steps, memory_of, placed_steps, places, register
+from placement_support import branching, host_steps, looping, memory_of, placed_steps, places, register
 
 import tallow
 from tallow.builder import Builder
 from tallow.dim import symbol
 from tallow.errors import CompileError, InputError
-from tallow.graph import Location, TensorType
+from tallow.graph import Location
 
 BIG = 1 << 20  # elements of a value that is dear to compute, and dearer to move
 
@@ -265,32 +265,6 @@ def test_shape_arithmetic_stays_on_the_host():
 
 
 # Control flow ------------------------------------------------------------------------------------
-
-
-def branching():
-    b = Builder()
-    flag, x = b.input("flag", "bool", []), b.input("x", "f32", ["n"])
-    regions = {}
-    for name, op in {"then": "sin", "otherwise": "exp"}.items():
-        inner = Builder(name, b)
-        regions[name] = inner.finish({"z": inner.mul(inner.emit(op, x), b.constant(np.float32(3)))})
-    y = b.emit("if", flag, **regions, types=(x.type,))
-    return b.finish({"y": b.neg(y)})
-
-
-def looping(trips=None):
-    b = Builder()
-    count = b.input("trips", "i64", []) if trips is None else b.constant(np.int64(trips))
-    x = b.input("x", "f32", ["n"])
-    inner = Builder("body", b)
-    inner.input("trip", "i64", [])
-    go, state = inner.input("go", "bool", []), inner.input("state", "f32", x.shape)
-    body = inner.finish({"go": go, "state": inner.sin(inner.add(state, x)), "seen": inner.neg(state)})
-    seen = TensorType(x.dtype, (symbol("t"), *x.shape))
-    final, stacked = b.emit(
-        "loop", count, b.constant(np.asarray(True)), x, body=body, types=(x.type, seen), defines=("t",)
-    )
-    return b.finish({"final": b.neg(final), "stacked": stacked})
 
 
 @pytest.mark.parametrize("kind", ["host", "processor"])
