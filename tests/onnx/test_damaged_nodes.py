@@ -29,7 +29,7 @@ SQUARE = np.ones((4, 1, 2, 2), "f4")
         ("ScatterElements", {"x": X[0, 0, 0], "i": ONE[None], "u": TWO}, {}, "indices of rank 1, got"),
         ("ScatterElements", {"x": X[0, 0, 0], "i": ONE, "u": TWO}, {}, "updates of rank 1, got"),
         ("ScatterND", {"x": ONE, "i": np.array([[0, 1, 2]]), "u": ONE}, {}, "at most 1"),
-        ("ScatterND", {"x": X[0, 0, 0], "i": np.array([[0]]), "u": TWO}, {}, "updates of rank 1, got"),
+        ("ScatterND", {"x": X[0, 0, 0], "i": np.array([[0]]), "u": TWO}, {}, "reshape: "),
         ("RandomUniform", {}, {"shape": [2], "high": float("inf")}, "finite bounds, got 0.0 and inf"),
         ("RandomNormal", {}, {"shape": [2], "scale": -1.0}, "scale of 0 or more, got 0.0 and -1.0"),
         ("MaxPool", {"x": X}, {"kernel_shape": [2, -2]}, r"kernel of 1 or more, got \[2, -2\]"),
