@@ -166,3 +166,13 @@ def test_more_axes_than_arrays_have():
     proto = one_node("Unsqueeze", {"x": X, "axes": np.arange(61)}, constants=("axes",))
     with pytest.raises(CompileError, match='at most 64 axes, got 65.*Unsqueeze node "it"'):
         tallow.compile(load_model_proto(proto))
+
+
+@pytest.mark.parametrize("channels", [6, "c"])
+def test_norms_of_groups_of_an_open_number_of_channels(channels, rng):
+    """From opset 21 on there is a factor for each channel, whether or not their number is known."""
+    inputs = {n: rng.standard_normal(s).astype("f4") for n, s in (("x", (2, 6, 3)), ("s", (6,)), ("b", (6,)))}
+    proto = one_node("GroupNormalization", inputs, opset=21, num_groups=3, epsilon=0.1)
+    if channels != 6:
+        proto.graph.input[0].type.tensor_type.shape.dim[1].dim_param = channels
+    agrees(proto, inputs, rtol=1e-4)
