@@ -113,7 +113,7 @@ def test_strides_without_end():
 
 def test_more_positions_than_convolutions_are_made_of(rng):
     """A host step, and it says so."""
-    inputs = {"x": X[..., :1], "w": rng.standard_normal((4, 1, 40, 40)).astype("f4")}
+    inputs = {"x": X[..., :1], "w": rng.standard_normal((4, 1, 41, 41)).astype("f4")}
     proto = one_node("ConvTranspose", inputs, strides=[40, 40])
     run = tallow.compile(load_model_proto(proto))
     assert [s.label for s in run.plan.steps if s.place == "host"] == ["conv_transpose"]
