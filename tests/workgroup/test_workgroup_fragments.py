@@ -191,8 +191,8 @@ def test_few_groups_have_deeper_pieces():
     def depth(rows, columns, each):
         return choose_block(1, rows, columns, each, dtype_of("f16"), of_units(256, 32, units=108)).depth
 
-    assert depth(49, 512, 512) == 128 and depth(50_000, 512, 512) == 32
-    assert depth(49, 512, 96) == 32  # 128 would be a fourth more
+    assert depth(49, 512, 512) == 64 and depth(50_000, 512, 512) == 32
+    assert depth(49, 512, 96) == 32  # 64 would be a third more
     assert depth(49, 512, 16) == 16
 
 

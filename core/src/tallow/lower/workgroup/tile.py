@@ -20,7 +20,7 @@ UNKNOWN = 1024  # a size that only the run can tell
 CHUNK = 4  # neighbouring rows or columns of a thread
 UNIT = 16  # rows and columns of a fragment
 FEWEST = 8  # rows, columns and summed elements that are worth matrix units
-REGISTERS = 96  # of a thread, for sums and what waits
+REGISTERS = 64  # of a thread, for sums and what waits
 STAGING = 32  # multiplications of a matrix unit in the time that an element takes to be staged
 # Fragments of a sub-group, rows x columns, and sub-groups, down x across.
 BLOCKS = (
