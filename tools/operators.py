@@ -146,7 +146,10 @@ def text() -> str:
         table = rows(domain)
         done = sum(how != "not supported" for _, _, how in table)
         parts.append(f"## {domain or 'ai.onnx'}: {done} of {len(table)}\n")
-        lines = ["| Operator | Versions | Runs as | Kernels for | On the host |", "| --- | --- | --- | --- | --- |"]
+        lines = [
+            "| Operator | Versions | Runs as | Kernels for | On the host |",
+            "| --- | --- | --- | --- | --- |",
+        ]
         for name, versions, how in table:
             compiled, host = described(probe(domain, name))
             lines.append(f"| {name} | {versions} | {how} | {compiled} | {host} |")

@@ -41,7 +41,9 @@ def scatter_nd(context: Context, node: NodeView) -> Value:
     depth = indices.shape[-1] if indices.rank else None
     if isinstance(depth, int) and updates.rank != indices.rank - 1 + data.rank - depth:
         shape = (*indices.shape[:-1], *data.shape[depth:])
-        repairs.warn(f"{context.builder.location}: updates are {updates.type}: read as of shape {list(shape)}")
+        repairs.warn(
+            f"{context.builder.location}: updates are {updates.type}: read as of shape {list(shape)}"
+        )
         updates = context.builder.reshape(updates, shape=shape)
     return context.builder.scatter_nd(data, indices, updates, reduction=node.attribute("reduction", "none"))
 
