@@ -1,4 +1,5 @@
-"""Writes docs/operators.md: every ONNX operator, its versions, and how it runs. `--check` only compares."""
+"""Writes docs/operators.md: every ONNX operator, its versions, how it runs, and its dtypes by backend. `--check`
+only compares."""
 
 from __future__ import annotations
 
@@ -20,6 +21,10 @@ from tallow.ops import OPS
 from tallow_importers.onnx import importer
 from tallow_importers.onnx.registry import REGISTRY
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+from operator_probes import GROUPS, TARGETS, described, probe  # noqa: E402
+
 DOCUMENT = Path(__file__).parents[1] / "docs" / "operators.md"
 DOMAINS = ("", "ai.onnx.ml", "ai.onnx.preview", "ai.onnx.preview.training", "com.microsoft")
 HELPERS = ("tallow_importers.onnx",)
@@ -32,6 +37,13 @@ which ONNX changed the operator.
 *Runs as* says what a model may come to: **kernels** are compiled; **host** steps run the numpy meaning that is named;
 **definition** writes ONNX's own function body out, with the operators in it; **control flow** runs regions. What is
 known while importing (shapes, sequences of known length, constants) costs no step at all, whatever the table says.
+
+*Kernels for* and *on the host* are found by trying: ONNX's smallest node test of the operator with each dtype that its
+schema allows (of the operands whose type has most of them), operands after the first being constants, is scheduled for
+{", ".join(f"{name}:{arch}" for name, arch in TARGETS.items())}. A backend is named only where they differ.
+Where both are empty, no node test is of this operator alone; a dtype in neither column was refused.
+
+{chr(10).join(f"- **{name}**: {', '.join(members)}" for name, members in GROUPS.items())}
 """
 
 
@@ -134,8 +146,13 @@ def text() -> str:
         table = rows(domain)
         done = sum(how != "not supported" for _, _, how in table)
         parts.append(f"## {domain or 'ai.onnx'}: {done} of {len(table)}\n")
-        lines = ["| Operator | Versions | Runs as |", "| --- | --- | --- |"]
-        lines += [f"| {name} | {versions} | {how} |" for name, versions, how in table]
+        lines = [
+            "| Operator | Versions | Runs as | Kernels for | On the host |",
+            "| --- | --- | --- | --- | --- |",
+        ]
+        for name, versions, how in table:
+            compiled, host = described(probe(domain, name))
+            lines.append(f"| {name} | {versions} | {how} | {compiled} | {host} |")
         parts.append("\n".join(lines) + "\n")
     return "\n".join(parts)
 

@@ -31,14 +31,15 @@ def run_guarded(graph, arrays, device=HOST, threads=1):
     return out, want
 
 
-def conv_graph(x, w, dims=None, **attributes):
+def conv_graph(x, w, dims=None, constant=True, **attributes):
     """A convolution between transposes, so that its kernel writes the result itself; bias and relu after it.
-    `dims`: the shape of x, where some sizes are known only at the run."""
+    `dims`: the shape of x, where some sizes are known only at the run. Weights are an input w or `constant`."""
     b = Builder("g")
     rank = x.ndim
     first, last = (0, rank - 1, *range(1, rank - 1)), (0, *range(2, rank), 1)
     given = b.input("x", str(tallow.dtype.dtype(x.dtype)), x.shape if dims is None else dims)
-    y = b.conv(b.transpose(given, permutation=first), b.constant(w), **attributes)
+    weights = b.constant(w) if constant else b.input("w", str(tallow.dtype.dtype(w.dtype)), w.shape)
+    y = b.conv(b.transpose(given, permutation=first), weights, **attributes)
     bias = b.constant(np.linspace(-1, 1, len(w)).astype(x.dtype).reshape(-1, *(1,) * (rank - 2)))
     return b.finish({"y": b.transpose(b.max(b.add(y, bias), b.scalar(0, x.dtype)), permutation=last)})
 
@@ -73,12 +74,27 @@ def convolutions(draw):
 
 
 @settings(max_examples=60, deadline=None)
-@given(convolutions(), st.integers(0, 1 << 30))
-def test_any_convolution(case, seed):
+@given(convolutions(), st.booleans(), st.integers(0, 1 << 30))
+def test_any_convolution(case, constant, seed):
     shape, weights, attributes = case
     rng = np.random.default_rng(seed)
     x, w = (rng.standard_normal(s).astype(np.float32) for s in (shape, weights))
-    close(*run_guarded(conv_graph(x, w, **attributes), {"x": x}), rounding(int(np.prod(weights[1:]))))
+    graph = conv_graph(x, w, constant=constant, **attributes)
+    inputs = {"x": x} if constant else {"x": x, "w": w}
+    close(*run_guarded(graph, inputs), rounding(int(np.prod(weights[1:]))))
+
+
+def test_weights_that_are_computed_are_packed_at_each_run():
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((1, 9, 9, 5), np.float32), rng.standard_normal((7, 5, 3, 3), np.float32)
+    graph = conv_graph(
+        x, w, constant=False, strides=(1, 1), dilations=(1, 1), pads=((1, 1), (1, 1)), groups=1
+    )
+    run = tallow.compile(graph)
+    assert not [step.label for step in run.plan.steps if step.place == "host"]
+    for scale in (1, -2):
+        inputs = {"x": x, "w": w * np.float32(scale)}
+        close(run.run(inputs)["y"], tallow.evaluate(graph, inputs)["y"], rounding(45))
 
 
 @pytest.mark.parametrize("device", ARCHES)

@@ -73,7 +73,7 @@ def test_dtypes(device, dtype, tolerance):
 
 
 @pytest.mark.parametrize("device", ARCHES)
-@pytest.mark.parametrize("rows", [1, 7, 8, 65, 200])
+@pytest.mark.parametrize("rows", [0, 1, 7, 8, 65, 200])
 @pytest.mark.parametrize("depth, n", [(1, 1), (17, 1), (64, 3), (130, 2), (33, 8)])
 def test_products(device, rows, depth, n):
     rng = np.random.default_rng(rows)

@@ -2,6 +2,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <type_traits>
 #include <ucontext.h>
 #include <utility>
 #include <vector>
@@ -133,8 +134,15 @@ static void run_grid(void (*kernel)(void **), bool barriers, void **given, unsig
   }
 }
 
+// An argument as it is given; memory begins at multiples of 64 bytes, which copies of several elements need.
+template <class A> static A argument(void *given) {
+  A value = *(A *)given;
+  if constexpr (is_pointer<A>::value) if ((size_t)value % 64) abort();
+  return value;
+}
+
 template <class... A, size_t... I>
-static void apply(void (*kernel)(A...), void **given, index_sequence<I...>) { kernel(*(A *)given[I]...); }
+static void apply(void (*kernel)(A...), void **given, index_sequence<I...>) { kernel(argument<A>(given[I])...); }
 
 template <class... A>
 static void apply(void (*kernel)(A...), void **given) { apply(kernel, given, index_sequence_for<A...>()); }

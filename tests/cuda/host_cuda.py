@@ -97,7 +97,9 @@ class Pointer:
 
 class Pool:
     def malloc(self, size: int) -> Pointer:
-        return Pointer(np.full(size, 0xA5, np.uint8))
+        memory = np.full(size + 64, 0xA5, np.uint8)
+        skip = -memory.ctypes.data % 64  # memory of CUDA is aligned
+        return Pointer(memory[skip : skip + size])
 
 
 class PinnedPool:

@@ -131,6 +131,30 @@ def test_products_that_stay_kernels(device, shape, right):
     assert not calls_of(compiled) and len(compiled.code.entries) == 1
 
 
+@pytest.mark.parametrize(
+    "depth, dtype, arch, called",
+    [
+        (256, "f16", "sm_80", False),
+        (257, "f16", "sm_80", True),
+        (256, "f16", "sm_90", False),
+        (256, "bf16", "sm_75", True),
+        (256, "f32", "sm_80", True),
+        (256, "f32", "sm_80+tf32", False),
+    ],
+)
+def test_short_sums_on_tensor_cores_keep_what_follows(device, depth, dtype, arch, called):
+    """Where the library has no such epilogue; one that it has stays its own."""
+    b = Builder()
+    x = b.input("x", dtype, ["n", depth])
+    y = b.matmul(x, b.constant(one((depth, 64), dtype)))
+    residual = b.input("residual", dtype, ["n", 64])
+    compiled = compile_graph(b.finish({"y": b.relu(b.add(y, residual))}), f"cuda:{arch}")
+    assert len(calls_of(compiled)) == called and len(compiled.code.entries) == 1 + called
+    b = Builder()
+    y = b.matmul(b.input("x", dtype, ["n", depth]), b.constant(one((depth, 64), dtype)))
+    assert calls_of(compile_graph(b.finish({"y": y}), f"cuda:{arch}"))
+
+
 def test_failures_of_the_library_are_told(device, monkeypatch):
     from tallow_cuda import libraries
 

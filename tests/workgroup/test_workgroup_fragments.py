@@ -186,6 +186,17 @@ def test_units_are_used_for_what_a_target_has_them_for(dtype):
     assert not statements(graph, of_units(subgroup=1), Multiply)
 
 
+def test_few_groups_have_deeper_pieces():
+    """Where many run at once, one waits for memory while others multiply."""
+
+    def depth(rows, columns, each):
+        return choose_block(1, rows, columns, each, dtype_of("f16"), of_units(256, 32, units=108)).depth
+
+    assert depth(49, 512, 512) == 64 and depth(50_000, 512, 512) == 32
+    assert depth(49, 512, 96) == 32  # 64 would be a third more
+    assert depth(49, 512, 16) == 16
+
+
 @given(
     st.sampled_from(UNITS),
     st.tuples(*[st.integers(1, 5000)] * 4),

@@ -99,6 +99,9 @@ LARGE_GRAPHS = {
     "conv of f16": lambda: conv_graph(
         (64, 64, (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1, (56, 56)), True, False, "f16"
     )[0],
+    "conv of few pixels": lambda: conv_graph(
+        (512, 512, (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1, (7, 7)), True, False, "f16"
+    )[0],
     "conv of variable weights": lambda: conv_graph(
         (32, 64, (3, 3), (2, 2), ((1, 1), (1, 1)), (1, 1), 2, (28, 28)), False, True, "bf16"
     )[0],

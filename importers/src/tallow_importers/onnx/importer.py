@@ -37,7 +37,7 @@ from tallow_importers.onnx.functions import body_of, type_proto
 from tallow_importers.onnx.known import KnownBuilder
 from tallow_importers.onnx.problems import Problems
 from tallow_importers.onnx.registry import REGISTRY
-from tallow_importers.onnx.schema import check_attributes
+from tallow_importers.onnx.schema import check_node
 from tallow_importers.onnx.sorting import in_order
 from tallow_importers.onnx.tensors import dtype_of, sparse_to_dense, to_array
 from tallow_importers.onnx.weights import read, read_bytes
@@ -338,7 +338,7 @@ class _Importer:
         if REGISTRY.find(domain, node.op_type, opset) is None:
             if body_of(self, node, domain, opset, None) is None:
                 raise Unsupported(self._unknown(domain, node, opset))
-        check_attributes(node, domain, opset)
+        check_node(node, domain, opset)
 
     def _apply(
         self, context: Context, node: onnx.NodeProto, domain: str, opset: int
@@ -361,7 +361,7 @@ class _Importer:
         handler = None if function is not None else REGISTRY.find(domain, node.op_type, opset)
         refused = None
         if function is None:
-            check_attributes(node, domain, opset)
+            check_node(node, domain, opset)
         if handler is not None:
             written = len(context.builder.nodes)
             try:

@@ -1,4 +1,4 @@
-"""What ONNX's schemas say of a node's attributes: those it must have, and of which type each is."""
+"""What ONNX's schemas say of a node: operands and attributes it must have, and of which type each of these is."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _NAMES = {number: name for name, number in onnx.AttributeProto.AttributeType.ite
 
 @dataclass(frozen=True, slots=True)
 class _Signature:
-    """Type number of each attribute, those that must be there, and how many operands there may be."""
+    """Type number of each attribute, those that must be there, and least and greatest number of operands."""
 
     types: dict[str, int]
     required: tuple[str, ...]
-    operands: int
+    operands: tuple[int, int]
 
 
 @cache
@@ -30,12 +30,12 @@ def _signature(op: str, opset: int, domain: str) -> _Signature | None:
         return None
     types = {name: int(a.type.value) for name, a in schema.attributes.items()}
     required = tuple(sorted(name for name, a in schema.attributes.items() if a.required))
-    return _Signature(types, required, schema.max_input)
+    return _Signature(types, required, (schema.min_input, schema.max_input))
 
 
-def check_attributes(node: onnx.NodeProto, domain: str, opset: int) -> None:
-    """Unsupported where an attribute is missing, or of another type than its operator takes. A node with
-    more operands than its opset knows has there what once was an attribute."""
+def check_node(node: onnx.NodeProto, domain: str, opset: int) -> None:
+    """Unsupported where an operand or an attribute is missing, or of another type than its operator takes.
+    Some files have operands where their opset knows attributes, or the other way round: handlers read both."""
     known = _signature(node.op_type, opset, domain)
     if known is None:
         return
@@ -47,5 +47,8 @@ def check_attributes(node: onnx.NodeProto, domain: str, opset: int) -> None:
             raise Unsupported(f'attribute "{attribute.name}" of type {kind}: {said} takes {_NAMES[wanted]}')
     given = {a.name for a in node.attribute}
     missing = [name for name in known.required if name not in given]
-    if missing and len(node.input) <= known.operands:
+    least, most = known.operands
+    if missing and len(node.input) <= most:
         raise Unsupported(f"no attribute {', '.join(missing)}: {said} needs it")
+    if len(node.input) < least and given <= known.types.keys():
+        raise Unsupported(f"{len(node.input)} operands: {said} takes at least {least}")

@@ -14,10 +14,12 @@ from tallow.graph import Node, Value
 from tallow.kernel.grammar import Var
 from tallow.lower.group import Declined, Group, KernelCall
 from tallow.lower.workgroup import WORKGROUP
+from tallow.lower.workgroup.tile import has_units
 from tallow.target import Target
 
 DTYPES = ("f16", "bf16", "f32", "f64")
 SMALL = 1 << 20  # products of so few multiplications are launched as kernels, prologue and epilogue fused
+SHORT = 256  # products in a sum; an estimate from rates of memory and arithmetic, not measured
 SIZES = ("rows", "columns", "depth", "items")  # of a call, after those of its kernel
 
 
@@ -43,6 +45,8 @@ def lower_matmul(group: Group, target: Target) -> Sequence[KernelCall] | Decline
     if shape is None or not _worthwhile(group, shape):
         return common(group, target)
     epilogue = _epilogue(group, "relu" in target.features)
+    if epilogue is None and _short(group, shape, target):
+        return common(group, target)
     if epilogue is None or (epilogue[0] != "default" and group.root.output.dtype.name == "f64"):
         return Declined("cuBLASLt has no such epilogue")
     calls = common(group, target)
@@ -64,6 +68,13 @@ def lower_matmul(group: Group, target: Target) -> Sequence[KernelCall] | Decline
     sizes = tuple(Var(f"product.{name}") for name in SIZES)
     kernel = replace(call.kernel, sizes=(*call.kernel.sizes, *sizes), native=json.dumps(native))
     return [replace(call, kernel=kernel, sizes=(*call.sizes, *shape.sizes))]
+
+
+def _short(group: Group, shape: _Shape, target: Target) -> bool:
+    """Whether sums are so short that another pass over the results, for what follows, takes longer than the
+    library saves over a kernel on tensor cores."""
+    most = bounds(shape.depth)[1]
+    return most is not None and most <= SHORT and has_units(group.root.output.dtype, target)
 
 
 def _worthwhile(group: Group, shape: _Shape) -> bool:

@@ -52,31 +52,27 @@ class Units(Attention):
         super().__init__(group, target)
         self.dtype = self.q.dtype
         self.neighbours = target.limits.get("subgroup", 1)
-        self.across = self.neighbours // UNIT
-        self.fits, self.parts, self.block_keys = self.choose(target)
+        self.across = max(self.neighbours // UNIT, 1)
+        self.deep, self.wide = _whole(self.depth, unit_depth(self.dtype)), _whole(self.width, UNIT)
+        found = self.choose(target)
+        self.fits = found is not None
+        self.parts, self.block_keys = found or (1, UNIT)
         self.columns = UNIT * self.parts
 
-    def choose(self, target: Target) -> tuple[bool, int, int]:
-        """Whether there is a block for the target, its sub-groups and its keys."""
+    def choose(self, target: Target) -> tuple[int, int] | None:
+        """The sub-groups and the keys of a block, if the target has what it takes and there are queries for it."""
         most = bounds(self.queries)[1]
         alike = self.q.dtype == self.k.dtype == self.v.dtype and has_units(self.dtype, target)
-        if not alike or self.neighbours % UNIT or (most is not None and most < FEWEST):
-            return False, 1, UNIT
-        self.deep, self.wide = (self.whole(size, step) for size, step in self.sizes())
+        if not alike or self.neighbours % UNIT or self.wide // self.across > SUMS:
+            return None
+        if most is not None and most < FEWEST:
+            return None
         memory, count = target.limits.get("shared", 32 << 10), threads(target) // self.neighbours
         for parts, keys in BLOCKS:
             idle = parts > 1 and most is not None and most <= UNIT * parts // 2
             if parts <= count and not idle and self.memory(parts, keys) <= memory:
-                return self.wide // self.across <= SUMS, parts, keys
-        return False, 1, UNIT
-
-    def sizes(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Features of queries and of values, and what they are filled up to multiples of."""
-        return (self.depth, unit_depth(self.dtype)), (self.width, UNIT)
-
-    @staticmethod
-    def whole(size: int, step: int) -> int:
-        return -(-size // step) * step
+                return parts, keys
+        return None
 
     def memory(self, parts: int, keys: int) -> int:
         """Bytes of shared memory: queries, keys and values, and scores."""
@@ -309,3 +305,8 @@ class Units(Attention):
             self.finish(inner, self.token, feature, call("mul", Load(self.sums, place), share))
             stores += inner if guard is None else [If(guard, tuple(inner))]
         return [*body, If(less(add(self.first, self.row), inliner.size(self.queries)), tuple(stores))]
+
+
+def _whole(size: int, step: int) -> int:
+    """The multiple of a step that holds a size."""
+    return -(-size // step) * step

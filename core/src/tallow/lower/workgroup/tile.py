@@ -8,7 +8,7 @@ matrix units for the operands, each sub-group keeps a block of fragments instead
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tallow.dim import Dim, bounds
 from tallow.dtype import DType, f32
@@ -20,6 +20,7 @@ UNKNOWN = 1024  # a size that only the run can tell
 CHUNK = 4  # neighbouring rows or columns of a thread
 UNIT = 16  # rows and columns of a fragment
 FEWEST = 8  # rows, columns and summed elements that are worth matrix units
+REGISTERS = 64  # of a thread, for sums and what waits
 STAGING = 32  # multiplications of a matrix unit in the time that an element takes to be staged
 # Fragments of a sub-group, rows x columns, and sub-groups, down x across.
 BLOCKS = (
@@ -140,12 +141,28 @@ def choose_block(
     fitting = [b for b in blocks if b.threads <= most and staged_bytes(b, dtype) <= memory]
     items, units = _size(outer) if outer != 1 else 1, target.limits.get("units", UNITS)
 
-    def time(block: Block) -> int:
-        tiles = items * -(-high // block.height) * -(-wide // block.width)
-        each_tile = block.height * block.width + STAGING * (block.height + block.width)
-        return -(-tiles // units) * each_tile
+    def tiles(block: Block) -> int:
+        return items * -(-high // block.height) * -(-wide // block.width)
 
-    return min(fitting, key=time, default=None)
+    def time(block: Block) -> int:
+        each_tile = block.height * block.width + STAGING * (block.height + block.width)
+        return -(-tiles(block) // units) * each_tile
+
+    best = min(fitting, key=time, default=None)
+    return best if best is None or tiles(best) > 2 * units else _deepened(best, run, dtype, memory)
+
+
+def _deepened(block: Block, run: int, dtype: DType, memory: int) -> Block:
+    """The block with deeper pieces, for when few groups run at once and nothing else hides how long memory takes: as
+    deep as registers and shared memory allow, and as long as no more is read past the end of a run."""
+    lines, sums = block.height + block.width, block.rows * block.columns * UNIT * UNIT // block.neighbours
+    while True:
+        deeper = replace(block, depth=2 * block.depth)
+        waiting = lines * deeper.depth * dtype.itemsize // (4 * block.threads)
+        padded = (-(-run // b.depth) * b.depth for b in (block, deeper))
+        if sums + waiting > REGISTERS or staged_bytes(deeper, dtype) > memory or len(set(padded)) > 1:
+            return block
+        block = deeper
 
 
 def padding(dtype: DType) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tallow.dtype import i64
 from tallow.graph import Value
+from tallow_importers.onnx import repairs
 from tallow_importers.onnx.context import Context, NodeView
 from tallow_importers.onnx.registry import onnx_op
 
@@ -36,7 +37,15 @@ def scatter_elements(context: Context, node: NodeView) -> Value:
 
 @onnx_op("ScatterND")
 def scatter_nd(context: Context, node: NodeView) -> Value:
-    return context.builder.scatter_nd(*node.inputs, reduction=node.attribute("reduction", "none"))
+    data, indices, updates = node.inputs
+    depth = indices.shape[-1] if indices.rank else None
+    if isinstance(depth, int) and updates.rank != indices.rank - 1 + data.rank - depth:
+        shape = (*indices.shape[:-1], *data.shape[depth:])
+        repairs.warn(
+            f"{context.builder.location}: updates are {updates.type}: read as of shape {list(shape)}"
+        )
+        updates = context.builder.reshape(updates, shape=shape)
+    return context.builder.scatter_nd(data, indices, updates, reduction=node.attribute("reduction", "none"))
 
 
 @onnx_op("TensorScatter")

@@ -67,7 +67,7 @@ def group_normalization(context: Context, node: NodeView) -> Value:
     wide = b.cast(x, dtype=f32) if x.dtype.bits < 32 else x
     grouped = b.reshape(wide, shape=(x.shape[0], groups, product(x.shape[1:]) // groups))
     y = standardise(context, grouped, (2,), node.attribute("epsilon", 1e-5))
-    if scale.shape[0] != channels:  # opset 18: one factor for each group
+    if node.opset < 21 and scale.shape[0] != channels:  # one factor for each group
         scale, bias = (
             b.reshape(
                 b.broadcast(b.reshape(v, shape=(groups, 1)), shape=(groups, channels // groups)),

@@ -85,7 +85,7 @@ class _Dots:
             sums //= 2
         self.together = max(1, sums // self.columns)
         self.width = lines.results[-1]
-        self.piece = max(1, evenly(self.width, PIECE)) if isinstance(self.width, int) else PIECE
+        self.piece = evenly(max(self.width, 1), PIECE) if isinstance(self.width, int) else PIECE
 
     def call(self, name: str) -> Sequence[KernelCall]:
         inliner, lines = self.inliner, self.lines
