@@ -18,6 +18,7 @@ from judges import error_of, onnxruntime_session, wanted
 from materials import LINE, tokenizer
 
 import tallow
+from tallow import plugins
 
 pytestmark = pytest.mark.models
 ROOT = Path(__file__).parents[2]
@@ -32,6 +33,21 @@ def test_agrees(name, device):
         assert results[output].dtype == want.dtype and results[output].shape == want.shape, output
         limit = TOLERANCES[entry.arithmetic or str(want.dtype)] if want.dtype.kind == "f" else 0
         assert error_of(results[output], want) <= limit, output
+
+
+def test_a_device_without_f64_beside_the_processor(usable):
+    """Steps that numpy would run go to the next device of a list."""
+    usable("opencl")
+    arch = plugins.backend("opencl").target(None).arch.replace("+fp64", "")
+    entry = CATALOGUE["swift-f0"]
+    given = entry.inputs()
+    alone = tallow.compile(entry.path(), f"opencl:{arch}")
+    assert "host" in {step.place for step in alone.plan.steps}
+    run = tallow.compile(entry.path(), [f"opencl:{arch}", "cpu"])
+    assert {step.place for step in run.plan.steps} == {"opencl", "cpu", "copy"}
+    results = run.run(given)
+    for output, want in wanted(entry, given).items():
+        assert error_of(results[output], want) <= TOLERANCES[entry.arithmetic or str(want.dtype)], output
 
 
 def test_reads_a_line():

@@ -373,7 +373,7 @@ def test_the_model_cache_tells_definitions_apart(save_onnx):
     def key(**how):
         OPS.pop("mine.Swish", None)
         tallow.register_op("mine.Swish", same, how.pop("evaluate", swish), **how)
-        return key_of([path], {}, target, ())
+        return key_of([path], {}, [target], ())
 
     plain = key()
     assert plain == key()

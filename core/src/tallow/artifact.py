@@ -1,8 +1,9 @@
 """Artifacts: a Compiled as one `.tallow` file in the safetensors format.
 
 Tensors start at multiples of 64 bytes, so that opening is mapping: `code`, `support.NAME` and one for
-each constant. The metadata holds the manifest, with room for several targets, and a digest of manifest
-and layout. Code is checked whenever a file is opened, constants when asked for, since that reads them.
+each constant, with a number and a dot before the names of what further devices of a list have. The metadata
+holds the manifest, with room for several targets, and a digest of manifest and layout. Code is checked whenever
+a file is opened, constants when asked for, since that reads them.
 """
 
 from __future__ import annotations
@@ -19,13 +20,22 @@ import numpy as np
 
 from tallow.backend import Code, Target
 from tallow.choices import Chosen
-from tallow.compiled import Compiled, Tuning
+from tallow.compiled import Compiled, Part, Tuning
 from tallow.dim import Expr, parse_dim
 from tallow.dtype import DTYPES, DType, dtype
 from tallow.errors import ArtifactError, TallowError
 from tallow.location import Location
 from tallow.schedule.checks import Check
-from tallow.schedule.program import ControlStep, FlowStep, HostStep, KernelStep, Program, Slot
+from tallow.schedule.program import (
+    ControlStep,
+    FlowStep,
+    HostStep,
+    KernelStep,
+    Moved,
+    PlacedStep,
+    Program,
+    Slot,
+)
 from tallow.types import (
     MapType,
     NothingType,
@@ -35,15 +45,13 @@ from tallow.types import (
     UnrankedType,
 )
 
-FORMAT = 4
+FORMAT = 5
 ALIGNMENT = 64
 LARGEST_HEADER = 256 << 20
 LARGEST_CHECKSUM = (1 << 32) - 1
 PIECE = 8 << 20  # bytes of a constant that are packed at a time when it is written
-_CLASSES = {
-    c.__name__: c
-    for c in (KernelStep, HostStep, ControlStep, FlowStep, Program, Slot, Location, Check, Tuning, Chosen)
-}
+_STEPS = (KernelStep, HostStep, ControlStep, FlowStep, PlacedStep)
+_CLASSES = {c.__name__: c for c in (*_STEPS, Moved, Program, Slot, Location, Check, Tuning, Chosen)}
 
 
 class _Tensors:
@@ -144,20 +152,10 @@ def write_to(file: BinaryIO, compiled: Compiled) -> None:
     """Write a Compiled as a file's content. Constants go piece by piece, so that what is packed on the way
     needs no memory; the header comes last, since it has their checksums, into the room left for it."""
     tensors = _Tensors()
-    tensors.parts["code"] = np.frombuffer(compiled.code.blob, np.uint8)
-    for name, blob in compiled.code.support.items():
-        tensors.parts[f"support.{name}"] = np.frombuffer(blob, np.uint8)
-    constants = {key: tensors.add(f"constant.{key}", array) for key, array in compiled.constants.items()}
-    target = {
-        "target": compiled.target.facts,
-        "entries": dict(compiled.code.entries),
-        "notes": dict(compiled.code.notes),
-        "support": {n: [len(blob), _digest(blob)] for n, blob in compiled.code.support.items()},
-        "program": encode(compiled.program, tensors),
-        "tuning": encode(compiled.tuning, tensors),
-        "constants": constants,
-        "code": {"size": len(compiled.code.blob), "sha256": _digest(compiled.code.blob)},
-    }
+    first, *others = (
+        _described(part, tensors, f"{n}." if n else "") for n, part in enumerate(compiled.parts)
+    )
+    target = {**first, "program": encode(compiled.program, tensors), "others": others}
     sums = {name: LARGEST_CHECKSUM for name in tensors.parts}
     room = len(_header(target, compiled.metadata, tensors, sums))
     room += -(8 + room) % ALIGNMENT
@@ -170,6 +168,23 @@ def write_to(file: BinaryIO, compiled: Compiled) -> None:
     file.seek(start)
     file.write(room.to_bytes(8, "little") + _header(target, compiled.metadata, tensors, sums).ljust(room))
     file.seek(end)
+
+
+def _described(part: Part, tensors: _Tensors, prefix: str) -> dict:
+    """What the manifest says of what a device has, its tensors noted under names with this prefix."""
+    code = part.code
+    tensors.parts[f"{prefix}code"] = np.frombuffer(code.blob, np.uint8)
+    for name, blob in code.support.items():
+        tensors.parts[f"{prefix}support.{name}"] = np.frombuffer(blob, np.uint8)
+    return {
+        "target": part.target.facts,
+        "entries": dict(code.entries),
+        "notes": dict(code.notes),
+        "support": {n: [len(blob), _digest(blob)] for n, blob in code.support.items()},
+        "tuning": encode(part.tuning, tensors),
+        "constants": {k: tensors.add(f"{prefix}constant.{k}", array) for k, array in part.constants.items()},
+        "code": {"size": len(code.blob), "sha256": _digest(code.blob)},
+    }
 
 
 def _header(target: dict, metadata: Mapping[str, str], tensors: _Tensors, sums: Mapping[str, int]) -> bytes:
@@ -267,25 +282,37 @@ def _parse(data: np.ndarray, size: int, thorough: bool) -> Compiled:
 
 
 def _restore(target: dict, manifest: dict, arrays: Mapping[str, np.ndarray], thorough: bool) -> Compiled:
-    blob = bytes(arrays["code"][: target["code"]["size"]])
-    constants = {key: _array(entry, arrays) for key, entry in target["constants"].items()}
-    program = decode(target["program"], arrays)
-    sizes = {name: size for name, (size, _) in target["support"].items()}
-    support = {name: bytes(arrays[f"support.{name}"][:size]) for name, size in sizes.items()}
-    digests = {name: digest for name, (_, digest) in target["support"].items()}
-    if _digest(blob) != target["code"]["sha256"] or any(_digest(support[n]) != d for n, d in digests.items()):
-        raise ArtifactError("its machine code is damaged: compile the model again")
+    described = [target, *target["others"]]
+    parts = [_part(each, arrays, f"{n}." if n else "") for n, each in enumerate(described)]
     if thorough:
         for name, (size, checksum) in target["checksums"].items():
             if zlib.crc32(arrays[name][:size]) != checksum:
                 raise ArtifactError(f"tensor {name} is damaged: compile the model again")
+    first, *others = parts
+    compiled = Compiled(
+        decode(target["program"], arrays),
+        first.target,
+        first.code,
+        first.constants,
+        manifest["metadata"],
+        first.tuning,
+        tuple(others),
+    )
+    if max(compiled.used) > len(others):
+        raise ArtifactError("it has steps for a device that it holds no code for: compile the model again")
+    return compiled
+
+
+def _part(target: dict, arrays: Mapping[str, np.ndarray], prefix: str) -> Part:
+    """What a device has, its code checked."""
+    blob = bytes(arrays[f"{prefix}code"][: target["code"]["size"]])
+    constants = {key: _array(entry, arrays) for key, entry in target["constants"].items()}
+    sizes = {name: size for name, (size, _) in target["support"].items()}
+    support = {name: bytes(arrays[f"{prefix}support.{name}"][:size]) for name, size in sizes.items()}
+    digests = {name: digest for name, (_, digest) in target["support"].items()}
+    if _digest(blob) != target["code"]["sha256"] or any(_digest(support[n]) != d for n, d in digests.items()):
+        raise ArtifactError("its machine code is damaged: compile the model again")
     described = target["target"]
     made_for = Target(**{**described, "features": tuple(described["features"])})
-    return Compiled(
-        program,
-        made_for,
-        Code(blob, target["entries"], support, target["notes"]),
-        constants,
-        manifest["metadata"],
-        decode(target["tuning"], arrays),
-    )
+    code = Code(blob, target["entries"], support, target["notes"])
+    return Part(made_for, code, constants, decode(target["tuning"], arrays))

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from tallow.errors import InputError
 from tallow.target import Target
 
 if TYPE_CHECKING:
@@ -183,6 +184,34 @@ class Tunable(Protocol):
     def machine(self, target: Target) -> str:
         """The model of the processor here that runs code of the target, by which measurements are kept;
         Unavailable says why none does."""
+
+
+class Placeable(Protocol):
+    """What a backend has besides if placement on a list of devices is to know what they are like."""
+
+    def kind(self, target: Target) -> str:
+        """What its devices are: "host" where they work on the host's memory, "processor" on memory of their
+        own as fast as a processor, "graphics". A backend that does not say is taken for a processor."""
+
+
+def split_devices(device: str | Sequence[str]) -> tuple[str, ...]:
+    """The devices of a list in order of preference, or of names with commas between; InputError for none,
+    or for one that comes twice."""
+    names = device.split(",") if isinstance(device, str) else list(device)
+    if not names or not all(isinstance(name, str) and name.strip() for name in names):
+        raise InputError(f'device = {device!r}: expected a name such as "cpu", or a list of them')
+    names = [name.strip() for name in names]
+    if len(set(names)) < len(names):
+        raise InputError(
+            f"device = {device!r}: it names a device twice: name each once, in order of preference"
+        )
+    return tuple(names)
+
+
+def device_names(targets: Sequence[Target]) -> list[str]:
+    """What plans call the devices of a list: their backends, numbered where several are of one."""
+    backends = [target.backend for target in targets]
+    return [b if backends.count(b) == 1 else f"{b}#{number}" for number, b in enumerate(backends)]
 
 
 def split_device(device: str) -> tuple[str, str | None]:

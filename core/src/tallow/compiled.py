@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from tallow.backend import Code, Target
 from tallow.choices import Chosen
-from tallow.schedule.program import Program
+from tallow.schedule.program import Program, programs_of
 
 
 class Tuning(NamedTuple):
@@ -40,9 +40,20 @@ class Tuning(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """What is made for one device: its target, machine code, constants by key, which may lie anywhere in memory,
+    and what was chosen for it."""
+
+    target: Target
+    code: Code
+    constants: Mapping[str, np.ndarray]
+    tuning: Tuning = Tuning()
+
+
+@dataclass(frozen=True, slots=True)
 class Compiled:
-    """A program for a target, its machine code, its constants by key, which may lie anywhere in memory, and
-    what was chosen for it."""
+    """A program with what is made for the device that runs it. others: what is made for further devices of a
+    list, which run placed steps of the program."""
 
     program: Program
     target: Target
@@ -50,6 +61,33 @@ class Compiled:
     constants: Mapping[str, np.ndarray]
     metadata: Mapping[str, str] = field(default_factory=dict)
     tuning: Tuning = Tuning()
+    others: tuple[Part, ...] = ()
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """What is made for each device, the first before the others."""
+        return Part(self.target, self.code, self.constants, self.tuning), *self.others
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        return self.target, *(part.target for part in self.others)
+
+    @property
+    def tunings(self) -> Tuning:
+        """What was chosen for all devices, and measured for the first that anything was measured for."""
+        found = [part.tuning for part in self.parts]
+        measured = next((t for t in found if t.machine), found[0])
+        choices = tuple(choice for t in found for choice in t.choices)
+        ignored = tuple(dict.fromkeys(other for t in found for other in t.ignored))
+        return measured._replace(choices=choices, ignored=ignored)
+
+    @property
+    def used(self) -> frozenset[int]:
+        """Numbers of the devices that a run needs."""
+        return frozenset(device for device, _ in programs_of(self.program))
+
+
+Made = TypeVar("Made", Part, Compiled)
 
 
 def aligned(array: np.ndarray) -> np.ndarray:
@@ -69,7 +107,7 @@ def aligned(array: np.ndarray) -> np.ndarray:
     return copy
 
 
-def with_aligned_constants(compiled: Compiled) -> Compiled:
+def with_aligned_constants(compiled: Made) -> Made:
     """The same with constants as kernels read them: in C order, from multiples of 64 bytes on."""
     constants = {key: aligned(array) for key, array in compiled.constants.items()}
     if all(constants[key] is array for key, array in compiled.constants.items()):

@@ -50,6 +50,9 @@ def _run(graph: Graph, values: dict, sizes: dict[str, int], trace: Trace | None)
             results = tuple(_run(branch, dict(values), dict(sizes), trace))
         elif node.op == "loop":
             results = _run_loop(node, arrays, values, sizes, trace)
+        elif node.op == "on":
+            body = node["body"]
+            results = tuple(_run(body, dict(zip(body.inputs, arrays, strict=True)), sizes, trace))
         else:
             results = evaluate_node(node.op, node.attributes, arrays, sizes, node.location)
         if node.defines and not node.outputs:

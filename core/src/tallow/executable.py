@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -11,13 +13,14 @@ import numpy as np
 
 from tallow import artifact, plugins
 from tallow.backend import Device
-from tallow.compiled import Compiled, with_aligned_constants
+from tallow.compiled import Compiled, Part, with_aligned_constants
 from tallow.dtype import DType
 from tallow.errors import InputError, Unavailable
 from tallow.runtime.binding import Bound, as_array, bind_inputs
 from tallow.runtime.device_array import DeviceArray
 from tallow.runtime.machine import Machine
 from tallow.runtime.memory import Constants, memory_of
+from tallow.runtime.placed import Place
 from tallow.schedule.program import operators_of
 from tallow.sizes import check_names
 from tallow.types import TensorType
@@ -67,9 +70,19 @@ class Executable:
     keep="device" results are `DeviceArray`s, which stay on the device; these are inputs without a copy.
     """
 
-    def __init__(self, compiled: Compiled, device: Device, threads: int):
+    def __init__(
+        self,
+        compiled: Compiled,
+        device: Device,
+        threads: int,
+        others: Mapping[int, Device] | None = None,
+    ):
+        """`others`: by number, the devices of the list besides the first that the program needs."""
+        self.devices = {0: device, **(others or {})}
         if device.is_host:
             compiled = with_aligned_constants(compiled)
+        if others:
+            compiled = replace(compiled, others=tuple(map(self._aligned, count(1), compiled.others)))
         self.compiled = compiled
         self.device = device
         self.threads = threads
@@ -77,15 +90,26 @@ class Executable:
         if operators_of(program):
             plugins.host()  # steps on the host may evaluate operators of plugins
             _require_operators(compiled)
-        memory = memory_of(device)
-        module = device.load(compiled.code)
-        self._machine = Machine(program, module, memory, Constants(memory, compiled.constants), threads)
+        places = {number: self._place(number, part) for number, part in enumerate(compiled.parts)}
+        self._machine = Machine(program, *places[0], threads, places)
         self.inputs = tuple(
             port(n, program.slots[s].type) for n, s in zip(program.input_names, program.inputs, strict=True)
         )
         self.outputs = tuple(
             port(n, program.slots[s].type) for n, s in zip(program.output_names, program.outputs, strict=True)
         )
+
+    def _aligned(self, number: int, part: Part) -> Part:
+        device = self.devices.get(number)
+        return with_aligned_constants(part) if device is not None and device.is_host else part
+
+    def _place(self, number: int, part: Part) -> Place | None:
+        """Where steps of a device run, or None of one that has no part in the program."""
+        if number not in self.devices:
+            return None
+        device = self.devices[number]
+        memory = memory_of(device)
+        return Place(device.load(part.code), memory, Constants(memory, part.constants))
 
     def __call__(
         self,
@@ -202,7 +226,7 @@ class Executable:
         """Steps in order with where and why each runs, and the memory they need."""
         from tallow.plan import describe  # here and below: runs need neither plans nor profiles
 
-        return describe(self.compiled, self.threads, {}, self.device.is_host)
+        return describe(self.compiled, self.threads, {}, self._hosts)
 
     def plan_for(self, dims: Mapping[str, int]) -> Plan:
         """The plan when sizes are these: the arena and each step's arithmetic as numbers."""
@@ -211,7 +235,12 @@ class Executable:
 
         check_names(dims, have)
         sizes = {n: int(size) for n, size in dims.items()}
-        return describe(self.compiled, self.threads, sizes, self.device.is_host)
+        return describe(self.compiled, self.threads, sizes, self._hosts)
+
+    @property
+    def _hosts(self) -> frozenset[int]:
+        """Numbers of the devices that work on the host's memory."""
+        return frozenset(number for number, device in self.devices.items() if device.is_host)
 
     def save(self, path: str | Path, force: bool = False) -> Path:
         """Write a `.tallow` file that opens without importers or compiler; ArtifactError if it exists
@@ -221,28 +250,36 @@ class Executable:
     def profile(self, inputs: Mapping[str, object], runs: int = 10, roofline: bool = True) -> Profile:
         """Time of each step, the median of `runs` runs, beside what this machine could reach: `roofline`
         measures that once for each number of threads, in about a second; other devices have none."""
-        from tallow.profile import measure
+        from tallow.profile import measure, names_of
         from tallow.roofline import measure_roofline
 
         if runs < 1:
             raise InputError(f"runs = {runs}: expected 1 or more")
         limits = measure_roofline(self.threads) if roofline and self.device.is_host else None
-        return measure(self.compiled.program, self._machine, self._bind(inputs), runs, limits)
+        return measure(
+            self.compiled.program, self._machine, self._bind(inputs), runs, limits, names_of(self.compiled)
+        )
 
     def run_observed(self, inputs: Mapping[str, object]) -> tuple[dict[str, np.ndarray], Profile]:
         """As `run`, with the time that each step of this one run took."""
-        from tallow.profile import observe
+        from tallow.profile import names_of, observe
 
-        results, profile = observe(self.compiled.program, self._machine, self._bind(inputs))
+        bound = self._bind(inputs)
+        results, profile = observe(self.compiled.program, self._machine, bound, names_of(self.compiled))
         return dict(zip(self.compiled.program.output_names, results, strict=True)), profile
 
     def __getstate__(self):
-        return {"compiled": self.compiled, "device": self.device.info.name, "threads": self.threads}
+        names = {number: device.info.name for number, device in self.devices.items()}
+        return {"compiled": self.compiled, "devices": names, "threads": self.threads}
 
     def __setstate__(self, state):
-        compiled = state["compiled"]
-        device = plugins.installed().get("backend", compiled.target.backend).open(state["device"])
-        self.__init__(compiled, device, state["threads"])
+        compiled, found = state["compiled"], plugins.installed()
+        opened = {
+            number: found.get("backend", compiled.targets[number].backend).open(name)
+            for number, name in state["devices"].items()
+        }
+        self.__init__(compiled, opened.pop(0), state["threads"], opened)
 
     def __repr__(self) -> str:
-        return f"<Executable {self.compiled.program.name} for {self.compiled.target}, {len(self.compiled.program.steps)} steps>"
+        targets, steps = ", ".join(map(str, self.compiled.targets)), len(self.compiled.program.steps)
+        return f"<Executable {self.compiled.program.name} for {targets}, {steps} steps>"

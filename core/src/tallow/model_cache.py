@@ -1,7 +1,7 @@
 """Whole models in the cache: what a model's files, with given sizes, were compiled to for a target.
 
 An entry is a `.tallow` file named by a digest of everything that its content depends on: the bytes of
-the model's files, the sizes, the target, the operators that the program has added, and the sources of
+the model's files, the sizes, the targets, the operators that the program has added, and the sources of
 the packages that made it and of all plugins.
 """
 
@@ -31,16 +31,16 @@ SETTLED = 2.0  # seconds after which a change of a file's content also changes i
 def key_of(
     files: Iterable[Path | bytes],
     dims: Mapping[str, int | tuple[int, int]],
-    target: Target,
+    targets: Sequence[Target],
     makers: Sequence[Importer | Backend],
 ) -> str:
-    """The name of an entry; a file may be given by its bytes. `makers` are the importer and the backend."""
+    """The name of an entry; a file may be given by its bytes. `makers` are the importer and the backends."""
     brought = (info.module.partition(".")[0] for info in plugins.installed().infos)  # maybe with operators
     packages = {"tallow", *map(_package, makers), *filter(None, brought)}
     parts = {
         "files": [_content(file) for file in files],
         "dims": sorted(dims.items()),
-        "target": target.facts,
+        "targets": [target.facts for target in targets],
         "makers": [maker.name for maker in makers],
         "packages": [sources(name) for name in sorted(packages)],
         "operators": sorted(OPERATORS.items()),

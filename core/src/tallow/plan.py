@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from mmap import mmap
 
 import numpy as np
 
+from tallow.backend import device_names
 from tallow.compiled import Compiled, Tuning
 from tallow.dim import substitute, symbols
 from tallow.runtime.layout import lay_out, lives_of, phases_of
 from tallow.runtime.transfers import Transfer, steps_with_transfers
-from tallow.schedule.program import ControlStep, FlowStep, HostStep, KernelStep, Program
+from tallow.schedule.program import (
+    ControlStep,
+    FlowStep,
+    HostStep,
+    KernelStep,
+    Moved,
+    PlacedStep,
+    Program,
+    programs_of,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class PlanStep:
     """One step: what it does, where it runs and why, and the user's own nodes in it. `flops` is a number
-    or an expression in the sizes. The place of a copy between host and device is "copy"."""
+    or an expression in the sizes. The place of a copy between host and device is "copy"; its reason says of
+    what, and with which device of several."""
 
     label: str
     place: str
@@ -72,38 +83,34 @@ def _line(step: PlanStep) -> str:
     return f"  {step.place:6} {step.label}{reason}{nodes}"
 
 
-def describe(compiled: Compiled, threads: int, sizes: Mapping[str, int], is_host: bool = True) -> Plan:
-    """The plan of a compiled program, with these sizes filled in; on a device that is not the host, with the
-    copies to and from it."""
-    program = compiled.program
-    steps = program.steps if is_host else steps_with_transfers(program)
+def describe(
+    compiled: Compiled, threads: int, sizes: Mapping[str, int], hosts: frozenset[int] = frozenset({0})
+) -> Plan:
+    """The plan of a compiled program, with these sizes filled in, and with the copies to and from devices other
+    than `hosts`, which are numbers in the list that it is made for."""
     weights = tuple(_weight(name, array) for name, array in _named(compiled))
     return Plan(
-        f"{compiled.target}, {threads} threads",
-        tuple(_step(program, s, compiled.target.backend, sizes) for s in steps),
+        f"{', '.join(map(str, compiled.targets))}, {threads} threads",
+        tuple(_Describer(compiled, sizes, hosts).steps(compiled.program, 0)),
         weights,
         sum(w.bytes for w in weights),
-        len(compiled.code.blob),
-        arena_size(program, sizes),
-        compiled.tuning,
+        sum(len(part.code.blob) for part in compiled.parts),
+        arena_size(compiled.program, sizes),
+        compiled.tunings,
     )
 
 
 def _named(compiled: Compiled) -> list[tuple[str, np.ndarray]]:
-    """Each constant once, under the name of the first slot that holds it."""
-    names: dict[str, str] = {}
-    for program in _programs(compiled.program):
+    """Each constant of each device once, under the name of the first slot that holds it."""
+    names: dict[tuple[int, str], str] = {}
+    for device, program in programs_of(compiled.program):
         for slot, key in program.constants.items():
-            names.setdefault(key, program.slots[slot].name)
-    return [(names.get(key, key), array) for key, array in compiled.constants.items()]
-
-
-def _programs(program: Program):
-    yield program
-    for step in program.steps:
-        if isinstance(step, ControlStep):
-            for region in step.regions.values():
-                yield from _programs(region)
+            names.setdefault((device, key), program.slots[slot].name)
+    return [
+        (names.get((device, key), key), array)
+        for device, part in enumerate(compiled.parts)
+        for key, array in part.constants.items()
+    ]
 
 
 def _weight(name: str, array: np.ndarray) -> Weight:
@@ -121,23 +128,37 @@ def is_mapped(array: np.ndarray) -> bool:
     return False
 
 
-def _step(program: Program, step, backend: str, sizes: Mapping[str, int]) -> PlanStep:
-    match step:
-        case Transfer(kind, slot):
-            value = program.slots[slot]
-            return PlanStep(kind, "copy", str(value.type), (value.name,), "0")
-        case KernelStep():
-            return PlanStep(step.label, backend, "", step.nodes, str(substitute(step.flops, sizes)))
-        case HostStep():
-            return PlanStep(step.op, "host", step.reason, (step.location.name,), "0")
-        case ControlStep():
-            inner = sum(len(r.steps) for r in step.regions.values())
-            reason = f"control flow over {inner} steps in Python: {step.reason}"
-            return PlanStep(step.op, "host", reason, (step.location.name,), "0")
-        case FlowStep():
-            return PlanStep(
-                f"{step.op}: {step.kind}", backend, _meaning(program, step), (step.location.name,), "0"
-            )
+class _Describer:
+    """Says what each step of a program is and where it runs; steps on other devices stand among the rest."""
+
+    def __init__(self, compiled: Compiled, sizes: Mapping[str, int], hosts: frozenset[int]):
+        self.names = device_names(compiled.targets)
+        self.sizes, self.hosts = sizes, hosts
+
+    def steps(self, program: Program, device: int, moved: Sequence[Moved] = ()) -> Iterator[PlanStep]:
+        whys = {each.node: each.reason for each in moved if each.node}
+        nameless = "; ".join(dict.fromkeys(each.reason for each in moved if not each.node))
+        for step in steps_with_transfers(program, self.hosts, device):
+            match step:
+                case Transfer(kind, slot, number):
+                    value = program.slots[slot]
+                    which = f", {self.names[number]}" * (len(self.names) > 1)
+                    yield PlanStep(kind, "copy", f"{value.type}{which}", (value.name,), "0")
+                case PlacedStep():
+                    yield from self.steps(step.program, step.device, step.moved)
+                case KernelStep():
+                    why = "; ".join(dict.fromkeys(whys[n] for n in step.nodes if n in whys)) or nameless
+                    flops = str(substitute(step.flops, self.sizes))
+                    yield PlanStep(step.label, self.names[device], why, step.nodes, flops)
+                case HostStep():
+                    yield PlanStep(step.op, "host", step.reason, (step.location.name,), "0")
+                case ControlStep():
+                    inner = sum(len(r.steps) for r in step.regions.values())
+                    why = f"control flow over {inner} steps in Python: {step.reason}"
+                    yield PlanStep(step.op, "host", why, (step.location.name,), "0")
+                case FlowStep():
+                    label, names = f"{step.op}: {step.kind}", (step.location.name,)
+                    yield PlanStep(label, self.names[device], _meaning(program, step), names, "0")
 
 
 def _meaning(program: Program, step: FlowStep) -> str:
@@ -162,10 +183,16 @@ def _meaning(program: Program, step: FlowStep) -> str:
 
 
 def arena_size(program: Program, sizes: Mapping[str, int] | None = None) -> int | None:
-    """Bytes of temporaries for these sizes; None when a size is not given."""
+    """Bytes of temporaries for these sizes, on all devices; None when a size is not given."""
     known = sizes or {}
-    lives = lives_of(program)
     needed = {n for s in program.slots for d in getattr(s.type, "shape", ()) for n in symbols(d)}
     if needed - set(known):
         return None
-    return sum(lay_out(program, lives, phase, known).arena for phase in phases_of(program))
+    lives, total = lives_of(program), 0
+    for step in program.steps:
+        if isinstance(step, PlacedStep):
+            inner = arena_size(step.program, known)
+            if inner is None:
+                return None
+            total += inner
+    return total + sum(lay_out(program, lives, phase, known).arena for phase in phases_of(program))

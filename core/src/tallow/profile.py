@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from tallow.backend import device_names
+from tallow.compiled import Compiled
 from tallow.dim import evaluate
 from tallow.errors import GraphError
 from tallow.roofline import Roofline
 from tallow.runtime.binding import Bound
 from tallow.runtime.layout import size_of
 from tallow.runtime.machine import Machine
-from tallow.schedule.program import FlowStep, KernelStep, Program
+from tallow.schedule.program import FlowStep, KernelStep, PlacedStep, Program
+
+DEVICE = "device"  # the place of kernels, where there is one device alone
+StepPath = tuple[int, ...]  # the number of a step, or those of a placed step and of one inside
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,34 +95,68 @@ class Profile:
         Path(path).write_text(json.dumps({"traceEvents": events}))
 
 
-def measure(
-    program: Program, machine: Machine, bound: Bound, runs: int, roofline: Roofline | None = None
-) -> Profile:
-    """Runs the program `runs` times after one to warm up."""
-    samples: dict[int, list[float]] = {}
-    times: dict[int, int] = {}
+def names_of(compiled: Compiled) -> list[str]:
+    """What profiles call the devices that a program is made for."""
+    return device_names(compiled.targets) if compiled.others else [DEVICE]
 
-    def note(step: int, seconds: float, count: int) -> None:
-        samples.setdefault(step, []).append(seconds)
-        times[step] = count
+
+def measure(
+    program: Program,
+    machine: Machine,
+    bound: Bound,
+    runs: int,
+    roofline: Roofline | None = None,
+    names: Sequence[str] = (DEVICE,),
+) -> Profile:
+    """Runs the program `runs` times after one to warm up. `names`: what the profile calls the devices."""
+    samples: dict[StepPath, list[float]] = {}
+    times: dict[StepPath, int] = {}
+
+    def note(step: int | StepPath, seconds: float, count: int) -> None:
+        samples.setdefault(_path(step), []).append(seconds)
+        times[_path(step)] = count
 
     machine.run(bound)
     for _ in range(runs):
         machine.run(bound, observe=note)
-    return Profile(
-        tuple(
-            _step(program, n, median(taken), times[n], bound.sizes, roofline)
-            for n, taken in sorted(samples.items())
-        ),
-        roofline,
-    )
+    medians = [(path, median(taken), times[path]) for path, taken in sorted(samples.items())]
+    return _profile(program, medians, bound.sizes, roofline, names)
 
 
-def observe(program: Program, machine: Machine, bound: Bound) -> tuple[list, Profile]:
+def observe(
+    program: Program, machine: Machine, bound: Bound, names: Sequence[str] = (DEVICE,)
+) -> tuple[list, Profile]:
     """The results of one run, and what each of its steps took."""
-    noted: list[tuple[int, float, int]] = []
-    results = machine.run(bound, observe=lambda *step: noted.append(step))
-    return results, Profile(tuple(_step(program, *each, bound.sizes, None) for each in noted))
+    noted: list[tuple[StepPath, float, int]] = []
+
+    def note(step: int | StepPath, seconds: float, count: int) -> None:
+        noted.append((_path(step), seconds, count))
+
+    results = machine.run(bound, observe=note)
+    return results, _profile(program, noted, bound.sizes, None, names)
+
+
+def _path(step: int | StepPath) -> StepPath:
+    """The number of a step, or those of a placed step and of one inside."""
+    return step if isinstance(step, tuple) else (step,)
+
+
+def _profile(
+    program: Program,
+    taken: Sequence[tuple[StepPath, float, int]],
+    sizes: Mapping[str, int],
+    roofline: Roofline | None,
+    names: Sequence[str],
+) -> Profile:
+    steps = []
+    for path, seconds, count in taken:
+        owner, device = program, 0
+        for number in path[:-1]:
+            placed = owner.steps[number]
+            owner, device = placed.program, placed.device
+        limits = None if device else roofline
+        steps.append(_step(owner, path[-1], seconds, count, sizes, limits, names[device], names))
+    return Profile(tuple(steps), roofline)
 
 
 def _step(
@@ -124,21 +164,26 @@ def _step(
     number: int,
     seconds: float,
     count: int,
-    sizes: dict[str, int],
+    sizes: Mapping[str, int],
     roofline: Roofline | None,
+    place: str,
+    names: Sequence[str],
 ) -> StepTime:
     step = program.steps[number]
+    if isinstance(step, PlacedStep):
+        nodes = tuple(each.node for each in step.moved if each.node)
+        return StepTime(f"copies for {names[step.device]}", "copy", seconds, 0, 0, nodes)
     if not isinstance(step, KernelStep):
-        place = "device" if isinstance(step, FlowStep) else "host"
         label = f"{step.op}: {step.kind}" if isinstance(step, FlowStep) else step.op
+        place = place if isinstance(step, FlowStep) else "host"
         return StepTime(label, place, seconds, 0, 0, (step.location.name,))
     nodes = step.nodes
     try:
         moved = count * sum(size_of(program, slot, sizes) for slot in dict.fromkeys(step.arguments))
         flops = count * evaluate(step.flops, sizes)
     except GraphError:  # sizes that only the run can tell
-        return StepTime(step.label, "device", seconds, 0, 0, nodes)
+        return StepTime(step.label, place, seconds, 0, 0, nodes)
     if roofline is None or not seconds:
-        return StepTime(step.label, "device", seconds, flops, moved, nodes)
+        return StepTime(step.label, place, seconds, flops, moved, nodes)
     share = roofline.least_seconds(flops, moved) / seconds
-    return StepTime(step.label, "device", seconds, flops, moved, nodes, share, roofline.limit(flops, moved))
+    return StepTime(step.label, place, seconds, flops, moved, nodes, share, roofline.limit(flops, moved))

@@ -1,4 +1,4 @@
-"""The two stages between a Graph and its Program: the passes of a target, and the lowerings of its backend."""
+"""The stages between a Graph and its Program: the passes of all targets, those of one, and the lowerings of its backend."""
 
 from __future__ import annotations
 
@@ -16,9 +16,18 @@ from tallow.schedule.schedule import Lowerer, schedule
 from tallow.verify import checked
 
 
+def understand(graph: Graph) -> Graph:
+    """The graph after the passes that know no target: folded, and what was written out recognised."""
+    return find_composites(run_common(find_codes(graph)))
+
+
 def prepare(graph: Graph, backend: Backend, target: Target) -> Graph:
     """The graph after all passes for a target, ready to schedule."""
-    graph = find_composites(run_common(find_codes(graph)))
+    return specialise(understand(graph), backend, target)
+
+
+def specialise(graph: Graph, backend: Backend, target: Target) -> Graph:
+    """An understood graph after the passes for a target, ready to schedule."""
     graph = checked(decompose, graph, lambda node: find_lowering(backend, target, node) is not None)
     graph = run_common(graph)
     for each in backend.passes:
@@ -47,13 +56,15 @@ def refusal(backend: Backend, target: Target, node: Node) -> str | None:
 
 def lower(graph: Graph, backend: Backend, target: Target) -> Scheduled:
     """The program and kernels of a prepared graph."""
-    return schedule(
-        graph,
-        Lowerer(
-            find=lambda node: find_lowering(backend, target, node),
-            refuses=lambda node: refusal(backend, target, node),
-            target=target,
-            pointwise=backend.lowerings.get("pointwise", lower_pointwise),
-            branches=getattr(backend, "branches", False),
-        ),
+    return schedule(graph, lowerer_of(backend, target))
+
+
+def lowerer_of(backend: Backend, target: Target) -> Lowerer:
+    """How nodes become kernels of a target."""
+    return Lowerer(
+        find=lambda node: find_lowering(backend, target, node),
+        refuses=lambda node: refusal(backend, target, node),
+        target=target,
+        pointwise=backend.lowerings.get("pointwise", lower_pointwise),
+        branches=getattr(backend, "branches", False),
     )

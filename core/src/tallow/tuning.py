@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -24,9 +25,11 @@ from tallow.runtime.binding import bind_inputs
 from tallow.runtime.machine import Machine
 from tallow.runtime.memory import Constants, memory_of
 from tallow.schedule.program import KernelStep, Scheduled
-from tallow.stages import lower, prepare
+from tallow.schedule.schedule import schedule_all
+from tallow.stages import lower, lowerer_of, prepare, specialise
 from tallow.workbench import Workbench
 
+Stage = TypeVar("Stage")
 Progress = Callable[[int, int, str], None]  # (questions answered, questions known, the next one)
 
 CANDIDATES = 8  # measured of one question, the best by estimate
@@ -47,35 +50,52 @@ def build(bench: Workbench, graph: Graph, choices: Choices) -> Scheduled:
     return lower(prepare(graph, bench.backend, target), bench.backend, target)
 
 
-def tune_graph(graph: Graph, bench: Workbench, progress: Progress = unseen) -> tuple[Scheduled, Choices]:
-    """The program of a graph after all its open questions were measured, and what was chosen.
+class Maker:
+    """Makes the programs of one device, with what is on record and estimates for everything else."""
 
-    CompileError where no device here runs the code.
-    """
-    if not bench.machine:
-        raise CompileError(f"tuning measures on the device: {bench.why}. Compile without tuning")
-    tuner = _Tuner(bench, progress)
-    prepared = tuner.settle(lambda target: prepare(graph, bench.backend, target))
-    scheduled = tuner.settle(lambda target: lower(prepared, bench.backend, target))
-    return scheduled, tuner.choices
+    def __init__(self, bench: Workbench):
+        self.bench = bench
+        self.choices = Choices(bench.record())
+
+    @property
+    def target(self) -> Target:
+        return replace(self.bench.target, choices=self.choices)
+
+    def prepare(self, graphs: list[Graph]) -> list[Graph]:
+        """Understood graphs, which are taken from the list one by one, ready to schedule."""
+        return [specialise(graphs.pop(0), self.bench.backend, self.target) for _ in range(len(graphs))]
+
+    def lower(self, graphs: Sequence[Graph], **more) -> list[Scheduled]:
+        """Programs on shared kernels; `more` goes to the `Lowerer`."""
+        return schedule_all(graphs, replace(lowerer_of(self.bench.backend, self.target), **more))
 
 
-class _Tuner:
-    """The record while it grows. Lowerings ask only after all questions of the passes are answered."""
+class Tuner(Maker):
+    """Makes programs after all open questions were measured. Lowerings ask only after all questions of the
+    passes are answered. CompileError where no device here runs the code."""
 
-    def __init__(self, bench: Workbench, progress: Progress):
-        self.bench, self.progress = bench, progress
+    def __init__(self, bench: Workbench, progress: Progress = unseen):
+        if not bench.machine:
+            raise CompileError(f"tuning measures on the device: {bench.why}. Compile without tuning")
+        super().__init__(bench)
+        self.progress = progress
         self.record = bench.record()
         self.choices = Choices(self.record)
         self.done = 0
 
-    def settle(self, stage: Callable[[Target], object]):
+    def prepare(self, graphs: list[Graph]) -> list[Graph]:
+        return self.settle(lambda: super(Tuner, self).prepare(list(graphs)))
+
+    def lower(self, graphs: Sequence[Graph], **more) -> list[Scheduled]:
+        return self.settle(lambda: super(Tuner, self).lower(graphs, **more))
+
+    def settle(self, stage: Callable[[], Stage]) -> Stage:
         """The result of a stage that leaves no question open."""
         before = self.choices.asked
         while True:
             self.choices = Choices(self.record)
             self.choices.asked.update(before)
-            result = stage(replace(self.bench.target, choices=self.choices))
+            result = stage()
             questions = self.choices.open
             if not questions:
                 return result

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 
 from tallow.errors import GraphError, VerifyError
-from tallow.graph import Graph, Node, Value, type_symbols, used_symbols
+from tallow.graph import Graph, Node, Value, outer_sizes, type_symbols, used_symbols
 from tallow.graph.text import print_nodes
 from tallow.ops import OPS, op
 
@@ -41,7 +41,7 @@ def verify_after(what: str, graph: Graph) -> Graph:
 
 def _verify(graph: Graph, visible: set[Value], sizes: set[str]) -> None:
     known = visible | set(graph.inputs)
-    bound = sizes | {name for v in graph.inputs for name in type_symbols(v.type)}
+    bound = sizes | outer_sizes(graph) | {name for v in graph.inputs for name in type_symbols(v.type)}
     made: set[Value] = set(graph.inputs)
     for number, node in enumerate(graph.nodes):
         problem = _problem(node, known, bound, made)

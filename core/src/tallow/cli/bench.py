@@ -20,6 +20,7 @@ from tallow.cli.options import (
     INPUTS,
     JSON,
     MODEL,
+    STRICT,
     THREADS,
     TUNE,
     opened,
@@ -40,12 +41,13 @@ RUNS = click.IntRange(min=1)
 @DIMS
 @THREADS
 @TUNE
+@STRICT
 @click.option("--runs", default=50, show_default=True, type=RUNS)
 @JSON
-def bench(model, inputs, device, dims, threads, tune, runs, as_json) -> None:
+def bench(model, inputs, device, dims, threads, tune, strict, runs, as_json) -> None:
     """Time a model: median and spread over runs, after one to warm up."""
     start = time.perf_counter()
-    exe = opened(model, device, dims, threads, tune)
+    exe = opened(model, device, dims, threads, tune, strict)
     ready = time.perf_counter() - start
     arrays = parse_inputs(inputs, exe.inputs, sizes_of(dims), Picture())
     exe.run(arrays)
@@ -79,16 +81,19 @@ def bench(model, inputs, device, dims, threads, tune, runs, as_json) -> None:
 @DIMS
 @THREADS
 @TUNE
+@STRICT
 @click.option("--runs", default=10, show_default=True, type=RUNS)
 @click.option("--trace", type=click.Path(path_type=Path), help="Write a Chrome trace.")
 @FORCE
 @click.option("--top", default=25, show_default=True, type=RUNS, help="Steps to print.")
 @click.option("--roofline/--no-roofline", default=True, help="Measure what this machine can reach.")
 @JSON
-def profile(model, inputs, device, dims, threads, tune, runs, trace, force, top, roofline, as_json) -> None:
+def profile(
+    model, inputs, device, dims, threads, tune, strict, runs, trace, force, top, roofline, as_json
+) -> None:
     """Time each step of a model, against what this machine can reach."""
     writable(trace, force)
-    exe = opened(model, device, dims, threads, tune)
+    exe = opened(model, device, dims, threads, tune, strict)
     arrays = parse_inputs(inputs, exe.inputs, sizes_of(dims), Picture())
     measured = exe.profile(arrays, runs, roofline)
     if trace:

@@ -15,6 +15,7 @@ from tallow.cli.options import (
     FORCE,
     JSON,
     MODEL,
+    STRICT,
     THREADS,
     TUNE,
     compiling,
@@ -36,26 +37,30 @@ from tallow.plan import arena_size
 @DIMS
 @TUNE
 @THREADS
+@STRICT
 @FORCE
 @JSON
-def compile_(model: Path, output: Path, device: str, dims, tune, threads, force: bool, as_json: bool) -> None:
+def compile_(
+    model: Path, output: Path, device: str, dims, tune, threads, strict: bool, force: bool, as_json: bool
+) -> None:
     """Compile a model into a .tallow file, which opens without importers or compiler."""
     writable(output, force)
     start = time.perf_counter()
     with compiling(model, tune) as progress:
-        compiled = compile_graph(tallow.load(model, sizes_of(dims)).graph, device, threads, progress)
+        graph = tallow.load(model, sizes_of(dims)).graph
+        compiled = compile_graph(graph, device, threads, progress, strict)
         artifact.write(compiled, output, force)
-    say_ignored(compiled.tuning)
+    say_ignored(compiled.tunings)
     facts = {
         "file": str(output),
-        "target": str(compiled.target),
+        "target": ", ".join(map(str, compiled.targets)),
         "seconds": round(time.perf_counter() - start, 2),
         "steps": len(compiled.program.steps),
-        "code_bytes": len(compiled.code.blob),
+        "code_bytes": sum(len(part.code.blob) for part in compiled.parts),
         "file_bytes": output.stat().st_size,
         "arena_bytes": arena_size(compiled.program),
-        "choices": len(compiled.tuning.choices),
-        "measured": compiled.tuning.measured,
+        "choices": len(compiled.tunings.choices),
+        "measured": compiled.tunings.measured,
     }
     if as_json:
         show_json(facts)
@@ -64,8 +69,8 @@ def compile_(model: Path, output: Path, device: str, dims, tune, threads, force:
         click.echo(
             f"{output}: {facts['target']}, {facts['steps']} steps, {size:.1f} MB, {facts['seconds']} s"
         )
-        if compiled.tuning.measured:
-            click.echo(compiled.tuning)
+        if compiled.tunings.measured:
+            click.echo(compiled.tunings)
 
 
 VERBS = (compile_,)

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 import tallow
-from tallow import plugins
-from tallow.backend import split_device
+from tallow.backend import device_names
+from tallow.building import build, lower_placed, prepare_placed
 from tallow.cli.options import DEVICE, DIMS, JSON, MODEL, show_json, show_table, sizes_of, working
+from tallow.compiler import benches_of, makers_of
 from tallow.errors import ImportFailed
 from tallow.graph import print_graph, walk
 from tallow.kernel.text import print_kernel
-from tallow.schedule.program import ControlStep, HostStep, Program
-from tallow.stages import lower, prepare
+from tallow.placement.decide import MOVED
+from tallow.schedule.leaving import leaving
+from tallow.schedule.program import ControlStep, HostStep, PlacedStep, Program, programs_of
 
 STAGES = ["graph", "prepared", "program", "kernels", "source", "assembly"]
 
@@ -47,7 +50,7 @@ def inspect(model: Path, dims, as_json: bool) -> None:
 
 def _inspect_artifact(path: Path, as_json: bool) -> None:
     exe = tallow.open(path)
-    plan, tuning = exe.plan, exe.compiled.tuning
+    plan, tuning = exe.plan, exe.compiled.tunings
     ports = {"inputs": [str(p) for p in exe.inputs], "outputs": [str(p) for p in exe.outputs]}
     chosen = [{"question": c.question, "answer": c.value, "measured": c.measured} for c in tuning.choices]
     if as_json:
@@ -66,40 +69,61 @@ def _inspect_artifact(path: Path, as_json: bool) -> None:
 @MODEL
 @DEVICE
 @DIMS
+@click.option(
+    "--strict", is_flag=True, help="The first device alone; exit with 1 when a node would leave it."
+)
 @JSON
-def check(model: Path, device: str, dims, as_json: bool) -> None:
-    """Say, without compiling, whether a model is supported, and which steps will run on the host and why."""
-    name, arch = split_device(device)
-    backend = plugins.backend(name)
-    target = backend.target(arch)
+def check(model: Path, device: str, dims, strict: bool, as_json: bool) -> None:
+    """Say, without compiling, whether a model is supported, and which steps will run on the host, or on another
+    device than the first, and why."""
+    makers = makers_of(benches_of(device)[: 1 if strict else None])
     try:
         with working(f"checking {model.name}"):
-            graph = tallow.load(model, sizes_of(dims)).graph
-            program = lower(prepare(graph, backend, target), backend, target).program
+            program, _ = build([tallow.load(model, sizes_of(dims)).graph], makers)
     except ImportFailed as error:
         if not as_json:
             raise
         show_json({"supported": False, "error": str(error)})
         sys.exit(1)
-    rows = list(_host_steps(program))
+    names = device_names([maker.bench.target for maker in makers])
+    rows, moved = list(_host_steps(program)), list(_moved(program, names))
     if as_json:
-        show_json({"supported": True, "steps": len(program.steps), "host": rows})
-        return
-    click.echo(
-        f"{model.name}: every operator is supported; {len(rows)} of {len(program.steps)} steps run on the host"
-    )
-    if rows:
-        show_table(rows)
+        show_json({"supported": True, "steps": len(program.steps), "host": rows, "moved": moved})
+    else:
+        _say(model, len(program.steps), rows, moved)
+    if strict and any(leaving(program)):
+        sys.exit(1)
+
+
+def _say(model: Path, steps: int, rows: list[dict], moved: list[dict]) -> None:
+    """In words and tables; nodes that follow others are counted."""
+    counts = Counter(row["on"] for row in moved)
+    elsewhere = "".join(f", {count} nodes on {name}" for name, count in counts.items())
+    head = f"{model.name}: every operator is supported; {len(rows)} of {steps} steps run on the host"
+    click.echo(head + elsewhere)
+    refused = [row for row in moved if row["reason"] != MOVED]
+    for table in (rows, refused):
+        if table:
+            show_table(table)
+    if len(refused) < len(moved):
+        click.echo(f"{len(moved) - len(refused)} nodes are where others are: {MOVED}")
 
 
 def _host_steps(program: Program):
-    for step in program.steps:
-        if isinstance(step, HostStep):
-            yield {"op": step.op, "node": step.location.name, "reason": step.reason}
-        elif isinstance(step, ControlStep):
-            yield {"op": step.op, "node": step.location.name, "reason": f"control flow: {step.reason}"}
-            for region in step.regions.values():
-                yield from _host_steps(region)
+    for _, part in programs_of(program):
+        for step in part.steps:
+            if isinstance(step, HostStep):
+                yield {"op": step.op, "node": step.location.name, "reason": step.reason}
+            elif isinstance(step, ControlStep):
+                yield {"op": step.op, "node": step.location.name, "reason": f"control flow: {step.reason}"}
+
+
+def _moved(program: Program, names: Sequence[str]):
+    for _, part in programs_of(program):
+        for step in part.steps:
+            if isinstance(step, PlacedStep):
+                for op, node, reason in step.moved:
+                    yield {"op": op, "node": node, "on": names[step.device], "reason": reason}
 
 
 @click.command()
@@ -122,21 +146,21 @@ def _stage(model: Path, stage: str, large: str, device: str, sizes) -> str:
     graph = tallow.load(model, sizes).graph
     if stage == "graph":
         return print_graph(graph, large)
-    name, arch = split_device(device)
-    backend = plugins.backend(name)
-    target = backend.target(arch)
-    graph = prepare(graph, backend, target)
+    makers = makers_of(benches_of(device))
+    graph = prepare_placed([graph], makers)
     if stage == "prepared":
         return print_graph(graph, large)
-    scheduled = lower(graph, backend, target)
+    program, made = lower_placed(graph, makers)
     if stage == "program":
-        return "\n".join(f"{number:4} {step}" for number, step in enumerate(scheduled.program.steps))
-    kernels = list(scheduled.kernels.values())
-    return (
-        "\n".join(map(print_kernel, kernels))
-        if stage == "kernels"
-        else backend.source(kernels, target, stage)
-    )
+        return "\n".join(f"{number:4} {step}" for number, step in enumerate(program.steps))
+    texts = []
+    for maker, scheduled in zip(makers, made, strict=True):
+        kernels = [] if scheduled is None else list(scheduled.kernels.values())
+        if stage == "kernels":
+            texts += map(print_kernel, kernels)
+        elif kernels:
+            texts.append(maker.bench.backend.source(kernels, maker.bench.target, stage))
+    return "\n".join(texts)
 
 
 VERBS = (inspect, check, show)

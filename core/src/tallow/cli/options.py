@@ -22,7 +22,15 @@ from tallow.tuning import Progress
 
 MODEL = click.argument("model", type=click.Path(exists=True, path_type=Path))
 INPUTS = click.argument("inputs", nargs=-1, metavar="[NAME=VALUE]...")
-DEVICE = click.option("--device", default="cpu", show_default=True, help="Backend, or backend:architecture.")
+DEVICE = click.option(
+    "--device",
+    default="cpu",
+    show_default=True,
+    help="Backend, or backend:architecture; several with commas between, in order of preference.",
+)
+STRICT = click.option(
+    "--strict", is_flag=True, help="The first device alone; refuse a model with nodes that would leave it."
+)
 DIMS = click.option(
     "--dim",
     "dims",
@@ -102,16 +110,24 @@ def compiling(model: Path, tune: bool) -> Iterator[Progress | bool]:
         yield progress if tune else False
 
 
-def opened(model: Path, device: str, dims: Sequence[str], threads: int | None, tune: bool) -> Executable:
-    """A model compiled for a device, or a `.tallow` file opened."""
+def opened(
+    model: Path,
+    device: str,
+    dims: Sequence[str],
+    threads: int | None,
+    tune: bool = False,
+    strict: bool = False,
+) -> Executable:
+    """A model compiled for a device or a list of them, or a `.tallow` file opened."""
     sizes = sizes_of(dims)
     if model.suffix == ".tallow":
-        if tune:
-            raise InputError(f"{model.name} is compiled already: tune when compiling the model")
+        if tune or strict:
+            what = "tune" if tune else "be strict"
+            raise InputError(f"{model.name} is compiled already: {what} when compiling the model")
         return tallow.open(model, threads)
     with compiling(model, tune) as progress:
-        exe = tallow.compile(model, device, dims=sizes, threads=threads, tune=progress)
-    say_ignored(exe.compiled.tuning)
+        exe = tallow.compile(model, device, dims=sizes, threads=threads, tune=progress, strict=strict)
+    say_ignored(exe.compiled.tunings)
     return exe
 
 

@@ -18,6 +18,7 @@ from tallow.cli.options import (
     INPUTS,
     JSON,
     MODEL,
+    STRICT,
     THREADS,
     TUNE,
     opened,
@@ -37,6 +38,7 @@ from tallow.errors import InputError
 @DIMS
 @THREADS
 @TUNE
+@STRICT
 @picture_options
 @click.option(
     "--labels", type=click.Path(exists=True, path_type=Path), help="One label a line, or a JSON list."
@@ -57,6 +59,7 @@ def run(
     dims,
     threads,
     tune,
+    strict,
     picture,
     labels,
     top,
@@ -70,7 +73,7 @@ def run(
     """Run a model. Values are @file.npy, @picture.png, numbers, lists such as [1,2], or random."""
     writable(save, force)
     names = _labels(labels) if labels else None
-    exe = opened(model, device, dims, threads, tune)
+    exe = opened(model, device, dims, threads, tune, strict)
     wanted = _wanted(expected, [p.name for p in exe.outputs])
     results = exe.run(parse_inputs(inputs, exe.inputs, sizes_of(dims), picture))
     if save:

@@ -1,12 +1,14 @@
 """Graph: typed, immutable nodes over values with symbolic shapes; printer, parser and verifier beside it."""
 
 from tallow.graph.graph import (
+    OUTER_SIZES,
     Attribute,
     Graph,
     Node,
     Value,
     captured,
     consumers,
+    outer_sizes,
     producers,
     reads,
     used_symbols,
@@ -31,6 +33,7 @@ from tallow.types import (
 
 __all__ = [
     "NOWHERE",
+    "OUTER_SIZES",
     "VARIES",
     "Attribute",
     "Graph",
@@ -47,6 +50,7 @@ __all__ = [
     "captured",
     "consumers",
     "cover",
+    "outer_sizes",
     "parse",
     "print_graph",
     "producers",

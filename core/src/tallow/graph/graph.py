@@ -43,6 +43,8 @@ class Value:
         return f"%{self.name}: {self.type}"
 
 
+OUTER_SIZES = "tallow.sizes"  # metadata of a graph in another: sizes of both, with spaces between
+
 Attribute = Union[int, float, bool, str, DType, Expr, tuple, np.ndarray, "Graph", None]
 
 
@@ -128,6 +130,11 @@ def walk(graph: Graph) -> Iterator[Node]:
         for region in node.regions.values():
             yield from walk(region)
         yield node
+
+
+def outer_sizes(graph: Graph) -> frozenset[str]:
+    """Names of the sizes that a graph shares with the one it stands in: bound there, or here for there."""
+    return frozenset(graph.metadata.get(OUTER_SIZES, "").split())
 
 
 def attribute_symbols(attribute: Attribute) -> set[str]:

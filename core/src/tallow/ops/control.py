@@ -1,4 +1,5 @@
-"""Control flow: branches, loops over regions, and branches that cannot run; what they mean is in `evaluate` and `runtime`."""
+"""Control flow: branches, loops over regions, branches that cannot run, and regions for another device; what they mean is in
+`evaluate` and `runtime`."""
 
 from __future__ import annotations
 
@@ -45,6 +46,14 @@ def _infer_loop(types, attributes):
     return tuple(attributes["types"])
 
 
+def _infer_on(types, attributes):
+    body: Graph = attributes["body"]
+    if [v.type for v in body.inputs] != list(types):
+        listed = ", ".join(map(str, types)), ", ".join(str(v.type) for v in body.inputs)
+        raise GraphError(f"on: operands are {listed[0]}, its body takes {listed[1]}")
+    return tuple(v.type for v in body.outputs)
+
+
 def _evaluate_fail(arrays, attributes):
     raise InputError(f"this branch cannot run: {attributes['message']}")
 
@@ -54,3 +63,4 @@ register(
 )
 register(Op("if", "control", _infer_if, None))
 register(Op("loop", "control", _infer_loop, None, arity=(2, None)))
+register(Op("on", "control", _infer_on, None, arity=(0, None)))

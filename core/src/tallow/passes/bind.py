@@ -17,6 +17,11 @@ def bind_dims(graph: Graph, dims: Mapping[str, int | tuple[int, int]]) -> Graph:
     return _bind(graph, bindings, {}) if bindings else graph
 
 
+def copied(graph: Graph) -> Graph:
+    """The same graph on values of its own."""
+    return _bind(graph, {}, {})
+
+
 def _bind(graph: Graph, bindings: Mapping, values: dict[Value, Value]) -> Graph:
     for value in graph.inputs:
         values[value] = Value(value.name, _type(value.type, bindings))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tallow.dim import symbols
-from tallow.graph import Graph, Node, Value, reads, used_symbols
+from tallow.graph import Graph, Node, Value, outer_sizes, reads, used_symbols
 from tallow.ops import OPS
 from tallow.passes.rewrite import resolve
 
@@ -18,6 +18,7 @@ def remove_dead(graph: Graph) -> Graph:
     sizes: set[str] = {
         s for v in (*graph.outputs, *graph.inputs) for d in getattr(v.type, "shape", ()) for s in _names(d)
     }
+    sizes |= outer_sizes(graph)
     kept: list[Node] = []
     for node in reversed(graph.nodes):
         if live.intersection(node.outputs) or sizes.intersection(node.defines):

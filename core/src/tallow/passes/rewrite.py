@@ -17,8 +17,9 @@ Rule = Callable[[Builder, Node], Value | Sequence[Value] | None]
 
 
 def rewrite(graph: Graph, rule: Rule, made: dict[Value, Node] | None = None) -> Graph:
-    """The graph with `rule` applied at every node, those of regions included. What the rule makes is noted
-    in `made`, value -> node, so that a rule that asks it sees how its operands were rewritten."""
+    """The graph with `rule` applied at every node, those of regions included but for regions of another
+    device. What the rule makes is noted in `made`, value -> node, so that a rule that asks it sees how its
+    operands were rewritten."""
     names = {v.name for v in graph.inputs} | {v.name for node in walk(graph) for v in node.outputs}
     names |= {v.name for node in walk(graph) for region in node.regions.values() for v in region.inputs}
     root = Builder(graph.name)
@@ -66,7 +67,7 @@ def _renew(
     """The node on rewritten operands and regions; itself if nothing changed."""
     inputs = tuple(resolve(v, mapping) for v in node.inputs)
     attributes: Mapping = node.attributes
-    for name, region in node.regions.items():
+    for name, region in node.regions.items() if node.op != "on" else ():
         inner = _rewrite(region, rule, Builder(region.name, builder), dict(mapping), made)
         if inner is not region:
             attributes = {**attributes, name: inner}

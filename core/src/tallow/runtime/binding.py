@@ -82,13 +82,18 @@ def bind_inputs(program: Program, values: Sequence[object], device: Device) -> B
         arrays.append(_check(name, program.slots[slot].type, value, sizes, device))
     for name, slot, array in zip(program.input_names, program.inputs, arrays, strict=True):
         _check_derived(name, program.slots[slot].type, array, sizes)
+    check_bounds(program, sizes, "compile with other dims")
+    return Bound(tuple(arrays), sizes)
+
+
+def check_bounds(program: Program, sizes: Mapping[str, int], advice: str) -> None:
+    """InputError for a size outside the bounds that a program has for it."""
     for symbol, (low, high) in program.symbols.items():
         size = sizes.get(symbol)
         if size is not None and (size < low or (high is not None and size > high)):
             raise InputError(
-                f"size {symbol} = {size} is outside {low}..{'' if high is None else high}: compile with other dims"
+                f"size {symbol} = {size} is outside {low}..{'' if high is None else high}: {advice}"
             )
-    return Bound(tuple(arrays), sizes)
 
 
 def _check(name: str, expected: Type, value: object, sizes: dict[str, int], device: Device | None):

@@ -9,7 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from tallow.backend import Prepared
+from tallow.runtime.device_array import DeviceArray
 from tallow.runtime.layout import PhaseLayout
+from tallow.runtime.memory import Memory
 
 
 class Arena(NamedTuple):
@@ -25,7 +27,7 @@ class Frame:
     """One run in progress: addresses by base number, and the values of slots that have owners.
 
     arenas, layouts: of the phases so far. placed: memory of slots that kernels know. fetched: the host's
-    copies of values on the device.
+    copies of values on a device. sent: copies of values on other devices, by slot and device.
     """
 
     bases: list[int]
@@ -36,6 +38,7 @@ class Frame:
     layouts: dict[int, PhaseLayout] = field(default_factory=dict)
     placed: dict[int, object] = field(default_factory=dict)
     fetched: dict[int, np.ndarray] = field(default_factory=dict)
+    sent: dict[tuple[int, Memory], DeviceArray] = field(default_factory=dict)
 
 
 class Segment(NamedTuple):

@@ -35,16 +35,18 @@ from tallow.runtime.layout import (
     step_reads_writes,
 )
 from tallow.runtime.memory import Constants, Memory
+from tallow.runtime.placed import Places, Values, run_placed
 from tallow.runtime.regions import run_control
 from tallow.runtime.results import arrays_in, carrier, check_out, fresh, shares_memory
 from tallow.schedule.checks import verify_sizes
-from tallow.schedule.program import ControlStep, FlowStep, HostStep, Program
+from tallow.schedule.program import ControlStep, FlowStep, HostStep, PlacedStep, Program
 from tallow.types import TensorType
 
 REMEMBERED = 32  # size bindings whose prepared steps are kept
 ABSOLUTE = 0  # the base whose address is 0: offsets from it are addresses of constants
 
-Observer = Callable[[int, float, int], None]  # step, seconds it took in all, times it ran
+# A step, or one inside a placed step; the seconds that it took in all, and how often it ran.
+Observer = Callable[[int | tuple[int, int], float, int], None]
 
 
 _MACHINES: weakref.WeakSet[Machine] = weakref.WeakSet()
@@ -69,6 +71,7 @@ class Machine:
         memory: Memory,
         constants: Constants,
         threads: int,
+        places: Places | None = None,
     ):
         self.program, self.module, self.threads = program, module, threads
         self.memory, self.device = memory, memory.device
@@ -82,10 +85,15 @@ class Machine:
         self.lives = lives_of(program)
         self.base_of = self._number_bases()
         self.regions = {
-            (number, name): Machine(region, module, memory, constants, threads)
+            (number, name): Machine(region, module, memory, constants, threads, places)
             for number, step in enumerate(program.steps)
             if isinstance(step, ControlStep)
             for name, region in step.regions.items()
+        }
+        self.placed_steps = {
+            number: Machine(step.program, *places[step.device], threads)
+            for number, step in enumerate(program.steps)
+            if isinstance(step, PlacedStep)
         }
         self._plans: OrderedDict[tuple, PhasePlan] = OrderedDict()
         self._direct: OrderedDict[tuple, Direct] = OrderedDict()
@@ -106,15 +114,19 @@ class Machine:
         observe: Observer | None = None,
         stay: bool = False,
         around: tuple[int, ...] = (),
+        learn: dict[str, int] | None = None,
     ) -> list:
         """The results in order; `out` gives arrays for some of them by output slot. With `stay`, results on
-        a device of its own memory stay there. `around`: as for `run_direct`."""
+        a device of its own memory stay there. `around`: as for `run_direct`. `learn` gets the sizes that the
+        run binds."""
         bases = [0] * (1 + len(self.phases) + len(self.base_of))
         frame = Frame(
             bases, dict(zip(self.program.inputs, bound.arrays, strict=True)), dict(bound.sizes), out or {}
         )
         for number, phase in enumerate(self.phases):
             self._run_phase(frame, number, phase, observe)
+        if learn is not None:
+            learn.update(frame.sizes)
         results = [
             self._result(frame, slot, position, stay) for position, slot in enumerate(self.program.outputs)
         ]
@@ -198,7 +210,7 @@ class Machine:
         for segment in plan.segments:
             for slot in segment.reads:
                 if slot not in frame.placed:
-                    placed = self.memory.place(frame.values[slot])
+                    placed = self.memory.place(self._here(frame, slot))
                     frame.placed[slot], frame.bases[self.base_of[slot]] = placed
             if segment.prepared is None:
                 self._run_other(frame, segment.steps[0], observe)
@@ -352,6 +364,12 @@ class Machine:
             frame.fetched[slot] = value.numpy()
         return frame.fetched[slot]
 
+    def _here(self, frame: Frame, slot: int):
+        """A value for kernels of this machine's device: of other devices' values, the host's copy."""
+        value = frame.values[slot]
+        foreign = isinstance(value, DeviceArray) and value.device is not self.device
+        return self.view(frame, slot) if foreign else value
+
     def _run_other(self, frame: Frame, number: int, observe: Observer | None) -> None:
         step = self.program.steps[number]
         start = time.perf_counter()
@@ -360,6 +378,10 @@ class Machine:
             results = evaluate_node(step.op, step.attributes, arrays, frame.sizes, step.location)
             if step.defines and not step.outputs:
                 read_sizes(step.defines, arrays[0], frame.sizes, step.location)
+        elif isinstance(step, PlacedStep):
+            values = Values(frame, self.value, self.view)
+            results, inside = run_placed(self.placed_steps[number], values, step, number, observe)
+            start += inside
         else:
             results = run_control(self, frame, number, step)
         types = [self.program.slots[slot].type for slot in step.outputs]
@@ -387,7 +409,11 @@ class Machine:
                 return value
             if given is not None:
                 check_out(self.program.output_names[position], given, value.shape, value.dtype)
-            return value.numpy(given)
+            if slot not in frame.fetched:
+                return value.numpy(given)
+            result = np.empty_like(frame.fetched[slot]) if given is None else given
+            np.copyto(result, frame.fetched[slot])
+            return result
         if not isinstance(value, np.ndarray):
             if given is not None:
                 name, type_ = self.program.output_names[position], self.program.slots[root].type

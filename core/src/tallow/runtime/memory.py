@@ -54,8 +54,9 @@ class HostMemory:
     def part(self, memory: np.ndarray, offset: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         return memory[offset : offset + math.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
 
-    def keep(self, value: np.ndarray) -> DeviceArray:
-        return DeviceArray(self.device, value, value.shape, value.dtype)
+    def keep(self, value: Value) -> DeviceArray:
+        array = value.numpy() if isinstance(value, DeviceArray) else value
+        return DeviceArray(self.device, array, array.shape, array.dtype)
 
 
 class DeviceMemory:
@@ -81,7 +82,9 @@ class DeviceMemory:
 
     def keep(self, value: Value) -> DeviceArray:
         if isinstance(value, DeviceArray):
-            return value
+            if value.device is self.device:
+                return value
+            value = value.numpy()
         return DeviceArray(self.device, self.device.upload(value), value.shape, value.dtype)
 
 

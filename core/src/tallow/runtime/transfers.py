@@ -1,53 +1,89 @@
-"""Transfers: what moves between the host and a device with memory of its own, known before the run.
+"""Transfers: what moves between the host and devices with memory of their own, known before the run.
 
 The machine moves a value when the other side first needs it; this walk tells the same in advance.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Literal
 
 from tallow.runtime.layout import root_of, step_reads_writes
-from tallow.schedule.program import ControlStep, FlowStep, KernelStep, Program, Step
+from tallow.schedule.program import ControlStep, FlowStep, KernelStep, PlacedStep, Program, Step
+
+HOST = -1  # where the host's memory is; devices of their own memory are at their numbers
 
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """A slot's copy to the other side: `upload` to the device or `download` from it."""
+    """A slot's copy between the host and a device of a list, which is a number: `upload` or `download`."""
 
     kind: Literal["upload", "download"]
     slot: int
+    device: int = 0
 
 
-def steps_with_transfers(program: Program) -> Iterator[Step | Transfer]:
-    """The steps of a program with the transfers that each needs before it, and at last those of results."""
-    host = {s for s, slot in enumerate(program.slots) if slot.kind in ("input", "constant")}
-    device = {s for s, slot in enumerate(program.slots) if slot.kind == "constant"}
+@dataclass(slots=True)
+class _Places:
+    """Where the values of a program are; constants are wherever they are read."""
 
-    def needed(slots, there: set[int], kind) -> Iterator[Transfer]:
-        for root in dict.fromkeys(root_of(program, slot) for slot in slots):
-            if root not in there:
-                there.add(root)
-                yield Transfer(kind, root)
+    program: Program
+    at: dict[int, set[int]] = field(default_factory=dict)
 
+    def put(self, slots: Iterable[int], place: int) -> None:
+        self.at.update((root_of(self.program, slot), {place}) for slot in slots)
+
+    def need(self, slots: Iterable[int], place: int) -> Iterator[Transfer]:
+        """The copies that bring values to a place, by way of the host."""
+        for root in dict.fromkeys(root_of(self.program, slot) for slot in slots):
+            have = self.at.get(root)
+            if have is None or place in have:
+                continue
+            if HOST not in have:
+                yield Transfer("download", root, min(have))
+            if place != HOST:
+                yield Transfer("upload", root, place)
+            have.update((HOST, place))
+
+
+def steps_with_transfers(
+    program: Program, hosts: frozenset[int] = frozenset(), device: int = 0
+) -> Iterator[Step | Transfer]:
+    """The steps of a program with the transfers that each needs before it, and at last those of results.
+    hosts: numbers of the devices that work on the host's memory. device: the program's own; a program of
+    another than the first gets its inputs there, and its results stay."""
+
+    def place_of(number: int) -> int:
+        return HOST if number in hosts else number
+
+    own = place_of(device)
+    places = _Places(program)
+    places.put(program.inputs, own if device else HOST)
     for step in program.steps:
         match step:
             case KernelStep() | FlowStep():
                 reads, _ = step_reads_writes(step)
-                yield from needed((s for s in reads if s not in step.writes), device, "upload")
-                device.update(root_of(program, slot) for slot in step.writes)
+                yield from places.need((s for s in reads if s not in step.writes), own)
+                places.put(step.writes, own)
+            case PlacedStep():
+                there = place_of(step.device)
+                yield from places.need(step.inputs, there)
+                made = zip(step.outputs, step.program.outputs, strict=True)
+                stay = {slot for slot, result in made if _written(step.program, result)}
+                places.put(stay, there)
+                places.put(set(step.outputs) - stay, HOST)
             case ControlStep():
-                yield from needed(step.inputs[: 1 if step.op == "if" else 2], host, "download")
+                yield from places.need(step.inputs[: 1 if step.op == "if" else 2], HOST)
                 made = _made_on_device(step)
-                device |= made
-                host.update(set(step.outputs) - made)
+                places.put(made, own)
+                places.put(set(step.outputs) - made, HOST)
             case _:
-                yield from needed(step.inputs, host, "download")
-                host.update(step.outputs)
+                yield from places.need(step.inputs, HOST)
+                places.put(step.outputs, HOST)
         yield step
-    yield from needed(program.outputs, host, "download")
+    if not device:
+        yield from places.need(program.outputs, HOST)
 
 
 def _made_on_device(step: ControlStep) -> set[int]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tallow.graph import Graph, Node
 
 PRIMES = (101, 103, 107, 109, 113, 127, 131, 137, 139, 149, 151, 157, 163, 167, 173, 179, 181, 191, 193, 197)
-UNTYPED = {"if", "loop", "fail", "constant"}  # their types are stated, not inferred
+UNTYPED = {"if", "loop", "on", "fail", "constant"}  # their types are stated, or follow from regions
 
 
 class Check(NamedTuple):

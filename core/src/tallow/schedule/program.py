@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from tallow.dim import Dim
@@ -114,7 +114,33 @@ class FlowStep(NamedTuple):
         return f"{self.op} ({self.location.name})" if self.location.name else self.op
 
 
-Step = KernelStep | HostStep | ControlStep | FlowStep
+class Moved(NamedTuple):
+    """A node that runs on another device than the first, and why."""
+
+    op: str
+    node: str
+    reason: str
+
+
+class PlacedStep(NamedTuple):
+    """Steps that run on another device, number `device` of the list: a Program of its own, which takes
+    `inputs`, gives `outputs` and binds the sizes that it `defines`."""
+
+    device: int
+    program: Program
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    defines: tuple[str, ...]
+    location: Location
+    moved: tuple[Moved, ...]
+
+    @property
+    def op(self) -> str:
+        """What plans and errors call it."""
+        return f"work for device {self.device} of the list"
+
+
+Step = KernelStep | HostStep | ControlStep | FlowStep | PlacedStep
 
 
 class Program(NamedTuple):
@@ -137,6 +163,18 @@ class Program(NamedTuple):
     checks: tuple[Check, ...] = ()
 
 
+def programs_of(program: Program, device: int = 0) -> Iterator[tuple[int, Program]]:
+    """The program and those inside its steps, each with the number of the device that it runs on."""
+    yield device, program
+    for step in program.steps:
+        match step:
+            case ControlStep():
+                for region in step.regions.values():
+                    yield from programs_of(region, device)
+            case PlacedStep():
+                yield from programs_of(step.program, step.device)
+
+
 def operators_of(program: Program) -> set[str]:
     """The operators whose rows a run needs: those of host steps and of checks."""
     found = {check.op for check in program.checks}
@@ -146,6 +184,8 @@ def operators_of(program: Program) -> set[str]:
                 found.add(step.op)
             case ControlStep():
                 found = found.union(*map(operators_of, step.regions.values()))
+            case PlacedStep():
+                found |= operators_of(step.program)
             case FlowStep():
                 found |= {check.op for check in step.checks}
                 found |= {step.op} if step.kind == "stop" else set()

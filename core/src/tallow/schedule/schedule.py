@@ -24,6 +24,8 @@ from tallow.schedule.program import (
     ControlStep,
     HostStep,
     KernelStep,
+    Moved,
+    PlacedStep,
     Program,
     Scheduled,
     Slot,
@@ -49,25 +51,34 @@ OFFERED = {
 @dataclass(frozen=True, slots=True, eq=False)
 class Lowerer:
     """How nodes of a target become kernels: its lowerings by operator, the one of groups that are index rules
-    all through, what it cannot do, and whether its devices branch."""
+    all through, what it cannot do, and whether its devices branch.
+
+    placed: the programs of regions for other devices. tell: the reason why a node runs on the host, from that
+    of this device.
+    """
 
     find: Callable[[Node], Lowering | None]
     refuses: Callable[[Node], str | None]
     target: object
     pointwise: Lowering = lower_pointwise
     branches: bool = False
+    placed: Mapping[Graph, Program] = field(default_factory=dict)
+    tell: Callable[[Node, str], str] = lambda node, reason: reason
 
 
 def schedule(graph: Graph, lowerer: Lowerer) -> Scheduled:
     """The program of a graph. Nodes without a kernel become host steps, with the reason."""
-    return _shared(_Scheduler(lowerer, {}, {}).program(graph, ()))
+    (scheduled,) = schedule_all([graph], lowerer)
+    return scheduled
 
 
-def _shared(scheduled: Scheduled) -> Scheduled:
-    """The program on kernels that differ in more than numbers."""
-    instead = share(scheduled.kernels)
+def schedule_all(graphs: Sequence[Graph], lowerer: Lowerer) -> list[Scheduled]:
+    """The programs of graphs, on kernels and constants that they share; kernels differ in more than numbers."""
+    scheduler = _Scheduler(lowerer, {}, {})
+    programs = [scheduler.program(graph, ()).program for graph in graphs]
+    instead = share(scheduler.kernels)
     kernels = {kernel.name: kernel for kernel, _ in instead.values()}
-    return scheduled._replace(program=_on(scheduled.program, instead), kernels=kernels)
+    return [Scheduled(_on(program, instead), kernels, scheduler.constants) for program in programs]
 
 
 def _on(program: Program, instead: Mapping[str, tuple[Kernel, tuple[int, ...]]]) -> Program:
@@ -202,10 +213,12 @@ class _Draft:
             self.add_group(item)
         elif item.op == "constant":
             self.unused[item.output] = item
-        elif item.op == "reshape" and self.slots[self.need(item.inputs[0])].kind != "host":
+        elif item.op == "reshape":
             self.slot(item.output, "temporary", self.need(item.inputs[0]))
         elif item.op in CONTROL:
             self.add_control(item)
+        elif item.op == "on":
+            self.add_placed(item)
         else:
             self.add_host(item)
 
@@ -246,6 +259,7 @@ class _Draft:
     def add_host(self, node: Node) -> None:
         inputs = tuple(self.need(v) for v in node.inputs)
         reason = self.host.get(node) or self.bare.get(node) or f"no kernel for {node.op}"
+        reason = self.shared.lowerer.tell(node, reason)
         outputs = tuple(self.slot(v, "host") for v in node.outputs)
         self.steps.append(
             HostStep(node.op, dict(node.attributes), inputs, outputs, node.defines, node.location, reason)
@@ -318,6 +332,16 @@ class _Draft:
             self.steps.append(HostStep("read_dims", {}, (count,), (), node.defines, node.location, reason))
         elif scans:
             opening.exactly(count, rows)
+
+    def add_placed(self, node: Node) -> None:
+        body: Graph = node["body"]
+        inputs = tuple(self.need(v) for v in node.inputs)
+        outputs = tuple(self.slot(v, "host") for v in node.outputs)
+        moved = tuple(Moved(*each) for each in node["moved"])
+        program = self.shared.lowerer.placed[body]
+        self.steps.append(
+            PlacedStep(node["device"], program, inputs, outputs, node.defines, node.location, moved)
+        )
 
 
 def _label(group: Group) -> str:

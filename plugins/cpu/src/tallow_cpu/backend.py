@@ -62,6 +62,9 @@ class CpuBackend:
         """A target by name, or the widest base that this machine has; see `targets`."""
         return make_target(arch)
 
+    def kind(self, target: Target) -> str:
+        return "host"
+
     def machine(self, target: Target) -> str:
         """This machine's processor, or Unavailable when it is none of the target's."""
         machine = machine_of(base_of(target).triple)

@@ -41,6 +41,9 @@ class CudaBackend:
         dtypes += [a for a in node.attributes.values() if isinstance(a, DType)]
         return next((f"no kernels for {d}" for d in dtypes if d.name not in COMPUTED), None)
 
+    def kind(self, target: Target) -> str:
+        return "graphics"
+
     def compile(self, kernels: Sequence[Kernel], target: Target) -> Code:
         return source.compile_kernels(kernels, target)
 

@@ -65,6 +65,10 @@ class OpenclBackend:
                 return "no f64 on this device"
         return None
 
+    def kind(self, target: Target) -> str:
+        """A device of OpenCL has memory of its own, also where it is the host's processor."""
+        return "processor" if "cpu" in target.features else "graphics"
+
     def compile(self, kernels: Sequence[Kernel], target: Target) -> Code:
         from tallow_opencl import source
 

@@ -107,16 +107,21 @@ def _with_options(providers: Sequence, options: Sequence) -> list[tuple[str, dic
     return list(zip(providers, options, strict=True))
 
 
-def choose(names: Sequence[str], options: Sequence[Mapping[str, str]]) -> tuple[str, list[str]]:
-    """The device to run on, and the providers that a session reports: the first usable of `names`, then the
-    host, where steps run that a device cannot. RuntimeError for a name that nobody knows, or a device number
-    that is not there."""
+def choose(names: Sequence[str], options: Sequence[Mapping[str, str]]) -> tuple[list[str], list[str]]:
+    """The devices to run on, in order of preference, and the providers that a session reports: the usable ones
+    of `names`, and after them the host. RuntimeError for a name that nobody knows, or a device number that is
+    not there."""
     for name in names:
         if backend_of(name) is None and name not in KNOWN:
             raise RuntimeError(f"Unknown Provider Type: {name}")
-    usable = [(b, o) for b, o in zip(map(backend_of, names), options, strict=True) if b is not None]
-    backend, given = usable[0] if usable else (HOST, {})
-    return _device(backend, given), list(dict.fromkeys([provider_of(backend), provider_of(HOST)]))
+    usable: dict[str, Mapping[str, str]] = {}
+    for backend, given in zip(map(backend_of, names), options, strict=True):
+        if backend is not None:
+            usable.setdefault(backend, given)
+    reported = [provider_of(backend) for backend in dict.fromkeys([*usable, HOST])]
+    if not usable or _usable(HOST):
+        usable.setdefault(HOST, {})
+    return [_device(backend, given) for backend, given in usable.items()], reported
 
 
 def _device(backend: str, options: Mapping[str, str]) -> str:

@@ -10,7 +10,8 @@ import weakref
 from datetime import datetime
 from pathlib import Path
 
-from tallow.profile import Profile
+from tallow.compat.onnxruntime.providers import provider_of
+from tallow.profile import DEVICE, Profile, StepTime
 
 
 class Recorder:
@@ -36,13 +37,18 @@ class Recorder:
         """One run and its steps, laid out one after another from `begin`."""
         at = begin
         for step in profile.steps:
-            facts = {"op_name": step.label, "provider": self._provider if step.place == "device" else "host"}
+            facts = {"op_name": step.label, "provider": self._provider_of(step)}
             facts |= {"nodes": list(step.nodes), "flops": step.flops, "bytes": step.bytes}
             self._add(
                 "Node", f"{step.nodes[0] if step.nodes else step.label}_kernel_time", at, step.seconds, facts
             )
             at += step.seconds
         self.session_event("model_run", begin)
+
+    def _provider_of(self, step: StepTime) -> str:
+        if step.place in ("host", "copy"):
+            return "host"
+        return self._provider if step.place == DEVICE else provider_of(step.place)
 
     def _add(self, category: str, name: str, begin: float, seconds: float, facts: dict) -> None:
         event = {"cat": category, "pid": os.getpid(), "tid": threading.get_native_id(), "ph": "X"}

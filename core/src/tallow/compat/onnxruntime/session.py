@@ -239,17 +239,17 @@ class InferenceSession(Session):
     def set_providers(
         self, providers: Sequence | None = None, provider_options: Sequence | None = None
     ) -> None:
-        """Compiles the model again, for the first of these providers that is usable."""
+        """Compiles the model again, for these providers in order of preference."""
         self._create(providers, provider_options)
 
     def _create(self, providers: Sequence | None, provider_options: Sequence | None) -> None:
         names, options = check_and_normalize_provider_args(providers, provider_options)
         if not names:
             names, options = list(self._sess_options._providers), list(self._sess_options._providers.values())
-        device, reported = choose(names, options)
+        devices, reported = choose(names, options)
         begin = time.perf_counter()
-        self._executable, self._providers = self._made(device, reported)
-        self._device, self._loose, self._recorder = self._executable.device.info.name, None, None
+        self._executable, self._devices, self._providers = self._made(devices, reported)
+        self._loose, self._recorder = None, None
         self._provider_options = {name: {} for name in self._providers}
         with loading():
             self._interface = interface.describe(self._executable)
@@ -258,32 +258,33 @@ class InferenceSession(Session):
             self._recorder = Recorder(self, prefix, self._providers[0], begin)
             self._recorder.session_event("session_initialization", 0.0)
 
-    def _made(self, device: str, reported: list[str]) -> tuple[Executable, list[str]]:
-        """The executable, and the providers that it runs on."""
+    def _made(self, devices: list[str], reported: list[str]) -> tuple[Executable, list[str], list[str]]:
+        """The executable, and the devices and providers that it runs on."""
         if self._is_artifact:
             with loading():
                 made = tallow.open(_checked(self._source), self._threads())
-            return made, list(dict.fromkeys([provider_of(made.compiled.target.backend), provider_of(HOST)]))
+            backends = dict.fromkeys([*(target.backend for target in made.compiled.targets), HOST])
+            return made, [], [provider_of(backend) for backend in backends]
         try:
-            return self._compiled(device), reported
+            return self._compiled(devices), devices, reported
         except OrtError as raised:
-            if device == HOST or not self._enable_fallback or isinstance(raised, NoSuchFile):
+            if devices == [HOST] or not self._enable_fallback or isinstance(raised, NoSuchFile):
                 raise
             LOGGER.warning("%s cannot run this model, falling back to the host: %s", reported[0], raised)
-        return self._compiled(HOST), [provider_of(HOST)]
+        return self._compiled([HOST]), [HOST], [provider_of(HOST)]
 
     def _untied(self, size: str) -> Executable | None:
         """The model compiled for feeds in which a size differs from itself, as onnxruntime lets it."""
         if self._loose is None and not self._is_artifact:
             LOGGER.warning("sizes named %r differ: compiling the model again, without regard to names", size)
-            self._loose = self._compiled(self._device, UNTIED)
+            self._loose = self._compiled(self._devices, UNTIED)
         return self._loose
 
-    def _compiled(self, device: str, format: str = FORMAT) -> Executable:
+    def _compiled(self, devices: list[str], format: str = FORMAT) -> Executable:
         source = _checked(self._source)
         with loading():
             return tallow.compile(
-                source, device, dims=self._dims(format), threads=self._threads(), format=format
+                source, devices, dims=self._dims(format), threads=self._threads(), format=format
             )
 
     def _threads(self) -> int | None:
