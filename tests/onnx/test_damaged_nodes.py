@@ -176,3 +176,10 @@ def test_norms_of_groups_of_an_open_number_of_channels(channels, rng):
     if channels != 6:
         proto.graph.input[0].type.tensor_type.shape.dim[1].dim_param = channels
     agrees(proto, inputs, rtol=1e-4)
+
+
+def test_an_empty_part_of_a_concatenation_that_names_a_size():
+    inputs = {"x": X[:0], "w": X}
+    proto = one_node("Concat", inputs, constants=("w",), axis=0)
+    proto.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "n"
+    agrees(proto, inputs)
