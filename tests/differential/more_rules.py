@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 from drafts import FLOATS, INTEGERS, Draft, Refused
 from onnx import numpy_helper
-from rules import NUMBERS, REAL, rule, window
+from rules import NUMBERS, REAL, RULES, rule, window
+
+EVERYDAY = tuple(RULES)  # those of `rules` alone
 
 
 @rule("Sum", "Mean")

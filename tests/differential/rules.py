@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from drafts import ALL, FLOATS, INTEGERS, Draft, Refused, Value
@@ -593,9 +593,9 @@ def recurrent(d: Draft, op: str):
     d.add(op, [x, w, r, bias, lengths, h0], 2, direction=direction, hidden_size=hidden, **attributes)
 
 
-def grow(d: Draft, most: int) -> None:
-    """Up to `most` nodes, chosen at random; rules that find no operands are tried again as others."""
-    names = list(RULES)
+def grow(d: Draft, most: int, names: Sequence[str]) -> None:
+    """Up to `most` nodes by the rules of these names, chosen at random; one that finds no operands gives way to
+    another."""
     wanted, tries = d.random.randint(1, most), 0
     while len(d.nodes) < wanted and tries < 8 * most:
         tries += 1

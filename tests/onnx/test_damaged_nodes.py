@@ -176,3 +176,21 @@ def test_norms_of_groups_of_an_open_number_of_channels(channels, rng):
     if channels != 6:
         proto.graph.input[0].type.tensor_type.shape.dim[1].dim_param = channels
     agrees(proto, inputs, rtol=1e-4)
+
+
+def test_an_empty_part_of_a_concatenation_that_names_a_size():
+    inputs = {"x": X[:0], "w": X}
+    proto = one_node("Concat", inputs, constants=("w",), axis=0)
+    proto.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "n"
+    agrees(proto, inputs)
+
+
+def test_matrices_whose_squareness_the_run_tells(rng):
+    inputs = {"x": rng.standard_normal((3, 4, 4)).astype("f4")}
+    proto = one_node("Det", inputs)
+    proto.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "n"
+    agrees(proto, inputs, rtol=1e-4)
+    with pytest.raises(InputError, match='square.*Det node "it"'):
+        tallow.compile(load_model_proto(proto))(np.ones((3, 5, 4), "f4"))
+    with pytest.raises(ImportFailed, match="expected square matrices, got f32"):
+        load_model_proto(one_node("Det", {"x": np.ones((3, 5, 4), "f4")}))

@@ -14,7 +14,7 @@ def _infer_square(name, result):
     def infer(types, attributes):
         (x,) = tensors(name, types)
         of_kind(name, x.dtype, ("float",))
-        if x.rank < 2 or (x.shape[-1] != x.shape[-2]):
+        if x.rank < 2 or (all(isinstance(d, int) for d in x.shape[-2:]) and x.shape[-1] != x.shape[-2]):
             raise GraphError(f"{name}: expected square matrices, got {x}")
         return (TensorType(x.dtype, result(x.shape)),)
 

@@ -123,12 +123,13 @@ def slice_of_all(b: Builder, node: Node, facts: Facts):
 
 
 def concat_of_one(b: Builder, node: Node, facts: Facts):
-    """concat(x) = x; operands of size 0 along the axis vanish."""
+    """concat(x) = x; operands of size 0 along the axis vanish, unless they alone tell a size."""
     kept = [v for v in node.inputs if v.shape[node["axis"]] != 0]
     if len(node.inputs) == 1:
         return node.inputs[0]
     if kept and len(kept) < len(node.inputs):
-        return b.concat(*kept, axis=node["axis"]) if len(kept) > 1 else kept[0]
+        joined = b.concat(*kept, axis=node["axis"]) if len(kept) > 1 else kept[0]
+        return joined if joined.type == node.output.type else None
     return None
 
 
