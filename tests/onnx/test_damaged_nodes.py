@@ -33,7 +33,7 @@ SQUARE = np.ones((4, 1, 2, 2), "f4")
         ("RandomUniform", {}, {"shape": [2], "high": float("inf")}, "finite bounds, got 0.0 and inf"),
         ("RandomNormal", {}, {"shape": [2], "scale": -1.0}, "scale of 0 or more, got 0.0 and -1.0"),
         ("MaxPool", {"x": X}, {"kernel_shape": [2, -2]}, r"kernel of 1 or more, got \[2, -2\]"),
-        ("MaxPool", {"x": X}, {"kernel_shape": [9, 1]}, r"window of \[9, 1\] does not fit"),
+        ("MaxPool", {"x": X}, {"kernel_shape": [9, 1]}, "window of 9 x 1 does not fit"),
         ("MaxPool", {"x": X}, {"kernel_shape": [1]}, "expected 2 kernel"),
         (
             "Conv",
@@ -143,7 +143,7 @@ def test_memory_that_ends_while_compiling(monkeypatch):
     def full(*_):
         raise MemoryError("of this test")
 
-    monkeypatch.setattr("tallow.compiler.prepare", full)
+    monkeypatch.setattr("tallow.building.understand", full)
     with pytest.raises(CompileError, match="not enough memory to compile the model: of this test"):
         tallow.compile(load_model_proto(one_node("Relu", {"x": X})))
 

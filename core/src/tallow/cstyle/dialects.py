@@ -28,9 +28,6 @@ class Dialect:
     work_group: str  # attribute for a {size}
     types: Mapping[str, str]
     half: str  # element type of f16 in memory
-    half_array: (
-        str  # of arrays that a kernel declares: OpenCL without cl_khr_fp16 has `half` for pointers alone
-    )
     half_read: str
     half_write: str
     half_round: str
@@ -40,6 +37,7 @@ class Dialect:
     neighbours: int = 0
     exchange: str = ""
     barrier_of_neighbours: str = ""
+    half_array: str = ""  # of arrays of f16, where `half` is for pointers alone (OpenCL without cl_khr_fp16)
     aligned: str = ""  # attribute of memory for {size} bytes
     lanes: int = 1  # of the longest vector type; 1 where there is none to compute with
 
@@ -106,7 +104,6 @@ CUDA = Dialect(
         "f64": "double",
     },
     half="__half",
-    half_array="__half",
     half_read="return __half2float(p[i]);",
     half_write="p[i] = __float2half_rn(x);",
     half_round="return __half2float(__half(x));",

@@ -135,7 +135,7 @@ class ScalarPrinter:
     def array(self, buffer: Buffer, before: str = "", after: str = "") -> str:
         """The declaration of a kernel's own memory."""
         kind, name, d = self.element(buffer.dtype), self.name(buffer.name), self.dialect
-        if buffer.dtype != f16 or d.half == d.half_array:
+        if buffer.dtype != f16 or not d.half_array:
             return f"{before}{self.aligned}{kind} {name}[{buffer.size}]{after};"
         pointer = f"{before}{kind} *"
         return (

@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from tallow.dim import Dim
 from tallow.errors import GraphError
 from tallow.graph import TensorType
-from tallow.ops.contraction import window_size
+from tallow.ops.contraction import window_sizes
 from tallow.ops.rules import same_dtype, tensors
 from tallow.ops.table import Op, op, register
-
-
-def _sizes(shape, kernel, attributes) -> tuple[Dim, ...]:
-    spec = zip(shape, kernel, *(attributes[key] for key in ("strides", "pads", "dilations")), strict=True)
-    return tuple(window_size(*axis) for axis in spec)
 
 
 def _infer_conv(types, attributes):
@@ -27,7 +21,9 @@ def _infer_conv(types, attributes):
         raise GraphError(
             f"conv_last: {x} has {x.shape[-1]} channels, weights {w} in {groups} groups want {each * groups}"
         )
-    return (TensorType(x.dtype, (x.shape[0], *_sizes(x.shape[1:-1], w.shape[:-2], attributes), n)),)
+    return (
+        TensorType(x.dtype, (x.shape[0], *window_sizes("conv", x.shape[1:-1], w.shape[:-2], attributes), n)),
+    )
 
 
 def _evaluate_conv(arrays, attributes):
@@ -39,7 +35,7 @@ def _evaluate_conv(arrays, attributes):
 
 def _infer_pool(types, attributes):
     (x,) = tensors("pool_last", types)
-    sizes = _sizes(x.shape[1:-1], attributes["kernel"], attributes)
+    sizes = window_sizes("pool", x.shape[1:-1], attributes["kernel"], attributes)
     return (TensorType(x.dtype, (x.shape[0], *sizes, x.shape[-1])),)
 
 
@@ -75,7 +71,7 @@ def _infer_conv_panels(types, attributes):
         raise GraphError(
             f"conv_panels: expected panels [groups, count, *kernel, channels, width] for {x}, got {w}"
         )
-    sizes = _sizes(x.shape[1:-1], w.shape[2:-2], attributes)
+    sizes = window_sizes("conv", x.shape[1:-1], w.shape[2:-2], attributes)
     return (TensorType(x.dtype, (x.shape[0], *sizes, attributes["n"] * w.shape[0])),)
 
 

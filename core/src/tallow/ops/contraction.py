@@ -56,6 +56,18 @@ def window_size(size: Dim, kernel: Dim, stride: int, pad: tuple[Dim, Dim], dilat
     return floordiv(size + (pad[0] + pad[1] - dilation * (kernel - 1) - 1), stride) + 1
 
 
+def window_sizes(name: str, sizes: Sequence[Dim], kernel: Sequence[Dim], attributes) -> tuple[Dim, ...]:
+    """How many windows fit along each axis; GraphError where none can be."""
+    spec = (attributes[key] for key in ("strides", "pads", "dilations"))
+    found = tuple(window_size(*axis) for axis in zip(sizes, kernel, *spec, strict=True))
+    if any(isinstance(count, int) and count < 0 for count in found):
+        kernel, sizes = (list(map(str, numbers)) for numbers in (kernel, sizes))
+        raise GraphError(
+            f"{name}: a window of {' x '.join(kernel)} does not fit into {' x '.join(sizes)} with pads {attributes['pads']}"
+        )
+    return found
+
+
 def check_window(name: str, x: TensorType, attributes, positive: Sequence[str]) -> None:
     """GraphError unless there are as many numbers as axes, those that count or step 1 or more."""
     spatial = x.rank - 2
@@ -72,7 +84,7 @@ def _infer_conv(types, attributes):
     dtype = same_dtype("conv", [x, w])
     if x.rank != w.rank or x.rank < 3:
         raise GraphError(f"conv: expected data and weights of one rank of 3 or more, got {x} and {w}")
-    groups, spatial = attributes["groups"], x.rank - 2
+    groups = attributes["groups"]
     c, m = x.shape[1], w.shape[0]
     if isinstance(c, int) and isinstance(w.shape[1], int) and c != w.shape[1] * groups:
         raise GraphError(
@@ -81,18 +93,7 @@ def _infer_conv(types, attributes):
     if isinstance(m, int) and m % groups:
         raise GraphError(f"conv: {m} result channels do not divide into {groups} groups")
     check_window("conv", x, attributes, ("strides", "dilations"))
-    sizes = tuple(
-        window_size(
-            x.shape[2 + i],
-            w.shape[2 + i],
-            attributes["strides"][i],
-            attributes["pads"][i],
-            attributes["dilations"][i],
-        )
-        for i in range(spatial)
-    )
-    if any(isinstance(s, int) and s < 0 for s in sizes):
-        raise GraphError(f"conv: a window of {w} does not fit into {x} with pads {attributes['pads']}")
+    sizes = window_sizes("conv", x.shape[2:], w.shape[2:], attributes)
     return (TensorType(dtype, (x.shape[0], m, *sizes)),)
 
 
@@ -113,17 +114,7 @@ def _evaluate_conv(arrays, attributes):
     groups, kernel = attributes["groups"], w.shape[2:]
     n, m = x.shape[0], w.shape[0]
     if x.size == 0 or w.size == 0 or 0 in kernel:
-        sizes = [
-            window_size(*a)
-            for a in zip(
-                x.shape[2:],
-                kernel,
-                attributes["strides"],
-                attributes["pads"],
-                attributes["dilations"],
-                strict=True,
-            )
-        ]
+        sizes = window_sizes("conv", x.shape[2:], kernel, attributes)
         return (np.zeros((n, m, *sizes), carrier),)
     view = windows(x, kernel, attributes["strides"], attributes["pads"], attributes["dilations"], 0)
     spatial = len(kernel)

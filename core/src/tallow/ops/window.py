@@ -5,32 +5,17 @@ from __future__ import annotations
 import numpy as np
 
 from tallow.dtype import dtype, i64
-from tallow.errors import GraphError
 from tallow.graph import TensorType
 from tallow.kernel.updates import identity
-from tallow.ops.contraction import check_window, window_size, windows
+from tallow.ops.contraction import check_window, window_sizes, windows
 from tallow.ops.rules import tensors
 from tallow.ops.table import Op, register
 
 
 def _infer_pool(types, attributes):
     (x,) = tensors("pool", types)
-    spatial = x.rank - 2
     check_window("pool", x, attributes, ("kernel", "strides", "dilations"))
-    sizes = [
-        window_size(
-            x.shape[2 + i],
-            attributes["kernel"][i],
-            attributes["strides"][i],
-            attributes["pads"][i],
-            attributes["dilations"][i],
-        )
-        for i in range(spatial)
-    ]
-    if any(isinstance(s, int) and s < 0 for s in sizes):
-        raise GraphError(
-            f"pool: a window of {list(attributes['kernel'])} does not fit into {x} with pads {attributes['pads']}"
-        )
+    sizes = window_sizes("pool", x.shape[2:], attributes["kernel"], attributes)
     return (TensorType(x.dtype, (*x.shape[:2], *sizes)),)
 
 

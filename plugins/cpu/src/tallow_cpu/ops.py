@@ -9,7 +9,7 @@ from tallow.dim import product
 from tallow.dtype import i32
 from tallow.graph import TensorType
 from tallow.ops import Op, op
-from tallow.ops.contraction import window_size
+from tallow.ops.contraction import window_sizes
 from tallow_cpu.shuffle import from_runs, shuffle
 from tallow_cpu.winograd import convolve, convolve_dilated, kinds, transform_weights
 
@@ -30,10 +30,9 @@ def _evaluate_matmul(arrays, attributes):
     return op("matmul").evaluate([a, unpack(packed, attributes["n"])[0]], {})
 
 
-def _windows(x: TensorType, kernel, attributes) -> tuple:
+def _windows(x: TensorType, kernel, attributes, name: str = "conv") -> tuple:
     """How many windows each spatial axis of x has."""
-    spec = (attributes[key] for key in ("strides", "pads", "dilations"))
-    return tuple(window_size(*s) for s in zip(x.shape[1:-1], kernel, *spec, strict=True))
+    return window_sizes(name, x.shape[1:-1], kernel, attributes)
 
 
 def _infer_conv(types, attributes):
@@ -83,7 +82,7 @@ def _evaluate_grouped(arrays, attributes):
 
 def _infer_pool(types, attributes):
     (x,) = types
-    sizes = _windows(x, attributes["kernel"], attributes)
+    sizes = _windows(x, attributes["kernel"], attributes, "pool")
     return (TensorType(x.dtype, (x.shape[0], *sizes, x.shape[-1])),)
 
 
@@ -93,9 +92,8 @@ def _evaluate_pool(arrays, attributes):
 
 def _infer_winograd(types, attributes):
     x, _ = types
-    stride = attributes["stride"]
-    spec = zip(x.shape[1:-1], attributes["pads"], attributes["dilations"], strict=True)
-    sizes = tuple(window_size(d, 3, stride, p, dilation) for d, p, dilation in spec)
+    strides = (attributes["stride"],) * (x.rank - 2)
+    sizes = _windows(x, (3,) * (x.rank - 2), {**attributes, "strides": strides})
     return (TensorType(x.dtype, (x.shape[0], *sizes, attributes["n"])),)
 
 
