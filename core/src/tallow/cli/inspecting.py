@@ -87,10 +87,11 @@ def check(model: Path, device: str, dims, strict: bool, as_json: bool) -> None:
         sys.exit(1)
     names = device_names([maker.bench.target for maker in makers])
     rows, moved = list(_host_steps(program)), list(_moved(program, names))
+    steps = sum(not isinstance(step, PlacedStep) for _, part in programs_of(program) for step in part.steps)
     if as_json:
-        show_json({"supported": True, "steps": len(program.steps), "host": rows, "moved": moved})
+        show_json({"supported": True, "steps": steps, "host": rows, "moved": moved})
     else:
-        _say(model, len(program.steps), rows, moved)
+        _say(model, steps, rows, moved)
     if strict and any(leaving(program)):
         sys.exit(1)
 
@@ -112,7 +113,7 @@ def _say(model: Path, steps: int, rows: list[dict], moved: list[dict]) -> None:
 def _host_steps(program: Program):
     for _, part in programs_of(program):
         for step in part.steps:
-            if isinstance(step, HostStep):
+            if isinstance(step, HostStep) and step.op != "fail":
                 yield {"op": step.op, "node": step.location.name, "reason": step.reason}
             elif isinstance(step, ControlStep):
                 yield {"op": step.op, "node": step.location.name, "reason": f"control flow: {step.reason}"}
