@@ -99,7 +99,7 @@ class Window:
         lines = product(self.lead)
         pieces, start, stop = 1, const(0), inliner.size(self.channels)
         if isinstance(lines, int) and lines < LINES and isinstance(self.channels, int):
-            pieces = -(-self.channels // CHANNELS)
+            pieces = max(1, -(-self.channels // CHANNELS))
         item = inliner.loop("g")
         body: list[Stmt] = []
         *lead, piece = unravel(inliner, item, (*self.lead, pieces), body)
