@@ -20,6 +20,7 @@ MODULE = '''
 
 import ctypes
 import os
+import time
 
 import tallow_example
 from tallow.backend import Code, Target
@@ -101,6 +102,7 @@ class FaultyPrepared(tallow_example.ExamplePrepared):
             raise RuntimeError("the driver has no context")
         self.bases = list(bases)
         for call in self.calls if FAULT == "shared state" else ():
+            time.sleep(0.002)  # so that other callers surely come in between
             tallow_example.ExamplePrepared([call]).run(self.bases)
         if FAULT != "shared state":
             super().run(bases)
