@@ -7,7 +7,7 @@ import numpy as np
 from tallow.dim import symbols
 from tallow.graph import Graph, Node, Value, outer_sizes, reads, used_symbols
 from tallow.ops import OPS
-from tallow.passes.rewrite import resolve
+from tallow.passes.rewrite import replaced, resolve
 
 _IMPURE = {"random_uniform", "random_normal", "bernoulli", "multinomial"}
 
@@ -65,31 +65,9 @@ def merge_equal(graph: Graph) -> Graph:
         kept.append(node)
     if not mapping:
         return graph
-    kept = [_in_regions(node, mapping) for node in kept]
+    kept = [replaced(node, mapping) for node in kept]
     outputs = tuple(resolve(v, mapping) for v in graph.outputs)
     return Graph(graph.name, graph.inputs, outputs, tuple(kept), graph.output_names, graph.metadata)
-
-
-def _in_regions(node: Node, mapping: dict[Value, Value]) -> Node:
-    """Captured values of regions follow the merge."""
-    if not node.regions:
-        return node
-    attributes = dict(node.attributes)
-    for name, region in node.regions.items():
-        nodes = []
-        for inner in region.nodes:
-            inputs = tuple(resolve(v, mapping) for v in inner.inputs)
-            inner = (
-                inner
-                if inputs == inner.inputs
-                else Node(inner.op, inputs, inner.outputs, inner.attributes, inner.location)
-            )
-            nodes.append(_in_regions(inner, mapping))
-        outputs = tuple(resolve(v, mapping) for v in region.outputs)
-        attributes[name] = Graph(
-            region.name, region.inputs, outputs, tuple(nodes), region.output_names, region.metadata
-        )
-    return Node(node.op, node.inputs, node.outputs, attributes, node.location)
 
 
 def _key(node: Node) -> tuple | None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from tallow.builder import Builder
-from tallow.graph import Graph, Node, Value
-from tallow.passes.rewrite import resolve, rewrite
+from tallow.graph import Graph, Node
+from tallow.passes.rewrite import replaced, resolve, rewrite
 
 
 def capture_unchanged(graph: Graph) -> Graph:
@@ -33,7 +31,7 @@ def _rule(builder: Builder, node: Node):
         body.name,
         (*body.inputs[:2], *(body.inputs[2 + n] for n in kept)),
         tuple(resolve(v, mapping) for v in outputs),
-        tuple(_on(each, mapping) for each in body.nodes),
+        tuple(replaced(each, mapping) for each in body.nodes),
         (),
         body.metadata,
     )
@@ -46,16 +44,3 @@ def _rule(builder: Builder, node: Node):
         results = iter(made if isinstance(made, tuple) else (made,))
     unchanged = {n: start for n, (start, is_same) in enumerate(zip(starts, same, strict=True)) if is_same}
     return [unchanged[n] if n in unchanged else next(results) for n in range(len(node.outputs))]
-
-
-def _on(node: Node, mapping: Mapping[Value, Value]) -> Node:
-    """A node, its regions included, with values replaced."""
-    attributes = dict(node.attributes)
-    for name, region in node.regions.items():
-        nodes = tuple(_on(each, mapping) for each in region.nodes)
-        outputs = tuple(resolve(v, mapping) for v in region.outputs)
-        attributes[name] = Graph(
-            region.name, region.inputs, outputs, nodes, region.output_names, region.metadata
-        )
-    inputs = tuple(resolve(v, mapping) for v in node.inputs)
-    return Node(node.op, inputs, node.outputs, attributes, node.location)

@@ -76,6 +76,21 @@ def _renew(
     return Node(node.op, inputs, node.outputs, attributes, node.location)
 
 
+def replaced(node: Node, mapping: Mapping[Value, Value]) -> Node:
+    """The node, its regions included, with values replaced; itself if it has no regions and reads none of them."""
+    inputs = tuple(resolve(v, mapping) for v in node.inputs)
+    attributes = dict(node.attributes)
+    for name, region in node.regions.items():
+        nodes = tuple(replaced(each, mapping) for each in region.nodes)
+        outputs = tuple(resolve(v, mapping) for v in region.outputs)
+        attributes[name] = Graph(
+            region.name, region.inputs, outputs, nodes, region.output_names, region.metadata
+        )
+    if inputs == node.inputs and not node.regions:
+        return node
+    return Node(node.op, inputs, node.outputs, attributes, node.location)
+
+
 def resolve(value: Value, mapping: Mapping[Value, Value]) -> Value:
     """What a value has become after any number of replacements."""
     while value in mapping:
