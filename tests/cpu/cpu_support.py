@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from hypothesis import strategies as st
 
 from tallow.backend import BoundStep
 from tallow.dtype import DType
@@ -56,3 +57,17 @@ class Native:
         out = np.empty(arrays[0].shape, self.kernels[name].parameters[-1].dtype.numpy)
         self(name, *arrays, out, sizes=(arrays[0].size,))
         return out
+
+
+@st.composite
+def spans(draw, kernel: Sequence[int], longest: int):
+    """Sizes of the spatial axes that a window fits into, the last up to `longest` longer, and its strides,
+    dilations and pads."""
+    strides = tuple(draw(st.integers(1, 3)) for _ in kernel)
+    dilations = tuple(draw(st.integers(1, 2)) for _ in kernel)
+    pads = tuple((draw(st.integers(0, k)), draw(st.integers(0, k))) for k in kernel)
+    sizes = tuple(
+        max(1, (k - 1) * d + 1 - sum(p)) + draw(st.integers(0, longest if axis == len(kernel) - 1 else 4))
+        for axis, (k, d, p) in enumerate(zip(kernel, dilations, pads, strict=True))
+    )
+    return sizes, {"strides": strides, "dilations": dilations, "pads": pads}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from cpu_support import spans
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_cpu_contractions import ARCHES, TARGET, conv_graph, run_guarded
@@ -22,15 +23,9 @@ def grouped(draw):
     each = draw(st.integers(1, 2 * n))
     groups = draw(st.sampled_from([4, 12, 16, 20, 72]))
     kernel = [draw(st.integers(1, 4)) for _ in range(axes)]
-    strides = [draw(st.integers(1, 3)) for _ in range(axes)]
-    dilations = [draw(st.integers(1, 2)) for _ in range(axes)]
-    pads = [(draw(st.integers(0, k)), draw(st.integers(0, k))) for k in kernel]
-    sizes = [
-        max(1, (k - 1) * d + 1 - sum(p)) + draw(st.integers(0, 30 if axis == axes - 1 else 4))
-        for axis, (k, d, p) in enumerate(zip(kernel, dilations, pads, strict=True))
-    ]
+    sizes, spec = draw(spans(kernel, longest=30))
     shape = (draw(st.integers(0, 2)), *sizes, groups * each)
-    spec = {"strides": tuple(strides), "dilations": tuple(dilations), "pads": tuple(pads), "groups": groups}
+    spec["groups"] = groups
     return shape, (groups * n, each, *kernel), spec
 
 
