@@ -37,7 +37,7 @@ LINE = ({"n": 5}, {"n": 1}, {"n": 0}, {"n": 131})
 class Case:
     """`write` makes inputs and results of a dtype. domain: (low, high) of inputs, or a function of an input's
     name and the sizes. special: whether NaN and infinities are tried too. fixed: whether a quick run tries
-    the first sizes fixed, too."""
+    the first sizes fixed, and those that are zero, too."""
 
     name: str
     write: Write
