@@ -60,7 +60,9 @@ def steps(d: Draft, op: str):
 @rule("Gelu", "Mish", "HardSwish", *PARAMETERS)
 def smooth(d: Draft, op: str):
     attributes = {a: round(d.random.uniform(0.1, 1.5), 2) for a in PARAMETERS.get(op, ()) if d.chance(0.6)}
-    x = d.operand(FLOATS, bound=BOUNDED.get(op, 1e3), exact=op == "ThresholdedRelu")
+    # onnxruntime's sixth is a float32 for numbers of 64 bits as well
+    dtypes = ("float32", "float16") if op == "HardSwish" else FLOATS
+    x = d.operand(dtypes, bound=BOUNDED.get(op, 1e3), exact=op == "ThresholdedRelu")
     d.add(op, [x], exact=False, **attributes)
 
 
@@ -244,6 +246,10 @@ def window(d: Draft, sizes, strides=(1, 2, 3), dilations=(1, 1, 2)):
         attributes["dilations"] = [1] * axes
     else:
         attributes["pads"] = [d.random.randint(0, k - 1) for k in kernel * 2]
+        wide = map(sum, zip(sizes, attributes["pads"][:axes], attributes["pads"][axes:], strict=True))
+        spans = [(k - 1) * n + 1 for k, n in zip(kernel, attributes["dilations"], strict=True)]
+        if any(span > size for span, size in zip(spans, wide, strict=True)):
+            raise Refused("no window fits; onnxruntime rounds the negative count towards zero")
     return kernel, attributes
 
 

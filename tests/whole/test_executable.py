@@ -49,6 +49,22 @@ def test_results_go_where_out_says(graph, data):
         exe.run(data, out={"nothing": out})
 
 
+@pytest.mark.parametrize("names", [("column", "plain", "row"), ("plain", "row", "column")], ids=str)
+def test_results_that_share_their_elements_keep_their_shapes(names):
+    b = Builder("shared")
+    plain = b.neg(b.input("x", "f32", ["n"]))
+    n = plain.shape[0]
+    values = {"plain": plain, "row": b.reshape(plain, shape=(1, n)), "column": b.reshape(plain, shape=(n, 1))}
+    exe = tallow.compile(b.finish({name: values[name] for name in names}))
+    x = np.arange(3, dtype="f4")
+    for out in ({}, {"plain": np.empty(3, "f4"), "column": np.empty((3, 1), "f4")}, {}):
+        results = exe.run({"x": x}, out=out or None)
+        assert {name: y.shape for name, y in results.items()} == {"plain": (3,), "row": (1, 3), "column": (3, 1)}
+        assert all((y.ravel() == -x).all() for y in results.values())
+        results["row"] += 1
+        assert (results["plain"] == -x).all()
+
+
 def test_strided_and_foreign_arrays_are_taken(graph, data):
     exe = tallow.compile(graph)
     wide = np.repeat(data["x"], 2, axis=1)

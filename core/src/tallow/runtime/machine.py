@@ -342,7 +342,10 @@ class Machine:
             return self._temporary(frame, root, slot)
         else:
             value = frame.values[root]
-        return value if slot == root else value.reshape(shape_of(self.program, slot, frame.sizes))
+        if slot == root and kind != "output":
+            return value
+        shape = shape_of(self.program, slot, frame.sizes)  # an output's array has the shape of its first result
+        return value if value.shape == shape else value.reshape(shape)
 
     def _temporary(self, frame: Frame, root: int, slot: int) -> np.ndarray | DeviceArray:
         """A slot in memory of a temporary, which has more rows where a loop did not need them all."""

@@ -91,10 +91,10 @@ def dynamic_quantize_linear(context: Context, node: NodeView):
     axes = tuple(range(x.rank))
     low = b.min(b.reduce(x, function="min", axes=axes, keepdims=False), 0)
     high = b.max(b.reduce(x, function="max", axes=axes, keepdims=False), 0)
-    scale = b.div(b.sub(high, low), 255.0)
-    safe = b.select(b.eq(scale, 0), 1.0, scale)
-    zero = b.round(b.max(b.min(b.div(b.neg(low), safe), 255.0), 0.0))
-    y = b.max(b.min(b.add(b.round(b.div(x, safe)), zero), 255.0), 0.0)
+    range_ = b.div(b.sub(high, low), 255.0)
+    scale = b.select(b.eq(range_, 0), 1.0, range_)  # of zeros alone: the standard has 0, its reference 1/255
+    zero = b.round(b.max(b.min(b.div(b.neg(low), scale), 255.0), 0.0))
+    y = b.max(b.min(b.add(b.round(b.div(x, scale)), zero), 255.0), 0.0)
     return b.cast(y, dtype=u8), scale, b.cast(zero, dtype=u8)
 
 
