@@ -47,7 +47,10 @@ def steps(d: Draft, op: str):
     if d.chance(0.2) and x.array.size:
         array = x.array.copy()
         special = [np.inf, -np.inf, -0.0, 0.5, -1.5]
-        if (op, x.dtype) != ("Sign", "float16"):  # onnxruntime has 0 for a NaN of this type, and NaN of others
+        if (op, x.dtype) != (
+            "Sign",
+            "float16",
+        ):  # onnxruntime has 0 for a NaN of this type, and NaN of others
             special.append(np.nan)
         array.reshape(-1)[d.random.randrange(array.size)] = d.one_of(*special)
         x = d.given(array)

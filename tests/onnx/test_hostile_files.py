@@ -227,6 +227,29 @@ def test_sizes_that_cannot_be(edited):
         tallow.compile(huge)
 
 
+@pytest.mark.parametrize("op", ["AffineGrid", "Reshape", "Expand", "ConstantOfShape", "Tile"])
+def test_shapes_of_more_axes_than_arrays_have(save_onnx, op):
+    inputs = [("x", "FLOAT", [2, 3, 4]), ("s", "INT64", [65536])]
+    names = ["s"] if op == "ConstantOfShape" else ["x", "s"]
+    path = save_onnx([helper.make_node(op, names, ["y"], name="many")], inputs[-len(names) :], Y)
+    words = {"AffineGrid": "size has 65536 elements", "Reshape": "too long to be kept", "Tile": "expected 3 repeats"}
+    refused(path, words.get(op, "65536 axes: expected at most 64"), "many")
+
+
+def test_inputs_of_more_axes_than_arrays_have(save_onnx):
+    path = save_onnx([helper.make_node("Relu", ["x"], ["y"])], [("x", "FLOAT", [1] * 65)], Y)
+    refused(path, "65 axes: expected at most 64")
+
+
+def test_products_of_sizes_that_double_with_each_axis(save_onnx):
+    nodes = [
+        helper.make_node("Pad", ["x", "p"], ["z"]),
+        helper.make_node("Flatten", ["z"], ["y"], name="flat"),
+    ]
+    inputs = [("x", "FLOAT", [f"n{axis}" for axis in range(40)]), ("p", "INT64", [80])]
+    refused(save_onnx(nodes, inputs, Y), "too long to be kept", "give some of the sizes numbers")
+
+
 @pytest.mark.parametrize("size", [(1 << 63) - 1, 1 << 46])
 def test_pictures_larger_than_any_memory(save_onnx, size):
     node = helper.make_node("MaxPool", ["x"], ["y"], name="pool", kernel_shape=[2, 2], strides=[2, 2])

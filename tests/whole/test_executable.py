@@ -59,7 +59,11 @@ def test_results_that_share_their_elements_keep_their_shapes(names):
     x = np.arange(3, dtype="f4")
     for out in ({}, {"plain": np.empty(3, "f4"), "column": np.empty((3, 1), "f4")}, {}):
         results = exe.run({"x": x}, out=out or None)
-        assert {name: y.shape for name, y in results.items()} == {"plain": (3,), "row": (1, 3), "column": (3, 1)}
+        assert {name: y.shape for name, y in results.items()} == {
+            "plain": (3,),
+            "row": (1, 3),
+            "column": (3, 1),
+        }
         assert all((y.ravel() == -x).all() for y in results.values())
         results["row"] += 1
         assert (results["plain"] == -x).all()

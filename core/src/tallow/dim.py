@@ -15,6 +15,7 @@ from tallow.errors import GraphError
 from tallow.scan import PLAIN, Scanner, compiled
 
 Bounds = tuple[int | None, int | None]
+MOST_TERMS, MOST_FACTORS = 1 << 12, 1 << 8  # of a product; a model's sizes have a few
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,9 @@ class Expr:
     __radd__ = __add__
 
     def __mul__(self, other: Dim) -> Dim:
+        factors = len(self.terms[-1][0]) + len(_terms(other)[-1][0])
+        if len(self.terms) * len(_terms(other)) > MOST_TERMS or factors > MOST_FACTORS:
+            raise GraphError("a product of sizes is too long to be kept: give some of the sizes numbers")
         return _from_terms(
             (tuple(sorted((*left, *right), key=str)), a * b)
             for left, a in self.terms
@@ -337,10 +341,28 @@ def evaluate(dim: Dim, bindings: Mapping[str, int]) -> int:
     """The value of a Dim; GraphError names the symbols that have no binding."""
     if isinstance(dim, int):
         return dim
-    value = substitute(dim, bindings)
+    try:
+        return _value(dim, bindings)
+    except KeyError:
+        value = substitute(dim, bindings)  # a size that is not known may be multiplied by 0
     if not isinstance(value, int):
         raise GraphError(f"size {dim} has no value: {', '.join(sorted(symbols(value)))} not bound")
     return value
+
+
+def _value(dim: Dim, bindings: Mapping[str, int]) -> int:
+    if isinstance(dim, int):
+        return dim
+    total = 0
+    for atoms, factor in dim.terms:
+        for atom in atoms:
+            if isinstance(atom, Symbol):
+                factor *= bindings[atom.name]
+            else:
+                a, b = atom.arguments
+                factor *= FUNCTIONS[atom.function](_value(a, bindings), _value(b, bindings))
+        total += factor
+    return total
 
 
 def symbols(dim: Dim) -> dict[str, Symbol]:

@@ -8,6 +8,7 @@ from tallow.dim import Dim, Expr, Symbol, product, symbols
 from tallow.dtype import DType
 from tallow.errors import GraphError
 
+MOST_AXES = 64  # as many as numpy's arrays have
 VARIES = Expr((((Symbol("_"),), 1),))  # a size that may differ from one element of a sequence to the next
 
 
@@ -21,6 +22,8 @@ class TensorType:
     def __post_init__(self):
         if any(isinstance(dim, int) and dim < 0 for dim in self.shape):
             raise GraphError(f"{self.dtype}{list(self.shape)} has a negative size")
+        if len(self.shape) > MOST_AXES:
+            raise GraphError(f"a {self.dtype} tensor of {len(self.shape)} axes: expected at most {MOST_AXES}")
 
     @property
     def rank(self) -> int:

@@ -2,60 +2,137 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import NamedTuple
 
 from tallow.backend import BoundFlow, BoundStep
-from tallow.dim import evaluate
-from tallow.runtime.layout import numbers_of, size_of
+from tallow.runtime.layout import numbers_of, root_of, size_of, step_reads_writes
+from tallow.runtime.numbers import Numbers, Take, taker
 from tallow.schedule.program import FlowStep, KernelStep, Program
 
 JUMPS = ("jump", "unless", "until", "again")
-Place = Callable[[int], tuple[int, int]]
+Place = tuple[int, int]  # number of a base, and bytes from there
+Bound = BoundStep | BoundFlow
 
 
-def bind_steps(
-    program: Program, run: Sequence[int], place: Place, sizes: Mapping[str, int], stops: Mapping[int, object]
-) -> tuple[list[BoundStep | BoundFlow], list[int]]:
-    """The steps of a run of consecutive numbers that have something to do, and their numbers. Regions behind
-    one of the `stops` are left out."""
-    bound: list[BoundStep | BoundFlow] = []
-    kept: list[int] = []
-    index: dict[int, int] = {}  # of the first bound step that is not before one of the run
-    closed = 0
-    for number in run:
-        index[number] = len(bound)
-        if number < closed:
-            continue
-        if number in stops:
-            closed = program.steps[number].target
-        one = _bind(program, number, place, sizes, stops)
-        if one is not None:
-            bound.append(one)
-            kept.append(number)
-    index |= {run[-1] + 1: len(bound)} if run else {}
-    for position, number in enumerate(kept):
-        step = program.steps[number]
-        if isinstance(step, FlowStep) and step.kind in JUMPS:
-            bound[position] = bound[position]._replace(target=index[step.target])
-    return bound, kept
+class Places:
+    """Where slots lie: some always at one place, temporaries where each layout puts them."""
+
+    def __init__(self, fixed: Callable[[int], Place | None]):
+        self._fixed = fixed
+        self._numbers: dict[int, int] = {}
+        self._places: list[Place | None] = []
+        self._open: list[tuple[int, int]] = []
+
+    def taker(self, roots: Sequence[int]) -> Take:
+        """What takes the places of these slots, which are no views, out of `values`."""
+        return taker([self._number(root) for root in roots])
+
+    def _number(self, root: int) -> int:
+        if root not in self._numbers:
+            number = self._numbers[root] = len(self._places)
+            self._places.append(self._fixed(root))
+            if self._places[-1] is None:
+                self._open.append((number, root))
+        return self._numbers[root]
+
+    def values(self, temporaries: Mapping[int, Place]) -> list[Place | None]:
+        """None for the temporaries of regions that are not entered."""
+        places = self._places.copy()
+        for number, root in self._open:
+            places[number] = temporaries.get(root)
+        return places
 
 
-def _bind(program: Program, number: int, place: Place, sizes, stops) -> BoundStep | BoundFlow | None:
-    """One step, or None where there is nothing to do."""
+class Row(NamedTuple):
+    """A step as far as it is known before sizes are. `take_sizes` takes a kernel's sizes, or a flow step's rows;
+    `grid` is the place of a kernel's."""
+
+    step: KernelStep | FlowStep
+    take_places: Take
+    take_sizes: Take
+    grid: int
+    label: str
+
+
+class Run:
+    """Consecutive steps of the device."""
+
+    def __init__(self, program: Program, steps: Sequence[int], numbers: Numbers, places: Places):
+        self.program, self.steps = program, tuple(steps)
+        self.rows = [_row(program, number, numbers, places) for number in steps]
+        self.reads = self._reads(self.steps)
+        self.branches = any(isinstance(row.step, FlowStep) for row in self.rows)
+
+    def _reads(self, steps: Sequence[int]) -> tuple[int, ...]:
+        """The inputs and results of the host that these steps use."""
+        used = (slot for n in steps for part in step_reads_writes(self.program.steps[n]) for slot in part)
+        roots = dict.fromkeys(root_of(self.program, slot) for slot in used)
+        return tuple(slot for slot in roots if self.program.slots[slot].kind in ("input", "host"))
+
+    def bind(
+        self,
+        values: Sequence[int],
+        places: Sequence[Place | None],
+        sizes: Mapping[str, int],
+        stops: Mapping[int, object],
+        wide: bool,
+    ) -> tuple[list[Bound], tuple[int, ...], tuple[int, ...]]:
+        """The steps that have something to do, their numbers, and what they read of inputs and of the host.
+        Regions behind one of the `stops` are left out. `wide`: some number may be beyond 64 bits."""
+        pairs = zip(self.steps, self.rows, strict=True)
+        if self.branches:
+            pairs = [(number, row) for number, row in pairs if not self._is_closed(number, stops)]
+        made = [
+            (number, self._bind(number, row, values, places, sizes, stops, wide)) for number, row in pairs
+        ]
+        kept = tuple([number for number, one in made if one is not None])
+        bound = [one for _, one in made if one is not None]
+        if self.branches:
+            self._aim(bound, kept)
+        return bound, kept, self.reads if len(kept) == len(self.steps) else self._reads(kept)
+
+    def _is_closed(self, number: int, stops: Collection[int]) -> bool:
+        """Whether a step is behind a stop that ends the run before it."""
+        return any(stop < number < self.program.steps[stop].target for stop in stops)
+
+    def _aim(self, bound: list[Bound], kept: Sequence[int]) -> None:
+        """Jumps lead to the first kept step that is not before their target."""
+        for position, number in enumerate(kept):
+            step = self.program.steps[number]
+            if isinstance(step, FlowStep) and step.kind in JUMPS:
+                bound[position] = bound[position]._replace(target=bisect_left(kept, step.target))
+
+    def _bind(self, number: int, row: Row, values, places, sizes, stops, wide: bool) -> Bound | None:
+        """One step, or None where there is nothing to do."""
+        step = row.step
+        if isinstance(step, KernelStep):
+            grid = values[row.grid]
+            if grid <= 0:
+                return None
+            if wide:
+                numbers_of(step, sizes)
+            taken = row.take_places(places), row.take_sizes(values)
+            return BoundStep(step.entry, *taken, grid, step.grain, row.label)
+        kind, size = step.kind, 0
+        if kind == "guard":
+            if number not in stops:
+                return None
+            kind = "stop"
+        if kind in ("copy", "row"):
+            size = size_of(self.program, step.reads[0], sizes)
+        if kind == "copy" and not size:
+            return None
+        (rows,) = row.take_sizes(values)
+        return BoundFlow(kind, row.take_places(places), 0, size, rows, row.label)
+
+
+def _row(program: Program, number: int, numbers: Numbers, places: Places) -> Row:
     step = program.steps[number]
     if isinstance(step, KernelStep):
-        grid, values = numbers_of(step, sizes)
-        if not grid:
-            return None
-        arguments = tuple(map(place, step.arguments))
-        return BoundStep(step.entry, arguments, values, grid, step.grain, step.described)
-    kind = step.kind
-    if kind == "guard":
-        if number not in stops:
-            return None
-        kind = "stop"
-    size = size_of(program, step.reads[0], sizes) if kind in ("copy", "row") else 0
-    if kind == "copy" and not size:
-        return None
-    arguments = tuple(place(slot) for slot in (*step.reads, *step.writes))
-    return BoundFlow(kind, arguments, 0, size, evaluate(step.rows, sizes), step.described)
+        arguments, sizes, grid = step.arguments, step.sizes, numbers.place(step.grid)
+    else:
+        arguments, sizes, grid = (*step.reads, *step.writes), (step.rows,), 0
+    where = places.taker([root_of(program, slot) for slot in arguments])
+    return Row(step, where, numbers.taker(sizes), grid, step.described)

@@ -7,13 +7,14 @@ starts, so its temporaries get one arena, planned then and remembered for the ne
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from tallow.dim import evaluate, symbols
 from tallow.errors import InputError, TallowError
+from tallow.runtime.numbers import Numbers
 from tallow.schedule.checks import verify_sizes
-from tallow.schedule.memory import LARGEST, Lifetime, plan_memory
+from tallow.schedule.memory import LARGEST, Life, Planner
 from tallow.schedule.program import ControlStep, FlowStep, KernelStep, Program, Step, root_among
 from tallow.types import TensorType
 
@@ -147,31 +148,65 @@ class PhaseLayout(NamedTuple):
     stops: Mapping[int, TallowError | MemoryError] = {}
 
 
-def lay_out(program: Program, lives: Lives, phase: tuple[int, ...], sizes: Mapping[str, int]) -> PhaseLayout:
-    steps = set(phase)
-    stops = _stops(program, phase, sizes)
-    closed = [range(number, program.steps[number].target) for number in stops]
-    slots = [
-        slot
-        for slot, at in lives.first.items()
-        if at in steps
-        and program.slots[slot].kind == "temporary"
-        and isinstance(program.slots[slot].type, TensorType)
-        and not any(at in region and lives.last[slot] in region for region in closed)
-    ]
-    lifetimes = [Lifetime(size_of(program, s, sizes), lives.first[s], lives.last[s]) for s in slots]
-    plan = plan_memory(lifetimes)
-    return PhaseLayout(dict(zip(slots, plan.offsets, strict=True)), plan.size, stops)
+class Layouter:
+    """Lays the temporaries of one phase out, for any sizes: what does not depend on them is found once."""
+
+    def __init__(self, program: Program, lives: Lives, phase: Sequence[int], numbers: Numbers):
+        self.program, self.phase = program, phase
+        steps = set(phase)
+        self.slots = [
+            slot
+            for slot, at in lives.first.items()
+            if at in steps
+            and program.slots[slot].kind == "temporary"
+            and isinstance(program.slots[slot].type, TensorType)
+        ]
+        self.lives = [Life(lives.first[slot], lives.last[slot]) for slot in self.slots]
+        self.planner = Planner(self.lives)
+        types = [program.slots[slot].type for slot in self.slots]
+        self.shapes = [(numbers.taker(t.shape), t.dtype.itemsize) for t in types]
+        self.guarded = any(is_guard(program.steps[number]) for number in phase)
+
+    def lay_out(self, values: Sequence[int], sizes: Mapping[str, int]) -> PhaseLayout:
+        """MemoryError for more than can be addressed."""
+        slots, shapes, planner, stops = self.slots, self.shapes, self.planner, {}
+        if self.guarded:
+            stops = _stops(self.program, self.phase, sizes)
+        if stops:
+            closed = [range(number, self.program.steps[number].target) for number in stops]
+            inside = [any(first in c and last in c for c in closed) for first, last in self.lives]
+            slots, shapes, lives = (
+                [each for each, shut in zip(every, inside, strict=True) if not shut]
+                for every in (slots, shapes, self.lives)
+            )
+            planner = Planner(lives)
+        room = [math.prod(take(values)) * itemsize for take, itemsize in shapes]
+        if max(room, default=0) > LARGEST:
+            for slot in slots:
+                size_of(self.program, slot, sizes)
+        plan = planner.plan(room)
+        return PhaseLayout(dict(zip(slots, plan.offsets, strict=True)), plan.size, stops)
+
+
+def lay_out(program: Program, lives: Lives, phase: Sequence[int], sizes: Mapping[str, int]) -> PhaseLayout:
+    """The layout of a phase for sizes that are needed once."""
+    numbers = Numbers()
+    layouter = Layouter(program, lives, phase, numbers)
+    return layouter.lay_out(numbers.lazily(sizes), sizes)
+
+
+def is_guard(step: Step) -> bool:
+    return isinstance(step, FlowStep) and step.kind == "guard"
 
 
 def _stops(
-    program: Program, phase: tuple[int, ...], sizes: Mapping[str, int]
+    program: Program, phase: Sequence[int], sizes: Mapping[str, int]
 ) -> dict[int, TallowError | MemoryError]:
     """The steps of a phase that enter a region for which the sizes do not do."""
     stops: dict[int, TallowError | MemoryError] = {}
     for number in phase:
         step = program.steps[number]
-        if isinstance(step, FlowStep) and step.kind == "guard":
+        if is_guard(step):
             try:
                 for check in step.checks:
                     verify_sizes(check, sizes)
@@ -188,7 +223,7 @@ def _verify_steps(program: Program, steps: range, sizes: Mapping[str, int]) -> N
         step = program.steps[number]
         if number < inner:
             continue
-        if isinstance(step, FlowStep) and step.kind == "guard":
+        if is_guard(step):
             inner = step.target
         if isinstance(step, KernelStep):
             numbers_of(step, sizes)

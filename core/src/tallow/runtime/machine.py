@@ -16,30 +16,17 @@ from tallow.backend import Module
 from tallow.dim import evaluate
 from tallow.errors import InputError, TallowError
 from tallow.evaluate import bind_sizes, evaluate_node, read_sizes
-from tallow.runtime.bind_steps import bind_steps
 from tallow.runtime.binding import Bound
 from tallow.runtime.device_array import DeviceArray
 from tallow.runtime.direct import Direct
 from tallow.runtime.frame import Arena, Frame, PhasePlan, Segment
-from tallow.runtime.layout import (
-    NATIVE,
-    is_known,
-    kernel_reads,
-    lay_out,
-    lives_of,
-    phases_of,
-    root_of,
-    sent_to_regions,
-    shape_of,
-    size_of,
-    step_reads_writes,
-)
+from tallow.runtime.layout import kernel_reads, lives_of, phases_of, root_of, sent_to_regions, shape_of
 from tallow.runtime.memory import Constants, Memory
 from tallow.runtime.placed import Places, Values, run_placed
 from tallow.runtime.regions import run_control
 from tallow.runtime.results import arrays_in, carrier, check_out, fresh, shares_memory
-from tallow.schedule.checks import verify_sizes
-from tallow.schedule.program import ControlStep, FlowStep, HostStep, PlacedStep, Program
+from tallow.runtime.template import Template
+from tallow.schedule.program import ControlStep, HostStep, PlacedStep, Program
 from tallow.types import TensorType
 
 REMEMBERED = 32  # size bindings whose prepared steps are kept
@@ -95,6 +82,7 @@ class Machine:
             for number, step in enumerate(program.steps)
             if isinstance(step, PlacedStep)
         }
+        self._templates: dict[int, Template] = {}
         self._plans: OrderedDict[tuple, PhasePlan] = OrderedDict()
         self._direct: OrderedDict[tuple, Direct] = OrderedDict()
         self._dtypes = [carrier(program.slots[slot].type) for slot in program.inputs]
@@ -277,57 +265,20 @@ class Machine:
         return plan
 
     def _make_plan(self, number: int, phase: tuple[int, ...], frame: Frame) -> PhasePlan:
-        sizes = dict(frame.sizes)
-        for check in self.program.checks:
-            if check.sizes <= sizes.keys():
-                verify_sizes(check, sizes)
-        layout, results = lay_out(self.program, self.lives, phase, sizes), self._results_of(phase, sizes)
-        earlier = {}
-        for before in range(number):
-            earlier |= {s: (1 + before, o) for s, o in frame.layouts[before].offsets.items()}
-        places = earlier | {s: (1 + number, o) for s, o in layout.offsets.items()}
-        segments: list[Segment] = []
-        run: list[int] = []
-        for step_number in phase:
-            step = self.program.steps[step_number]
-            if isinstance(step, NATIVE):
-                run.append(step_number)
-                continue
-            segments += self._kernel_segment(run, places, sizes, layout.stops)
-            run = []
-            segments.append(Segment(None, (step_number,)))
-        segments += self._kernel_segment(run, places, sizes, layout.stops)
-        return PhasePlan(layout, tuple(segments), results)
+        template = self._templates.get(number)
+        if template is None:
+            template = Template(self.program, self.lives, phase, number, self._fixed, frame.sizes.keys())
+            self._templates[number] = template
+        earlier = {before: frame.layouts[before] for before in range(number)}
+        return template.bind(frame.sizes, earlier, self.module, self.threads)
 
-    def _results_of(self, phase: tuple[int, ...], sizes) -> tuple:
-        """Output arrays to make: shaped as the program's result, which may be a view of the slot."""
-        found = {}
-        for position, slot in enumerate(self.program.outputs):
-            root = root_of(self.program, slot)
-            made = self.program.slots[root].kind == "output" and self.lives.first.get(root) in phase
-            if made and root not in found and is_known(self.program, slot, sizes):
-                size_of(self.program, root, sizes)
-                found[root] = (root, position, shape_of(self.program, slot, sizes))
-        return tuple(found.values())
-
-    def _kernel_segment(self, run: list[int], places, sizes, stops) -> list[Segment]:
-        bound, kept = bind_steps(self.program, run, lambda slot: self._place(slot, places), sizes, stops)
-        if not bound:
-            return []
-        steps = [self.program.steps[number] for number in kept]
-        used = (slot for step in steps for part in step_reads_writes(step) for slot in part)
-        roots = dict.fromkeys(root_of(self.program, slot) for slot in used)
-        reads = tuple(slot for slot in roots if self.program.slots[slot].kind in ("input", "host"))
-        branches = any(isinstance(step, FlowStep) for step in steps)
-        return [Segment(self.module.prepare(bound, self.threads), tuple(kept), reads, branches)]
-
-    def _place(self, slot: int, places: Mapping[int, tuple[int, int]]) -> tuple[int, int]:
-        root = root_of(self.program, slot)
+    def _fixed(self, root: int) -> tuple[int, int] | None:
+        """Where a slot lies that is no temporary."""
         match self.program.slots[root].kind:
             case "constant":
                 return ABSOLUTE, self.addresses[root]
             case "temporary":
-                return places[root]
+                return None
         return self.base_of[root], 0
 
     # Steps that are not kernels ----------------------------------------------------------------
@@ -344,7 +295,9 @@ class Machine:
             value = frame.values[root]
         if slot == root and kind != "output":
             return value
-        shape = shape_of(self.program, slot, frame.sizes)  # an output's array has the shape of its first result
+        shape = shape_of(
+            self.program, slot, frame.sizes
+        )  # an output's array has the shape of its first result
         return value if value.shape == shape else value.reshape(shape)
 
     def _temporary(self, frame: Frame, root: int, slot: int) -> np.ndarray | DeviceArray:

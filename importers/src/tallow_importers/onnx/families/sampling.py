@@ -8,6 +8,7 @@ from functools import reduce
 
 from tallow.dim import Dim, floordiv, product
 from tallow.dtype import f64, i64
+from tallow.errors import GraphError
 from tallow.graph import Value
 from tallow_importers.onnx.context import Context, NodeView
 from tallow_importers.onnx.families.convolution import per_channel, window
@@ -130,6 +131,8 @@ def affine_grid(context: Context, node: NodeView) -> Value:
     b = context.builder
     spatial = context.require_dims(size, "a size")[2:]
     rank = len(spatial)
+    if rank not in (2, 3):
+        raise GraphError(f"size has {rank + 2} elements: expected N, C, H, W or N, C, D, H, W")
     columns = []
     for axis in reversed(range(rank)):
         extent = spatial[axis]

@@ -135,6 +135,8 @@ def expand(context: Context, node: NodeView) -> Value:
 def tile(context: Context, node: NodeView) -> Value:
     x, b = node.input(0), context.builder
     repeats = context.require_dims(node.input(1), "repeats")
+    if len(repeats) != x.rank:
+        raise GraphError(f"expected {x.rank} repeats for {x.type}, got {len(repeats)}")
     opened = b.reshape(x, shape=tuple(d for s in x.shape for d in (1, s)))
     many = b.broadcast(opened, shape=tuple(d for s, r in zip(x.shape, repeats, strict=True) for d in (r, s)))
     return b.reshape(many, shape=tuple(s * r for s, r in zip(x.shape, repeats, strict=True)))

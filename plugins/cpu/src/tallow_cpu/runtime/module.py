@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from itertools import chain
 
 import numpy as np
 
@@ -158,10 +159,11 @@ class Module:
         self.mapped = Mapped(code.blob)
         self.entries = {name: self.mapped.address + offset for name, offset in code.entries.items()}
         self.pool = pool_for(code.support["runtime"])
+        self.cores = usable_cores()
 
     def prepare(self, steps: Sequence[BoundStep | BoundFlow], threads: int) -> Prepared:
         """The step table of bound steps, for up to `threads` threads."""
-        return Prepared(self, steps, max(1, min(threads, usable_cores())))
+        return Prepared(self, steps, max(1, min(threads, self.cores)))
 
 
 class Prepared:
@@ -175,25 +177,29 @@ class Prepared:
         words: list[int] = []
         starts: list[int] = []
         parallel = False
-        for step in steps:
+        flows: list[int] = []
+        for number, step in enumerate(steps):
             starts.append(len(words))
             if isinstance(step, BoundFlow):
-                head, sizes = (FLOW[step.kind], 0, 0), (step.target, 0, step.size, step.rows)
+                flows.append(number)
+                _, arguments, target, size, rows, _ = step
+                head, sizes = (FLOW[step.kind], 0, 0), (target, 0, size, rows)
             else:
-                chunk = max(step.grain, -(-step.grid // (threads * CHUNKS_PER_THREAD)), 1)
-                parallel |= step.grid > chunk
-                head, sizes = (module.entries[step.entry], step.grid, chunk), step.sizes
-            if len(step.arguments) > MAX_ARGUMENTS:
+                entry, arguments, sizes, grid, grain, _ = step
+                chunk = max(grain, -(-grid // (threads * CHUNKS_PER_THREAD)), 1)
+                parallel |= grid > chunk
+                head = module.entries[entry], grid, chunk
+            if len(arguments) > MAX_ARGUMENTS:
                 raise CompileError(
-                    f"{step.entry} takes {len(step.arguments)} buffers: expected at most {MAX_ARGUMENTS}"
+                    f"{step.entry} takes {len(arguments)} buffers: expected at most {MAX_ARGUMENTS}"
                 )
-            words += [head[0], len(step.arguments), len(sizes), *head[1:]]
-            words += [number for pair in step.arguments for number in pair]
+            words += (head[0], len(arguments), len(sizes), head[1], head[2])
+            words += chain.from_iterable(arguments)
             words += sizes
         starts.append(len(words))
-        for start, step in zip(starts, steps, strict=False):
-            if isinstance(step, BoundFlow):
-                words[start + 5 + 2 * len(step.arguments) + 1] = 8 * starts[step.target]
+        for number in flows:
+            step = steps[number]
+            words[starts[number] + 5 + 2 * len(step.arguments) + 1] = 8 * starts[step.target]
         self.threads = threads if parallel else 1
         self.table = np.array(words, np.int64)
         self._address = self.table.ctypes.data
