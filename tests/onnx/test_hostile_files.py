@@ -232,7 +232,11 @@ def test_shapes_of_more_axes_than_arrays_have(save_onnx, op):
     inputs = [("x", "FLOAT", [2, 3, 4]), ("s", "INT64", [65536])]
     names = ["s"] if op == "ConstantOfShape" else ["x", "s"]
     path = save_onnx([helper.make_node(op, names, ["y"], name="many")], inputs[-len(names) :], Y)
-    words = {"AffineGrid": "size has 65536 elements", "Reshape": "too long to be kept", "Tile": "expected 3 repeats"}
+    words = {
+        "AffineGrid": "size has 65536 elements",
+        "Reshape": "too long to be kept",
+        "Tile": "expected 3 repeats",
+    }
     refused(path, words.get(op, "65536 axes: expected at most 64"), "many")
 
 

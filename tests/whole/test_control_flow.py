@@ -15,8 +15,10 @@ from onnx import TensorProto, helper, numpy_helper
 import tallow
 from tallow.builder import Builder
 from tallow.dim import symbol
+from tallow.dtype import f32, i64
 from tallow.errors import InputError
 from tallow.graph import TensorType
+from tallow.schedule.flow import ROOM
 from tallow.schedule.program import ControlStep, FlowStep
 
 F, WHOLE, FLAG = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
@@ -363,6 +365,31 @@ def test_loops(scan, early, trips):
         for rows in (0, 1, 4):
             x = np.random.default_rng(rows).normal(size=(rows, 3)).astype("f4")
             agree(graph, {"x": x, "limit": np.array(limit)})
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_long_loops_of_a_length_that_only_the_run_can_tell(early):
+    """Beyond the rows that the device keeps at a stretch; kept rows lie where they belong."""
+    b = Builder()
+    x, n, limit = b.input("x", "f32", ["n"]), b.input("trips", "i64", []), b.input("limit", "i64", [])
+
+    def write(c, iteration, going, total):
+        kept = c.lt(iteration, limit) if early else going
+        added = c.add(total, c.cast(iteration, dtype=f32))
+        return [kept, added, c.mul(total, 2), iteration]
+
+    body = body_of(b, [x], write)
+    types = (x.type, TensorType(x.dtype, (symbol("rows"), *x.shape)), TensorType(i64, (symbol("rows"),)))
+    results = b.emit("loop", n, b.constant(np.array(True)), x, body=body, types=types, defines=("rows",))
+    graph = b.finish({f"y{number}": result for number, result in enumerate(results)})
+    exe = tallow.compile(graph, "cpu")
+    assert f"every {ROOM} iterations" in reason_of(exe)
+    for trips in (0, 1, ROOM - 1, ROOM, ROOM + 1, 3 * ROOM, *([(1 << 63) - 1] if early else [])):
+        for end in (-5, ROOM - 1, ROOM, 5 * ROOM + 3) if early else (0,):
+            inputs = {"x": np.arange(3, dtype="f4"), "trips": np.array(trips), "limit": np.array(end)}
+            got, want = exe.run(inputs), tallow.evaluate(graph, inputs)
+            for name, array in want.items():
+                np.testing.assert_array_equal(got[name], array, strict=True)
 
 
 def test_carried_values_that_change_places():

@@ -60,21 +60,49 @@ def _region(machine: Machine, frame: Frame, number: int, name: str) -> Callable[
 
 def _run_loop(machine: Machine, frame: Frame, number: int, step: ControlStep) -> tuple:
     trips = int(np.reshape(machine.view(frame, step.inputs[0]), ()))
-    keep_going = bool(np.reshape(machine.view(frame, step.inputs[1]), ()))
+    going = bool(np.reshape(machine.view(frame, step.inputs[1]), ()))
     carried = [machine.value(frame, slot) for slot in step.inputs[2:]]
-    body, run = step.regions["body"], _region(machine, frame, number, "body")
-    scans: list[list] = [[] for _ in range(len(body.outputs) - 1 - len(carried))]
+    run = _run_stretches if "stretch" in step.regions else _run_iterations
+    carried, scans = run(machine, frame, number, trips, going, carried)
+    types = [machine.program.slots[slot].type for slot in step.outputs[len(carried) :]]
+    stacked = [
+        np.concatenate(rows) if rows else stack_scan((), type_, frame.sizes)
+        for rows, type_ in zip(scans, types, strict=True)
+    ]
+    return (*carried, *stacked)
+
+
+def _run_iterations(machine, frame, number: int, trips: int, going: bool, carried: list):
+    """The carried values and the rows of each scanned result, of a body that runs once for an iteration."""
+    run = _region(machine, frame, number, "body")
+    outputs = machine.program.steps[number].regions["body"].outputs
+    scans: list[list] = [[] for _ in range(len(outputs) - 1 - len(carried))]
     iteration = 0
-    while keep_going and iteration < trips:
-        keep, *results = run([np.array(iteration, np.int64), np.array(keep_going), *carried])
-        keep_going = bool(np.reshape(_on_host(keep), ()))
+    while going and iteration < trips:
+        keep, *results = run([np.array(iteration, np.int64), np.array(going), *carried])
+        going = bool(np.reshape(_on_host(keep), ()))
         carried = results[: len(carried)]
         for scan, element in zip(scans, results[len(carried) :], strict=True):
-            scan.append(element)
+            scan.append(np.expand_dims(_on_host(element), 0))
         iteration += 1
-    types = [machine.program.slots[slot].type for slot in step.outputs[len(carried) :]]
-    stacked = [[_on_host(element) for element in scan] for scan in scans]
-    return (*carried, *(stack_scan(s, t, frame.sizes) for s, t in zip(stacked, types, strict=True)))
+    return carried, scans
+
+
+def _run_stretches(machine, frame, number: int, trips: int, going: bool, carried: list):
+    """As `_run_iterations`, where each run does as many iterations as there is room for."""
+    run = _region(machine, frame, number, "stretch")
+    outputs = machine.program.steps[number].regions["stretch"].outputs
+    scans: list[list] = [[] for _ in range(len(outputs) - 2 - len(carried))]
+    last = np.array(trips, np.int64)
+    iteration = 0
+    while going and iteration < trips:
+        at, keep, *results = run([np.array(iteration, np.int64), np.array(going), *carried, last])
+        going, done = bool(np.reshape(_on_host(keep), ())), int(np.reshape(_on_host(at), ())) - iteration
+        carried = results[: len(carried)]
+        for scan, rows in zip(scans, results[len(carried) :], strict=True):
+            scan.append(_on_host(rows)[:done])
+        iteration += done
+    return carried, scans
 
 
 def _contiguous(value):

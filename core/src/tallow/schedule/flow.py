@@ -7,7 +7,7 @@ iteration makes of them is copied there at its end. Rows of scanned results are 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +29,7 @@ from tallow.schedule.program import (
 from tallow.types import TensorType, Type
 
 MOST_ROWS = 1 << 16  # rows of scanned results for which memory is held whether a loop makes so many or not
+ROOM = 256  # iterations at a stretch where nothing bounds the rows of scanned results
 WHERE = "sizes that only the run can tell"
 
 
@@ -108,6 +109,47 @@ def is_endless(node: Node, makers: Mapping[Value, Node]) -> bool:
     return holds(node.inputs[1]) and (body.outputs[0] is body.inputs[1] or holds(body.outputs[0]))
 
 
+def stretch_of(body: Program, carried: int, key: Callable[[np.ndarray], str]) -> Program:
+    """A program of up to `ROOM` iterations of a loop whose scanned results have a length that only the run can
+    tell, for who calls it again and again. Its inputs: the number of the first iteration, whether to go on,
+    carried values, trips, and what the body captures; its results: the first three, then the rows made.
+    `key` is that of a constant."""
+    own, outside = body.inputs[: 2 + carried], body.inputs[2 + carried :]
+    rows = body.outputs[1 + carried :]
+    trips = Slot("trips", TensorType(i64, ()), "input")
+    inputs = [*(body.slots[s]._replace(kind="input") for s in own), trips, *(body.slots[s] for s in outside)]
+    results = [body.slots[s]._replace(kind="output", view_of=None) for s in own]
+    scans = [
+        Slot(slot.name, TensorType(slot.type.dtype, (ROOM, *slot.type.shape)), "output")
+        for slot in (body.slots[s] for s in rows)
+    ]
+    zero = Slot("zero", TensorType(i64, ()), "constant")
+    slots = [*inputs, *results, *scans, zero, zero._replace(name="room")]
+    at_results, at_zero = len(inputs), len(slots) - 2
+    constants = {at_zero: key(np.zeros((), np.int64)), at_zero + 1: key(np.array(ROOM))}
+    outputs = tuple(range(at_results, at_zero))
+    opening = Opening(slots, constants, [], "loop", Location())
+    opening.stretch(
+        (len(own), *range(len(own))),
+        body,
+        range(len(own) + 1, len(inputs)),
+        outputs[: len(own)],
+        outputs[len(own) :],
+        at_zero + 1,
+        at_zero,
+    )
+    return body._replace(
+        slots=tuple(opening.slots),
+        inputs=tuple(range(len(inputs))),
+        outputs=outputs,
+        input_names=tuple(slot.name for slot in inputs),
+        output_names=tuple(slots[slot].name for slot in outputs),
+        constants=opening.constants,
+        steps=tuple(opening.steps),
+        checks=(),
+    )
+
+
 def _types(program: Program, slots: Sequence[int]) -> list[Type]:
     return [program.slots[slot].type for slot in slots]
 
@@ -149,24 +191,55 @@ class Opening:
         says that no condition ends the loop."""
         trips, condition, *starts = inputs
         count = self._new("count", TensorType(i64, ()))
-        self._flow("copy", (zero,), (count,))
         going = condition if always else self._new("going", TensorType(bool_, ()))
-        for start, result in zip((condition, *starts), (going, *results), strict=True):
+        self._set([(zero, count), (condition, going), *zip(starts, results, strict=True)])
+        ends = [("until", (count, trips)), *([] if always else [("unless", (going,))])]
+        given = (count, going, *results)
+        self._repeat(body, (*given, *captured), given, count, scans, rows, ends, always)
+        return count
+
+    def stretch(
+        self,
+        inputs: Sequence[int],
+        body: Program,
+        captured: Sequence[int],
+        results: Sequence[int],
+        scans: Sequence[int],
+        room: int,
+        zero: int,
+    ) -> None:
+        """The steps of at most so many iterations as the i64 slot `room` says and `scans` have rows for. Of
+        the inputs, trips and then the number of the first iteration, whether to go on, and carried values;
+        the last three are left in `results`."""
+        trips, *starts = inputs
+        number, going, *_ = results
+        count = self._new("count", TensorType(i64, ()))
+        self._set([(zero, count), *zip(starts, results, strict=True)])
+        ends = [("until", (number, trips)), ("until", (count, room)), ("unless", (going,))]
+        self._repeat(body, (*results, *captured), results, count, scans, ROOM, ends, False)
+
+    def _set(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """Copies to slots of their own."""
+        for start, result in pairs:
             if start != result:
                 self._flow("copy", (start,), (result,))
+
+    def _repeat(self, body: Program, given, state, count: int, scans, rows: Dim, ends, always: bool) -> None:
+        """Iterations until one of the `ends`. `state`: the number of the iteration, whether to go on, and
+        carried values; `count` is that of the rows so far."""
+        number, going, *carried = state
         head = len(self.steps)
-        ends = [self._flow("until", (count, trips))]
-        if not always:
-            ends.append(self._flow("unless", (going,)))
-        kept, *made = self._splice(body, (count, going, *results, *captured), {})
-        for row, scan in zip(made[len(results) :], scans, strict=True):
+        leaving = [self._flow(kind, reads) for kind, reads in ends]
+        kept, *made = self._splice(body, given, {})
+        for row, scan in zip(made[len(carried) :], scans, strict=True):
             self._flow("row", (row, count), (scan,), rows=rows)
-        after = [*([] if always else [(kept, going)]), *zip(made, results, strict=False)]
+        after = [*([] if always else [(kept, going)]), *zip(made, carried, strict=False)]
         self._assign([(a, b) for a, b in after if self._root(a) != self._root(b)])
+        if number != count:
+            self._lead(self._flow("again", (), (number,)))
         self._flow("again", (), (count,), head)
-        for end in ends:
+        for end in leaving:
             self._lead(end)
-        return count
 
     def exactly(self, count: int, rows: Dim) -> None:
         """A stop where a loop had not so many iterations."""

@@ -18,7 +18,7 @@ from tallow.lower.share import share
 from tallow.ops import OPS
 from tallow.passes.decompose import decompose
 from tallow.schedule.checks import checks_of
-from tallow.schedule.flow import WHERE, Opening, is_endless, refusal, rows_of
+from tallow.schedule.flow import ROOM, WHERE, Opening, is_endless, refusal, rows_of, stretch_of
 from tallow.schedule.fuse import Rules, fuse
 from tallow.schedule.program import (
     ControlStep,
@@ -292,7 +292,10 @@ class _Draft:
         elif reason is None and (rows := rows_of(node, self.shared.makers)) is not None:
             self.open_loop(node, regions["body"], inputs, taken["body"], rows)
         else:
-            reason = reason or f"its scanned results have {WHERE}"
+            if reason is None:
+                reason = f"its scanned results have {WHERE}; every {ROOM} iterations it comes to Python"
+                regions = {"stretch": stretch_of(regions["body"], len(inputs) - 2, self.shared.constant_key)}
+                taken = {"stretch": taken["body"]}
             outputs = tuple(self.slot(v, "host") for v in node.outputs)
             self.steps.append(
                 ControlStep(node.op, inputs, outputs, regions, taken, node.defines, node.location, reason)
