@@ -206,6 +206,11 @@ def test_groups_fill_the_device_in_whole_steps(device):
     here.cl = type("Cl", (), {"kernel_work_group_info": info})
     here.device = type("Device", (), {"max_compute_units": 40})
     here.target = make_target("gpu+group64")
-    assert [here.work_group(Kernel(), grid) for grid in (1, 1280, 4000, 1 << 20)] == [32, 32, 96, 128]
+    assert [here.work_group(here.groups(Kernel()), grid) for grid in (1, 1280, 4000, 1 << 20)] == [
+        32,
+        32,
+        96,
+        128,
+    ]
     here.target = make_target("cpu+vector32")
-    assert here.work_group(Kernel(), 1 << 20) == 1
+    assert here.work_group(here.groups(Kernel()), 1 << 20) == 1

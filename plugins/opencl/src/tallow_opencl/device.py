@@ -14,6 +14,7 @@ import numpy as np
 from tallow.backend import Code
 from tallow.errors import ArtifactError, TallowError
 from tallow_opencl import discovery
+from tallow_opencl.launching import Groups
 from tallow_opencl.program import Module
 from tallow_opencl.signatures import INTERFACE
 from tallow_opencl.targets import make_target, shortcomings
@@ -135,13 +136,16 @@ class OpenclDevice:
         self.memories[memory.address] = memory
         return memory
 
-    def work_group(self, kernel, grid: int) -> int:
-        """Threads of a work-group for a kernel that takes any number. On a processor each thread is worth a
-        core; elsewhere groups are whole multiples of what runs in step, and enough of them to fill it."""
+    def groups(self, kernel) -> Groups:
+        """What the device says of a kernel that takes any number of threads. On a processor each is worth a
+        core."""
         if self.target.features[0] == "cpu":
-            return 1
+            return Groups(1, 1)
         info = self.cl.kernel_work_group_info
-        most = kernel.get_work_group_info(info.WORK_GROUP_SIZE, self.device)
-        step = kernel.get_work_group_info(info.PREFERRED_WORK_GROUP_SIZE_MULTIPLE, self.device)
+        asked = info.WORK_GROUP_SIZE, info.PREFERRED_WORK_GROUP_SIZE_MULTIPLE
+        return Groups(*(kernel.get_work_group_info(each, self.device) for each in asked))
+
+    def work_group(self, groups: Groups, grid: int) -> int:
+        """Threads of a work-group: whole multiples of what runs in step, and enough groups to fill the device."""
         wanted = min(256, math.ceil(grid / self.device.max_compute_units))
-        return min(most, max(step, wanted // step * step))
+        return min(groups.most, max(groups.step, wanted // groups.step * groups.step))

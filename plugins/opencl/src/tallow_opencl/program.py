@@ -6,21 +6,17 @@ import hashlib
 import re
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
-
-import numpy as np
 
 from tallow import cache
 from tallow.backend import BoundStep, Code
-from tallow.errors import CompileError, TallowError
-from tallow_opencl import discovery
-from tallow_opencl.signatures import function_of, signatures_of
+from tallow.errors import CompileError
+from tallow_opencl.launching import Kernel, Prepared
+from tallow_opencl.signatures import signatures_of
 
 CACHE, CACHE_LIMIT = "opencl", 512 << 20  # kind of cached programs, and the bytes kept of them
 LONGEST_LOG, AROUND = 4000, 4  # characters of a compiler's log, lines shown around a fault
 # `file:12:3: error: what`, `file(12): error: what` or `error: file:12:3: what`
 _FAULT = re.compile(r"[:(](\d+)(?::\d+|\))?\s*: (?:fatal )?error|error: \S*?:(\d+):\d+:")
-ABSOLUTE = 0  # the base whose steps' offsets are addresses
 _KEEPS_ITS_OWN = "Portable Computing Language"  # this driver compiles as kernels run, and remembers
 
 
@@ -31,110 +27,20 @@ class Module:
         self.device, self.code = device, code
         self.signatures = signatures_of(code)
         self.program = _build(device, code) if code.entries else None
+        self.lock = threading.Lock()
+        self._kernels: dict[tuple[str, int], Kernel] = {}
+
+    def kernel(self, function: str, use: int) -> Kernel:
+        """The kernel object for so many uses of a function one after another."""
+        key = function, use
+        if key not in self._kernels:
+            kernel = self.device.cl.Kernel(self.program, function)
+            self._kernels[key] = Kernel(kernel, self.device.groups(kernel))
+        return self._kernels[key]
 
     def prepare(self, steps: Sequence[BoundStep], threads: int) -> Prepared:
         """The launches of bound steps; how many threads run them is the driver's affair."""
         return Prepared(self, steps)
-
-
-@dataclass(frozen=True, slots=True)
-class _Argument:
-    """A buffer of a kernel: the numbers of the argument and of the element that it begins at."""
-
-    kernel: object
-    number: int
-    begins: int
-    item: int  # bytes of an element
-
-    def set(self, memory, offset: int) -> None:
-        self.kernel.set_arg(self.number, memory.buffer)
-        self.kernel.set_arg(self.begins, np.int64((memory.offset + offset) // self.item))
-
-
-class Prepared:
-    """Kernels with their arguments set, but for the memory that changes from run to run.
-
-    Each step has a kernel object of its own. Runs from several threads take turns to launch; their work
-    is done in the order of the device's queue.
-    """
-
-    def __init__(self, module: Module, steps: Sequence[BoundStep]):
-        self.device = module.device
-        self.launches: list[tuple[object, tuple[int], tuple[int]]] = []
-        self.labels: list[str] = []
-        self.users: dict[
-            int, list[tuple[object, int, int, int]]
-        ] = {}  # base -> kernel, argument, item, offset
-        self.held: list[object] = []
-        self.bases: list[int] = []
-        self.lock = threading.Lock()
-        with self.device.errors("preparing kernels"):
-            for step in steps:
-                self._add(module, step)
-
-    def _add(self, module: Module, step: BoundStep) -> None:
-        kernel = self.device.cl.Kernel(module.program, function_of(step.entry))
-        signature = module.signatures[step.entry]
-        buffers = len(step.arguments)
-        for number, (base, offset) in enumerate(step.arguments):
-            argument = _Argument(kernel, number, buffers + number, signature.items[number])
-            if base == ABSOLUTE:
-                memory = self.device.memories[offset]
-                self.held.append(memory)
-                argument.set(memory, 0)
-            else:
-                self.users.setdefault(base, []).append((argument, offset))
-        for number, size in enumerate(step.sizes):
-            kernel.set_arg(2 * buffers + number, np.int64(size))
-        group = signature.group
-        local = group or self.device.work_group(kernel, step.grid)
-        groups = step.grid if group else -(-step.grid // local)
-        self.launches.append((kernel, (groups * local,), (local,)))
-        self.labels.append(step.label)
-
-    def run(self, bases: Sequence[int]) -> None:
-        """Launch all steps; the device runs them in order after what was asked of it before."""
-        discovery.check_process()
-        device = self.device
-        enqueue, queue = device.cl.enqueue_nd_range_kernel, device.queue
-        launched = 0
-        with self.lock:
-            self._bind(bases)
-            try:
-                for kernel, total, local in self.launches:
-                    enqueue(queue, kernel, total, local)
-                    launched += 1
-                queue.flush()
-            except device.cl.MemoryError as error:
-                raise MemoryError(f"{device.info.name} has none to run the kernels ({error})") from None
-            except device.cl.Error as error:
-                launched = min(launched, len(self.labels) - 1)  # all launched: the flush failed
-                raise TallowError(
-                    f"{self.labels[launched]}: the driver of {device.info.name} refuses the kernel: {error}"
-                ) from None
-
-    def profile(self, bases: Sequence[int]) -> list[float]:
-        """Run all steps; the seconds that each took on the device."""
-        device = self.device
-        with self.lock, device.errors("profiling"):
-            self._bind(bases)
-            device.queue.finish()
-            queue, seconds = device.timed_queue, []
-            for kernel, total, local in self.launches:
-                event = device.cl.enqueue_nd_range_kernel(queue, kernel, total, local)
-                event.wait()
-                seconds.append((event.profile.end - event.profile.start) * 1e-9)
-        return seconds
-
-    def _bind(self, bases: Sequence[int]) -> None:
-        """Set the arguments that lie elsewhere than in the run before."""
-        before = self.bases or [-1] * len(bases)
-        for base, users in self.users.items():
-            if bases[base] != before[base]:
-                memory = self.device.memories[bases[base]]
-                for argument, offset in users:
-                    argument.set(memory, offset)
-        self.bases = list(bases)
 
 
 def _build(device, code: Code):
