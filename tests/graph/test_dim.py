@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tallow import dim as d
+from tallow.dim_text import parse_dim
 from tallow.errors import GraphError
 
 NAMES = ("a", "b", "c")
@@ -53,7 +54,7 @@ def test_bounds_hold_and_text_round_trips(x, values):
     value = d.evaluate(x, bindings)
     assert low is None or low <= value
     assert high is None or value <= high
-    assert d.evaluate(d.parse_dim(str(x)), bindings) == value
+    assert d.evaluate(parse_dim(str(x)), bindings) == value
 
 
 def test_provable_equality():
@@ -74,4 +75,4 @@ def test_errors_name_what_is_wrong():
     with pytest.raises(GraphError, match="size batch has no value: batch not bound"):
         d.evaluate(d.symbol("batch"), {})
     with pytest.raises(GraphError, match="bad size .batch .. 2.: line 1, column 8: expected a size"):
-        d.parse_dim("batch ** 2")
+        parse_dim("batch ** 2")

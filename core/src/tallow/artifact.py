@@ -21,7 +21,8 @@ import numpy as np
 from tallow.backend import Code, Target
 from tallow.choices import Chosen
 from tallow.compiled import Compiled, Part, Tuning
-from tallow.dim import Expr, parse_dim
+from tallow.dim import Expr
+from tallow.dim_text import parse_dim
 from tallow.dtype import DTYPES, DType, dtype
 from tallow.errors import ArtifactError, TallowError
 from tallow.location import Location

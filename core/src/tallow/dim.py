@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import reduce
 
 from tallow.errors import GraphError
-from tallow.scan import PLAIN, Scanner, compiled
+from tallow.scan import PLAIN, compiled
 
 Bounds = tuple[int | None, int | None]
 MOST_TERMS, MOST_FACTORS = 1 << 12, 1 << 8  # of a product; a model's sizes have a few
@@ -318,7 +318,7 @@ FUNCTIONS: dict[str, Callable[[int, int], int]] = {
     "max": max,
     "broadcast": _broadcast_values,
 }
-_BUILD = {"floordiv": floordiv, "mod": mod, "min": minimum, "max": maximum, "broadcast": broadcast}
+BUILD = {"floordiv": floordiv, "mod": mod, "min": minimum, "max": maximum, "broadcast": broadcast}
 
 
 def substitute(dim: Dim, bindings: Mapping[str, Dim]) -> Dim:
@@ -332,7 +332,7 @@ def substitute(dim: Dim, bindings: Mapping[str, Dim]) -> Dim:
             if isinstance(atom, Symbol):
                 part = part * bindings.get(atom.name, Expr((((atom,), 1),)))
             else:
-                part = part * _BUILD[atom.function](*(substitute(a, bindings) for a in atom.arguments))
+                part = part * BUILD[atom.function](*(substitute(a, bindings) for a in atom.arguments))
         total = total + part
     return total
 
@@ -376,59 +376,3 @@ def symbols(dim: Dim) -> dict[str, Symbol]:
                 for argument in atom.arguments:
                     found |= symbols(argument)
     return found
-
-
-def parse_dim(text: str) -> Dim:
-    """The Dim that `str` printed: integers, names, + - * // and the functions of `Apply`."""
-    try:
-        scanner = Scanner(text)
-        dim = scan_dim(scanner)
-        if scanner.peek().kind != "end":
-            raise scanner.error("+ - * // or the end of a size")
-        return dim
-    except GraphError as error:
-        raise GraphError(f"bad size {text!r}: {error}") from None
-    except (ZeroDivisionError, RecursionError) as error:
-        raise GraphError(f"bad size {text!r}: {type(error).__name__}") from None
-
-
-def scan_dim(scanner: Scanner, make: Callable[[str], Dim] = symbol) -> Dim:
-    """The Dim that a text goes on with; `make` gives the symbol of a name."""
-    total = _scan_term(scanner, make)
-    while scanner.at("+") or scanner.at("-"):
-        sign = 1 if scanner.next().text == "+" else -1
-        total = total + _scan_term(scanner, make) * sign
-    return total
-
-
-def _scan_term(scanner: Scanner, make: Callable[[str], Dim]) -> Dim:
-    if scanner.take("-"):
-        return _scan_term(scanner, make) * -1
-    term = _scan_atom(scanner, make)
-    while scanner.at("*") or scanner.at("//"):
-        times = scanner.next().text == "*"
-        factor = _scan_atom(scanner, make)
-        term = term * factor if times else floordiv(term, factor)
-    return term
-
-
-def _scan_atom(scanner: Scanner, make: Callable[[str], Dim]) -> Dim:
-    token = scanner.peek()
-    if token.kind == "number" and token.text.isdecimal():
-        return int(scanner.next().text)
-    if scanner.take("("):
-        inner = scan_dim(scanner, make)
-        scanner.want(")")
-        return inner
-    if token.kind != "name":
-        raise scanner.error("a size: an integer or a name")
-    scanner.next()
-    if not scanner.at("("):
-        return make(token.text)
-    if token.text not in _BUILD:
-        raise scanner.error(f"one of the functions {', '.join(_BUILD)}", token)
-    scanner.next()
-    arguments = scanner.listed(lambda: scan_dim(scanner, make), ")")
-    if len(arguments) != 2:
-        raise scanner.fault(f"{token.text} takes 2 sizes, got {len(arguments)}", token)
-    return _BUILD[token.text](*arguments)

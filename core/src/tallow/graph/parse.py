@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from tallow.dim import Dim, Expr, scan_dim, symbol
+from tallow.dim import Dim, Expr, symbol
+from tallow.dim_text import scan_dim
 from tallow.dtype import DTYPES, DType
 from tallow.errors import GraphError
 from tallow.graph.graph import Graph, Node, Value
