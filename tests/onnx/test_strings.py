@@ -97,6 +97,14 @@ def test_ngrams_agree_with_the_reference(rows, low, skip, mode, tmp_path_factory
     agree(one_node("TfIdfVectorizer", {"x": x}, **a, **POOL), {"x": x}, tmp_path_factory.mktemp("g"), True)
 
 
+@pytest.mark.parametrize("length", [0, 1, 4])
+def test_ngrams_of_tokens_that_may_lie_any_distance_apart(length, tmp_path):
+    a = {"mode": "TF", "min_gram_length": 1, "max_gram_length": 2, "max_skip_count": (1 << 31) - 1}
+    x = np.array([2, 5, 9, 6], np.int64)[:length]
+    (got,) = results(one_node("TfIdfVectorizer", {"x": x}, **a, **POOL), {"x": x}, tmp_path)
+    assert got.tolist() == [[0] * 7, [1, *[0] * 6], [1, 0, 1, 0, 1, 0, 0]][(0, 1, 4).index(length)]
+
+
 def test_ngrams_of_strings(tmp_path):
     a = {"mode": "TF", "min_gram_length": 1, "max_gram_length": 2, "max_skip_count": 0}
     a |= {

@@ -23,8 +23,6 @@ from tallow.tuning import Maker, Progress, Tuner, unseen
 from tallow.verify import checked, verify_after
 from tallow.workbench import Workbench, threads_or_default
 
-MOST_AXES = 64  # of a numpy array
-
 
 @dataclass(frozen=True, slots=True)
 class Model:
@@ -131,12 +129,9 @@ def _part(bench: Workbench, maker: Maker, made: Scheduled | None) -> Part:
 
 
 def refuse_impossible(graph: Graph) -> None:
-    """CompileError for a tensor larger than any address space or of more axes than arrays have: a damaged or
-    hostile model."""
+    """CompileError for a tensor larger than any address space: a damaged or hostile model."""
     made = [(v, str(node.location)) for node in walk(graph) for v in node.outputs]
     for value, where in (*((v, f'input "{v.name}"') for v in graph.inputs), *made):
         type_ = value.type
-        if isinstance(type_, TensorType) and type_.rank > MOST_AXES:
-            raise CompileError(f"expected tensors of at most {MOST_AXES} axes, got {type_.rank} ({where})")
         if isinstance(type_, TensorType) and type_.is_static and type_.size * type_.dtype.itemsize > LARGEST:
             raise CompileError(f"{type_} is larger than any memory ({where})")

@@ -23,7 +23,7 @@ class TensorType:
         if any(isinstance(dim, int) and dim < 0 for dim in self.shape):
             raise GraphError(f"{self.dtype}{list(self.shape)} has a negative size")
         if len(self.shape) > MOST_AXES:
-            raise GraphError(f"a {self.dtype} tensor of {len(self.shape)} axes: expected at most {MOST_AXES}")
+            raise GraphError(f"expected tensors of at most {MOST_AXES} axes, got {len(self.shape)}")
 
     @property
     def rank(self) -> int:

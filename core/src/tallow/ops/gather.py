@@ -91,6 +91,10 @@ def _infer_nd(types, attributes):
     _integer("gather_nd", indices)
     batch = attributes["batch_dims"]
     depth = indices.shape[-1] if indices.rank else None
+    if indices.rank and not 0 <= batch < min(data.rank + 1, indices.rank):
+        raise GraphError(
+            f"gather_nd: batch_dims = {batch}: expected 0 or more, and fewer than axes of {indices}"
+        )
     if not isinstance(depth, int) or batch + depth > data.rank:
         raise GraphError(
             f"gather_nd: the last axis of indices {indices} must be a constant of at most {data.rank - batch}"

@@ -193,10 +193,11 @@ def _evaluate_ngrams(arrays, attributes):
     lengths = (grams >= 0).sum(1)
     for length in np.unique(lengths[lengths > 0]).tolist():
         here = np.flatnonzero(lengths == length)
-        for distance in range(1, attributes["skip"] + 2) if length > 1 else (1,):
+        if not attributes["low"] <= length <= attributes["high"]:
+            continue
+        farthest = (ids.shape[1] - 1) // (length - 1) if length > 1 else 1
+        for distance in range(1, min(farthest, attributes["skip"] + 1) + 1):
             windows = ids.shape[1] - (length - 1) * distance
-            if windows <= 0 or not attributes["low"] <= length <= attributes["high"]:
-                continue
             found = np.stack([ids[:, i * distance : i * distance + windows] for i in range(length)], -1)
             _count(counts, found, grams[here, :length], attributes["columns"][here])
     weights = attributes["weights"]

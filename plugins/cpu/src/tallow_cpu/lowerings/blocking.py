@@ -168,11 +168,16 @@ def choose_blocking(task: Task, height: int, depth: int, target: Target) -> Bloc
     if task.gathers:  # copies of panels are dearer than those of rows: blocks are rather tall than wide
         least = LEAST_PANELS // 2
         across = max(1, min(across, cache // 4 // (taps * run * task.width * 4)))
-    while across > least and -(-items // tiles) * -(-task.panels // across) < ITEMS:
-        across -= 1
-    while tiles > 1 and -(-items // tiles) * -(-task.panels // across) < ITEMS:
-        tiles -= 1
+    across = cut(task.panels, across, least, -(-ITEMS // -(-items // tiles)))
+    tiles = cut(items, tiles, 1, -(-ITEMS // -(-task.panels // across)))
     return Blocking(height, taps, run, evenly(row_tiles, tiles), evenly(task.panels, across))
+
+
+def cut(count: int, most: int, least: int, parts: int) -> int:
+    """The greatest size of at most `most` that cuts a count into so many parts, or else `least`."""
+    if parts <= 1 or most <= least:
+        return most
+    return max(least, min(most, (count - 1) // (parts - 1)))
 
 
 def evenly(count: int, most: int) -> int:
