@@ -1,0 +1,168 @@
+"""Decoders of generation operators: what their subgraphs take and give, as onnxruntime's exporters write them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import onnx
+
+from tallow.builder import Builder
+from tallow.dim import Dim
+from tallow.dtype import DType, f32, i32
+from tallow.graph import TensorType, Value
+from tallow_importers.onnx.context import Context, Unsupported
+from tallow_importers.onnx.known import KnownBuilder
+from tallow_importers.onnx.tensors import dtype_of
+
+
+class Decoder(Protocol):
+    """Gives the logits [rows, words] of the next token, and its state: caches that grow by one along
+    `time` with each token, and whose axis `rows` are the sequences."""
+
+    rows: int
+    time: int
+    prompt: Value  # [batch, tokens], i32: what sequences begin with
+
+    def start(self) -> tuple[Value, list[Value]]:
+        """Of the prompts, a row each."""
+        ...
+
+    def spread(self, copies: Dim) -> None:
+        """From now on each prompt has so many rows."""
+        ...
+
+    def next(
+        self, builder: KnownBuilder, tokens: Value, past: Dim, caches: Sequence[Value]
+    ) -> tuple[Value, list[Value]]:
+        """Of one more token in each row [rows, 1], after `past` tokens that the caches know."""
+        ...
+
+
+@dataclass(slots=True)
+class Subgraph:
+    """A subgraph whose nodes are written wherever it is called, and its weights once, where it is made."""
+
+    proto: onnx.GraphProto
+    around: Context
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+
+    def __init__(self, context: Context, proto: onnx.GraphProto):
+        self.proto = onnx.GraphProto(name=proto.name, node=proto.node, output=proto.output)
+        self.around = context.inside(context.builder)
+        context.importer.initializers(self.around, proto)
+        self.inputs = tuple(i.name for i in proto.input)
+        self.outputs = tuple(o.name for o in proto.output)
+
+    def __call__(self, builder: KnownBuilder, values: Sequence[Value]) -> tuple[Value, ...]:
+        """Its results for these values of its inputs."""
+        given = dict(zip(self.inputs, values, strict=True))
+        results = self.around.inside(builder).inline(self.proto, given)
+        if any(value is None for value in results):
+            raise Unsupported("a subgraph with unsupported nodes")
+        return results
+
+
+def named(what: str, have: Sequence[str], wanted: Sequence[str]) -> None:
+    """Unsupported unless inputs or outputs of a subgraph have the names of its contract, in their order."""
+    if list(have) != list(wanted):
+        raise Unsupported(f"{what} named {', '.join(have) or 'nothing'}: expected {', '.join(wanted)}")
+
+
+def cache_type(proto: onnx.GraphProto, name: str, rank: int) -> tuple[DType, int, int]:
+    """Element type, heads and width of a head of the cache that a subgraph takes under a name."""
+    tensor = next(i for i in proto.input if i.name == name).type.tensor_type
+    shape = [d.dim_value for d in tensor.shape.dim]
+    if len(shape) != rank or shape[rank - 3] <= 0 or shape[rank - 1] <= 0:
+        raise Unsupported(
+            f"{name} of shape {shape}: expected rank {rank} with numbers for heads and their width"
+        )
+    return dtype_of(tensor.elem_type, name), shape[rank - 3], shape[rank - 1]
+
+
+def last(builder: Builder, logits: Value, words: int) -> Value:
+    """The logits of the last token [rows, words] as f32; those beyond `words`, where it is not -1, are padding
+    of the weights."""
+    rows, length, have = logits.shape
+    words = have if words <= 0 else words
+    if not isinstance(words, int) or (isinstance(have, int) and words > have):
+        raise Unsupported(
+            f"logits {logits.type} of a vocabulary of {words}: expected a number of words in them"
+        )
+    one = builder.slice(logits, starts=(0, length - 1, 0), steps=(1, 1, 1), shape=(rows, 1, words))
+    one = builder.reshape(one, shape=(rows, words))
+    return one if one.dtype == f32 else builder.cast(one, dtype=f32)
+
+
+class Gpt:
+    """A decoder like GPT-2: input_ids, position_ids, attention_mask, past_0 ... -> logits, present_0 ...,
+    keys and values [2, rows, heads, tokens, width] in one cache for each layer."""
+
+    rows, time = 1, 3
+
+    def __init__(self, context: Context, decoder: onnx.GraphProto, first: onnx.GraphProto | None, words: int):
+        self.context, self.words = context, words
+        self.decoder = Subgraph(context, decoder)
+        self.first = self.decoder if first is None else Subgraph(context, first)
+        for each in {id(s): s for s in (self.decoder, self.first)}.values():
+            self._check(each)
+        self.cache = cache_type(decoder, "past_0", 5)
+
+    def _check(self, graph: Subgraph) -> None:
+        layers = range(len(graph.outputs) - 1)
+        if len(graph.inputs) > 3 + len(layers):
+            extra = ", ".join(graph.inputs[3 + len(layers) :])
+            raise Unsupported(f"a decoder whose past and present share memory (inputs {extra})")
+        wanted = ["input_ids", "position_ids", "attention_mask", *(f"past_{n}" for n in layers)]
+        named("a decoder with inputs", graph.inputs, wanted)
+        named("a decoder with results", graph.outputs, ["logits", *(f"present_{n}" for n in layers)])
+
+    def begin(self, prompt: Value, mask: Value | None, pad: int) -> None:
+        """The prompts [batch, tokens] to go on with. Tokens `pad` are not attended to, unless a mask says
+        otherwise, and do not count as positions."""
+        b = self.context.builder
+        is_word = b.ne(prompt, pad)
+        counted = b.cast(is_word, dtype=i32)
+        before = b.cumulative(counted, axis=1, function="add", exclusive=True, reverse=False)
+        self.prompt, self.mask = prompt, counted if mask is None else mask
+        self.positions = b.select(is_word, before, 0)
+        self.lengths = b.reduce(counted, function="add", axes=(1,), keepdims=True)
+
+    def start(self) -> tuple[Value, list[Value]]:
+        b = self.context.builder
+        dtype, heads, width = self.cache
+        empty = b.broadcast(b.scalar(0, dtype), shape=(2, self.prompt.shape[0], heads, 0, width))
+        pasts = [empty] * (len(self.first.inputs) - 3)
+        logits, *caches = self.first(b, [self.prompt, self.positions, self.mask, *pasts])
+        return last(b, logits, self.words), caches
+
+    def spread(self, copies: Dim) -> None:
+        b = self.context.builder
+        self.mask, self.lengths = (repeated(b, value, copies) for value in (self.mask, self.lengths))
+
+    def next(
+        self, builder: KnownBuilder, tokens: Value, past: Dim, caches: Sequence[Value]
+    ) -> tuple[Value, list[Value]]:
+        rows, before = self.mask.shape
+        made = self.context.inside(builder).size(past - before, i32)
+        ones = builder.broadcast(builder.scalar(1, i32), shape=(rows, past + 1 - before))
+        mask = builder.concat(self.mask, ones, axis=1)
+        logits, *caches = self.decoder(builder, [tokens, builder.add(self.lengths, made), mask, *caches])
+        return last(builder, logits, self.words), caches
+
+
+def repeated(builder: Builder, value: Value, copies: Dim) -> Value:
+    """Each entry of the first axis so many times in a row."""
+    if copies == 1:
+        return value
+    batch, *rest = value.shape
+    wide = builder.broadcast(builder.reshape(value, shape=(batch, 1, *rest)), shape=(batch, copies, *rest))
+    return builder.reshape(wide, shape=(batch * copies, *rest))
+
+
+def grown(caches: Sequence[Value], time: int, length: Dim) -> list[TensorType]:
+    """The types of caches that hold `length` tokens."""
+    shapes = [(*c.shape[:time], length, *c.shape[time + 1 :]) for c in caches]
+    return [TensorType(c.dtype, shape) for c, shape in zip(caches, shapes, strict=True)]
