@@ -114,6 +114,76 @@ def gpt(
     return graph, w.weights if shared else []
 
 
+def caches(time: str, part: str) -> list[str]:
+    return [f"{time}_{what}_{part}_{layer}" for layer in range(LAYERS) for what in ("key", "value")]
+
+
+def decode(w: Writer, ids: str, mask: str, pasts: list[str] | None, crosses: list[str], name: str) -> None:
+    """A decoder of tokens that reads an encoder's keys and values; gives `name` and the caches it has grown."""
+    x, rows = w("Gather", w.random_weight(VOCABULARY, HIDDEN), ids), w.length(ids, 1)
+    columns = rows if pasts is None else w("Add", rows, w.length(pasts[0], 2))
+    later, padding = w.causal(rows, columns), w.masked(mask)
+    for layer, present in enumerate(zip(*[iter(caches("present", "self"))] * 2, strict=True)):
+        q, *own = (w.heads(w.linear(x, HIDDEN, HIDDEN)) for _ in range(3))
+        for place, result in enumerate(present):
+            before = [] if pasts is None else [pasts[2 * layer + place]]
+            own[place] = w("Concat", *before, own[place], axis=2, name=result)
+        x = w("Add", x, w.linear(w.attend(q, *own, later), HIDDEN, HIDDEN))
+        q, (key, value) = w.heads(w.linear(x, HIDDEN, HIDDEN)), crosses[2 * layer : 2 * layer + 2]
+        x = w.feed_forward(w("Add", x, w.linear(w.attend(q, key, value, padding), HIDDEN, HIDDEN)))
+    w("MatMul", x, w.random_weight(HIDDEN, VOCABULARY, scale=2.0), name=name)
+
+
+OWN, OTHER = ["batch", HEADS, "past", HEAD], ["batch", HEADS, "length", HEAD]
+STATES = ["batch", "length", HIDDEN]
+
+
+def t5_decoder(seed: int = 0, hidden: bool = False, whole: bool = False):
+    """A decoder like T5's. hidden: it takes encoder_hidden_states; whole: it takes all tokens so far."""
+    w = Writer(seed, "decoder_")
+    ids = "input_ids"
+    if whole:  # one that looks at the last of them alone, where all that came before is in the caches
+        ids = w("Slice", ids, w.whole(-1), w.whole(2**31), w.whole(1))
+    decode(w, ids, "encoder_attention_mask", caches("past", "self"), caches("past", "cross"), "plain")
+    extra = (
+        w("ReduceMean", "encoder_hidden_states", w.whole(1))
+        if hidden
+        else w.constant(np.zeros((1, 1, HIDDEN), "f4"))
+    )
+    w("Add", "plain", w("MatMul", extra, w.random_weight(HIDDEN, VOCABULARY)), name="logits")
+    inputs = [
+        info("input_ids", WHOLE, ["batch", "sequence" if whole else 1]),
+        info("encoder_attention_mask", WHOLE, ["batch", "length"]),
+        *[info("encoder_hidden_states", F, STATES)] * hidden,
+        *(info(n, F, OWN) for n in caches("past", "self")),
+        *(info(n, F, OTHER) for n in caches("past", "cross")),
+    ]
+    outputs = [
+        info("logits", F, ["batch", 1, VOCABULARY]),
+        *(info(n, F, OWN) for n in caches("present", "self")),
+    ]
+    return helper.make_graph(w.nodes, "decoder", inputs, outputs, w.weights)
+
+
+def t5_encoder(seed: int = 0, starts: bool = False):
+    """An encoder like T5's. starts: it makes the decoder's first step as well."""
+    w = Writer(seed, "encoder_")
+    x, mask = w("Gather", w.random_weight(VOCABULARY, HIDDEN), "encoder_input_ids"), "encoder_attention_mask"
+    q, k, v = (w.heads(w.linear(x, HIDDEN, HIDDEN)) for _ in range(3))
+    states = w("Identity", w.feed_forward(w.attend(q, k, v, w.masked(mask))), name="encoder_hidden_states")
+    for name in caches("present", "cross"):
+        w("Identity", w.heads(w.linear(states, HIDDEN, HIDDEN)), name=name)
+    inputs = [info("encoder_input_ids", WHOLE, ["batch", "length"]), info(mask, WHOLE, ["batch", "length"])]
+    outputs = [info(n, F, OTHER) for n in caches("present", "cross")]
+    if starts:
+        decode(w, "decoder_input_ids", mask, None, caches("present", "cross"), "logits")
+        inputs.append(info("decoder_input_ids", WHOLE, ["batch", 1]))
+        own = [info(n, F, OWN) for n in caches("present", "self")]
+        logits = info("logits", F, ["batch", 1, VOCABULARY])
+        outputs = [logits, info("encoder_hidden_states", F, STATES), *own, *outputs]
+    return helper.make_graph(w.nodes, "encoder", inputs, outputs, w.weights)
+
+
 def model(op: str, inputs: dict, outputs: list, weights=(), constants=(), **attributes):
     """A model of one generation operator. inputs: name -> array, or None where it is left out; those in
     `constants` are initializers. Batches and lengths of the others are symbolic."""

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from generation_models import HEADS, VOCABULARY, gpt, model
+from generation_models import HEADS, VOCABULARY, gpt, model, t5_decoder, t5_encoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper
@@ -238,5 +238,265 @@ def of_unknown_width():
 def test_what_greedy_search_cannot_honour_is_refused_in_words(tmp_path, graph, more, message):
     inputs = {"input_ids": np.array([[3]], np.int32), "max_length": number(5)}
     proto, _ = greedy(tmp_path, inputs, graph=graph(), **more)
+    with pytest.raises(ImportFailed, match=message):
+        load_model_proto(proto)
+
+
+def beams(draw, random, ids, most):
+    """Operands of a beam search; onnxruntime's own checks ask for min_length."""
+    count = draw(st.integers(1, 5))
+    inputs = {"input_ids": ids, "max_length": most, "min_length": number(random.integers(0, most[0]))}
+    inputs |= {"num_beams": number(count), "num_return_sequences": number(draw(st.integers(1, count)))}
+    inputs["length_penalty"] = number(random.choice([1.0, 0.5, 0.0, 2.0]), np.float32)
+    inputs["repetition_penalty"] = maybe(draw, number(random.choice([1.3, 0.7]), np.float32))
+    return {**inputs, **masks(draw, random, ids)}
+
+
+def only(inputs, row):
+    """The inputs of one prompt of the batch."""
+    batched = {"input_ids", "prefix_vocab_mask", "attention_mask"}
+    return {n: a[row : row + 1] if n in batched and a is not None else a for n, a in inputs.items()}
+
+
+SEARCHED = ["sequences", "sequences_scores", "scores"]
+
+
+def agrees_row_by_row(proto, inputs):
+    """Each prompt of a batch has the sequences that onnxruntime gives it alone: in a batch it may compare a prompt's
+    scores with its neighbours'. Scores of steps that a prompt did not need are zero here, and not written there."""
+    tokens, scores, steps = evaluated(proto, inputs)
+    assert steps.shape[:2] == (
+        inputs["max_length"][0] - (tokens.shape[2] - len(steps)),
+        len(inputs["input_ids"]),
+    )
+    for row in range(len(inputs["input_ids"])):
+        want = judged(proto, only(inputs, row))
+        np.testing.assert_array_equal(tokens[row : row + 1], want[0])
+        np.testing.assert_allclose(scores[row : row + 1], want[1], 1e-4, 1e-4)
+        taken = (steps[:, row] != 0).any((1, 2))
+        assert taken.any()
+        np.testing.assert_allclose(steps[taken, row], want[2][taken, 0], 1e-4, 1e-3)
+
+
+def searched(draw, inputs, **more):
+    more |= {"early_stopping": draw(st.integers(0, 1)), "no_repeat_ngram_size": draw(st.integers(0, 3))}
+    constants = draw(st.sets(st.sampled_from(["max_length", "num_beams", "num_return_sequences"])))
+    end = draw(st.sampled_from([1, 5, 8]))
+    return model("BeamSearch", inputs, SEARCHED, (), constants, **ends(eos_token_id=end, **more))
+
+
+@FEW
+@given(st.data())
+def test_beam_search_of_a_decoder_is_onnxruntimes(data):
+    ids, most, random = data.draw(prompts())
+    inputs = beams(data.draw, random, ids, most)
+    graph = decoder(data.draw(st.integers(0, 9)), random.choice([0.5, 2, 6]))
+    agrees_row_by_row(searched(data.draw, inputs, decoder=graph), inputs)
+
+
+@FEW
+@given(st.data())
+def test_beam_search_of_an_encoder_and_a_decoder_is_onnxruntimes(data):
+    ids, _, random = data.draw(prompts())
+    most = number(data.draw(st.integers(3, 12)))
+    inputs = beams(data.draw, random, ids, most)
+    starts, whole = data.draw(st.booleans()), data.draw(st.booleans())
+    graphs = {
+        "encoder": t5_encoder(data.draw(st.integers(0, 9)), starts),
+        "decoder": t5_decoder(data.draw(st.integers(0, 9)), starts and data.draw(st.booleans()), whole),
+    }
+    start = data.draw(st.sampled_from([0, 2]))
+    proto = searched(data.draw, inputs, model_type=1, decoder_start_token_id=start, **graphs)
+    agrees_row_by_row(proto, inputs)
+
+
+SEARCH = {
+    "input_ids": np.array([[3, 4, 5, 9], [PAD, 8, 2, 9]], np.int32),
+    "max_length": number(11),
+    "min_length": number(7),
+    "num_beams": number(3),
+    "num_return_sequences": number(2),
+    "length_penalty": number(0.7, np.float32),
+    "repetition_penalty": number(1.2, np.float32),
+}
+GRAPHS = {
+    "gpt": lambda: {"decoder": decoder()},
+    "t5": lambda: {
+        "model_type": 1,
+        "encoder": t5_encoder(),
+        "decoder": t5_decoder(),
+        "decoder_start_token_id": 2,
+    },
+}
+
+
+@pytest.mark.parametrize("kind", GRAPHS)
+def test_beam_search_compiled_takes_any_batch_and_number_of_beams(tmp_path, kind):
+    proto = model("BeamSearch", SEARCH, SEARCHED, early_stopping=1, **ends(**GRAPHS[kind]()))
+    onnx.save(proto, tmp_path / "m.onnx")
+    compiled = tallow.compile(tmp_path / "m.onnx")
+    second = {**SEARCH, "input_ids": np.array([[7, 2]], np.int32), "num_beams": number(2)}
+    for inputs in (SEARCH, second, SEARCH):
+        (tokens, scores, steps), want = compiled.run(inputs).values(), judged(proto, inputs)
+        np.testing.assert_array_equal(tokens, want[0])
+        np.testing.assert_allclose(scores, want[1], 1e-4, 1e-4)
+        assert steps.shape == want[2].shape
+
+
+def test_a_sequence_that_nothing_can_follow_has_a_score_of_minus_infinity():
+    """Two steps of words that a mask forbids add the lowest number to itself."""
+    mask = np.zeros(VOCABULARY, np.int32)
+    mask[4] = 1
+    inputs = {**SEARCH, "min_length": number(0), "vocab_mask": mask, "num_return_sequences": number(3)}
+    proto = model("BeamSearch", inputs, SEARCHED[:2], early_stopping=0, **ends(decoder=decoder()))
+    (tokens, scores), want = evaluated(proto, only(inputs, 0)), judged(proto, only(inputs, 0))
+    np.testing.assert_allclose(scores, want[1], 1e-4)
+    assert np.isneginf(scores).any() == np.isneginf(want[1]).any()
+    np.testing.assert_array_equal(tokens[:, 0], want[0][:, 0])
+
+
+def test_more_sequences_than_beams_are_refused():
+    inputs = {**SEARCH, "num_return_sequences": number(4)}
+    proto = model("BeamSearch", inputs, SEARCHED, **ends(decoder=decoder()))
+    with pytest.raises(InputError, match="num_return_sequences must be no more than num_beams"):
+        evaluated(proto, inputs)
+
+
+def of_other_names(which, old, new):
+    """Graphs like T5's, one with another name for a result."""
+    graphs = {"encoder": t5_encoder(), "decoder": t5_decoder()}
+    for port in (*graphs[which].output, *graphs[which].input):
+        port.name = new if port.name == old else port.name
+    for node in graphs[which].node:
+        node.input[:] = [new if n == old else n for n in node.input]
+        node.output[:] = [new if n == old else n for n in node.output]
+    return graphs
+
+
+T5 = {"model_type": 1, "decoder_start_token_id": 0}
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        (lambda: {"decoder": decoder(), "model_type": 7}, "model_type 7: expected 0 .* or 1"),
+        (lambda: {"decoder": t5_decoder(), **T5}, "no attribute encoder: model_type 1 needs it"),
+        (lambda: {**GRAPHS["t5"](), "decoder_start_token_id": -1}, "no decoder_start_token_id"),
+        (
+            lambda: {**T5, **of_other_names("encoder", "present_key_cross_0", "keys")},
+            "an encoder with results named keys, .*: expected present_key_cross_0",
+        ),
+        (
+            lambda: {**T5, **of_other_names("encoder", "encoder_attention_mask", "mask")},
+            "an encoder with inputs named encoder_input_ids, mask: expected encoder_input_ids, enc",
+        ),
+        (
+            lambda: {**T5, **of_other_names("decoder", "past_key_self_1", "keys")},
+            "a decoder with inputs named .* keys.*: expected input_ids",
+        ),
+        (
+            lambda: {**T5, "encoder": t5_encoder(), "decoder": t5_decoder(hidden=True)},
+            "takes encoder_hidden_states, which its encoder does not give",
+        ),
+    ],
+)
+def test_what_beam_search_cannot_honour_is_refused_in_words(attributes, message):
+    proto = model("BeamSearch", SEARCH, SEARCHED, **ends(**attributes()))
+    with pytest.raises(ImportFailed, match=message):
+        load_model_proto(proto)
+
+
+@pytest.mark.parametrize(
+    ("position", "what"),
+    [("decoder_input_ids", "decoder_input_ids"), ("logits_processor", "a logits_processor")],
+)
+def test_operands_that_beam_search_does_not_know_are_refused(position, what):
+    more = dict.fromkeys(
+        ["vocab_mask", "prefix_vocab_mask", "attention_mask", "decoder_input_ids", "logits_processor"]
+    )
+    inputs = {**SEARCH, **more, position: np.array([[1]], np.int32)}
+    proto = model("BeamSearch", inputs, SEARCHED, **ends(decoder=decoder()))
+    with pytest.raises(ImportFailed, match=f"BeamSearch .*: {what}"):
+        load_model_proto(proto)
+
+
+DRAWN = {
+    "input_ids": np.array([[3, 4, 5, 9], [PAD, 8, 2, 9]], np.int32),
+    "max_length": number(14),
+    "min_length": number(7),
+    "repetition_penalty": number(1.2, np.float32),
+    **dict.fromkeys(["vocab_mask", "prefix_vocab_mask", "attention_mask", "presence_mask"]),
+    "seed": number(5),
+}
+
+
+@FEW
+@given(st.data())
+def test_sampling_is_onnxruntimes(data):
+    """Exactly: what is drawn follows from the seed."""
+    ids, most, random = data.draw(prompts())
+    seed = data.draw(st.one_of(st.none(), st.sampled_from([0, 1, 2**31 - 1]), st.integers(0, 2**31 - 1)))
+    inputs = {
+        **DRAWN,
+        "input_ids": ids,
+        "max_length": most,
+        "min_length": number(random.integers(0, most[0])),
+    }
+    inputs |= {**masks(data.draw, random, ids), "seed": None if seed is None else number(seed)}
+    more = {
+        "temperature": float(random.choice([0.3, 1, 1.7])),
+        "top_p": data.draw(st.sampled_from([0.0, 0.01, 0.5, 0.9, 1.0])),
+        "min_tokens_to_keep": data.draw(st.integers(0, 3)),
+        "custom": data.draw(st.integers(0, 1)),
+        "filter_value": data.draw(st.sampled_from([-1e20, -np.inf, -3.0])),
+        "no_repeat_ngram_size": data.draw(st.integers(0, 3)),
+    }
+    graph = decoder(data.draw(st.integers(0, 9)), random.choice([0.5, 2, 6]))
+    proto = model("Sampling", inputs, ["sequences"], decoder=graph, **ends(**more))
+    (got,), (want,) = evaluated(proto, inputs), judged(proto, inputs)
+    same_words(got, want)
+
+
+def test_sampling_compiled_draws_as_onnxruntime(tmp_path):
+    proto = model("Sampling", DRAWN, ["sequences"], decoder=decoder(), top_p=0.95, **ends())
+    onnx.save(proto, tmp_path / "m.onnx")
+    compiled = tallow.compile(tmp_path / "m.onnx")
+    drawn = []
+    for seed in (5, 6, 5):
+        inputs = {**DRAWN, "seed": number(seed)}
+        (got,), (want,) = compiled.run(feed(proto, inputs)).values(), judged(proto, inputs)
+        same_words(got, want)
+        drawn.append(got)
+    assert (drawn[0] != drawn[1]).any()
+    np.testing.assert_array_equal(drawn[0], drawn[2])
+
+
+def test_words_that_are_present_are_less_likely():
+    """onnxruntime's CPU provider takes every penalty from the first word of the first prompt."""
+    absent = (np.arange(VOCABULARY) % 3 == 0).astype(np.int32)
+    present = {**DRAWN, "presence_mask": np.stack([1 - absent] * 2)}
+    masked = {**DRAWN, "vocab_mask": absent}
+    common = ends(decoder=decoder(), top_p=0.01)
+    (got,) = evaluated(model("Sampling", present, ["sequences"], presence_penalty=1e4, **common), present)
+    (want,) = judged(model("Sampling", masked, ["sequences"], **common), masked)
+    np.testing.assert_array_equal(got, want)
+
+
+def test_a_seed_below_zero_is_refused():
+    inputs = {**DRAWN, "seed": number(-1)}
+    proto = model("Sampling", inputs, ["sequences"], decoder=decoder(), **ends())
+    with pytest.raises(InputError, match="seed must be 0 or more"):
+        evaluated(proto, inputs)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "more", "message"),
+    [
+        (["sequences", "filtered"], {}, "the result filtered_logits"),
+        (["sequences"], {"model_type": 1}, "model_type 1: sampling is of decoders alone"),
+    ],
+)
+def test_what_sampling_cannot_honour_is_refused_in_words(outputs, more, message):
+    proto = model("Sampling", DRAWN, outputs, decoder=decoder(), **ends(**more))
     with pytest.raises(ImportFailed, match=message):
         load_model_proto(proto)

@@ -8,17 +8,21 @@ from typing import Protocol
 from tallow.dim import Dim
 from tallow.dtype import bool_, f32, i64
 from tallow.errors import GraphError
-from tallow.graph import TensorType, Value
+from tallow.graph import Graph, TensorType, Value
 from tallow_importers.onnx.context import Context, NodeView
 from tallow_importers.onnx.families.control import emit_if
+from tallow_importers.onnx.families.generation_beams import Beams
 from tallow_importers.onnx.families.generation_logits import (
     Processor,
     least_length,
     no_repeat,
+    presence,
     repetition,
+    temperature,
     vocabulary,
 )
-from tallow_importers.onnx.families.generation_models import Decoder, Gpt, grown
+from tallow_importers.onnx.families.generation_models import Decoder, EncoderDecoder, Gpt, grown
+from tallow_importers.onnx.families.generation_sampling import Nucleus, Sampling
 from tallow_importers.onnx.families.generation_search import Greedy
 from tallow_importers.onnx.known import KnownBuilder
 from tallow_importers.onnx.registry import onnx_op
@@ -27,16 +31,20 @@ MS = "com.microsoft"
 
 
 class Search(Protocol):
-    """Chooses tokens. Its state is a list of values of which the first are the tokens [rows, 1] just chosen."""
+    """Chooses tokens. Its state is a list of values, the first two the tokens just chosen [rows, 1] and the
+    sequences [rows, most]; `copies` rows belong to each prompt."""
 
-    def first(self, builder: KnownBuilder, logits: Value) -> tuple[list[Value], Value | None]:
-        """The state after the first token, and which row of the prompts each row goes on from (None: its own)."""
+    copies: Dim
+
+    def first(self, builder: KnownBuilder, logits: Value) -> tuple[list[Value], Value | None, list[Value]]:
+        """The state after the first token, which row of the prompts each row goes on from (None: its own), and
+        what the step leaves to be stacked."""
         ...
 
     def step(
         self, builder: KnownBuilder, logits: Value, state: Sequence[Value], length: Value
-    ) -> tuple[list[Value], Value | None]:
-        """The state after one more token behind `length` others, and which row each row goes on from."""
+    ) -> tuple[list[Value], Value | None, list[Value]]:
+        """As `first`, of one more token behind `length` others; rows go on from rows."""
         ...
 
     def going(self, builder: KnownBuilder, state: Sequence[Value]) -> Value:
@@ -44,42 +52,49 @@ class Search(Protocol):
         ...
 
 
-def generate(context: Context, model: Decoder, search: Search, most: Dim) -> list[Value]:
-    """The search's state once every sequence has ended or has `most` tokens."""
+def generate(context: Context, model: Decoder, search: Search, most: Dim) -> tuple[list[Value], list[Value]]:
+    """The search's state once every sequence has ended or has `most` tokens, and what its steps stacked, zero
+    for steps that were not needed."""
     b, before = context.builder, model.prompt.shape[1]
+    trips = _steps(context, most, before)
     logits, caches = model.start()
-    state, origin = search.first(b, logits)
+    state, origin, rows = search.first(b, logits)
     model.spread(search.copies)
     caches = _picked(b, caches, origin, model.rows)
-    trips = _steps(context, most, before)
-    inner = b.region("next_token")
-    past = inner.fresh_symbol("past")
-    counter, going = (
-        Value(b.unique("step"), TensorType(i64, ())),
-        Value(b.unique("going"), TensorType(bool_, ())),
-    )
+    body = _body(context, model, search, state, caches)
+    past, made = b.fresh_symbol("past"), b.fresh_symbol("steps")
+    scans = [TensorType(row.dtype, (made, *row.shape)) for row in rows]
+    types = (*(v.type for v in state), *grown(caches, model.time, past), *scans)
+    defines = (str(past), *[str(made)] * bool(rows))
+    going = search.going(b, state)
+    results = b.emit("loop", trips, going, *state, *caches, body=body, types=types, defines=defines)
+    stacks = results[len(results) - len(rows) :]
+    left = most - before - 1 - made
+    return list(results[: len(state)]), [_stacked(b, *pair, left) for pair in zip(rows, stacks, strict=True)]
+
+
+def _body(context: Context, model: Decoder, search: Search, state: Sequence[Value], caches) -> Graph:
+    """The region of one step of the loop."""
+    builder = context.builder.region("next_token")
+    past = builder.fresh_symbol("past")
+    counter = Value(builder.unique("step"), TensorType(i64, ()))
+    going = Value(builder.unique("going"), TensorType(bool_, ()))
     types = [*(v.type for v in state), *grown(caches, model.time, past)]
-    carried = [Value(b.unique("carried"), type_) for type_ in types]
-    inner.inputs += [counter, going, *carried]
-    have, kept = carried[: len(state)], carried[len(state) :]
-    length = inner.add(counter, context.inside(inner).size(before + 1))
-    logits, kept = model.next(inner, have[0], past, kept)
-    after, origin = search.step(inner, logits, have, length)
-    kept = _picked(inner, kept, origin, model.rows)
-    body = inner.finish([search.going(inner, after), *after, *kept])
-    final = b.fresh_symbol("past")
-    finals = [*(v.type for v in state), *grown(caches, model.time, final)]
-    results = b.emit(
-        "loop",
-        trips,
-        search.going(b, state),
-        *state,
-        *caches,
-        body=body,
-        types=tuple(finals),
-        defines=(str(final),),
-    )
-    return list(results[: len(state)])
+    carried = [Value(builder.unique("carried"), type_) for type_ in types]
+    builder.inputs += [counter, going, *carried]
+    have, caches = carried[: len(state)], carried[len(state) :]
+    length = builder.add(counter, context.inside(builder).size(model.prompt.shape[1] + 1))
+    logits, caches = model.next(builder, have[0], have[1], past, caches)
+    after, origin, rows = search.step(builder, logits, have, length)
+    caches = _picked(builder, caches, origin, model.rows)
+    return builder.finish([search.going(builder, after), *after, *caches, *rows])
+
+
+def _stacked(builder: KnownBuilder, first: Value, others: Value, left: Dim) -> Value:
+    """The row of the first step, those of the loop, and zeros for `left` more."""
+    row = builder.reshape(first, shape=(1, *first.shape))
+    rest = builder.broadcast(builder.scalar(0, first.dtype), shape=(left, *first.shape))
+    return builder.concat(row, others, rest, axis=0)
 
 
 def _picked(builder: KnownBuilder, caches: Sequence[Value], origin: Value | None, axis: int) -> list[Value]:
@@ -158,4 +173,82 @@ def greedy_search(context: Context, node: NodeView) -> Value:
     model = gpt(context, node, 6)
     by = processors(context, node, least=2, penalty=3, masks=(4, 5))
     ends = node.attribute("eos_token_id"), node.attribute("pad_token_id")
-    return generate(context, model, Greedy(model.prompt, most, ends, by), most)[1]
+    state, _ = generate(context, model, Greedy(model.prompt, most, ends, by), most)
+    return state[1]
+
+
+@onnx_op("Sampling", domain=MS)
+def sampling(context: Context, node: NodeView) -> Value:
+    """A token drawn by its probability at each step; without a seed, with that of 0."""
+    if node.attribute("model_type", 0) != 0:
+        context.unsupported(f"model_type {node.attribute('model_type')}: sampling is of decoders alone (0)")
+    if node.wants(1):
+        context.unsupported("the result filtered_logits")
+    b = context.builder
+    (most,) = context.require_dims(node.input(1), "max_length")
+    model = gpt(context, node, 6)
+    by = processors(context, node, least=2, penalty=3, masks=(4, 5))
+    heat, penalty = node.attribute("temperature", 1.0), node.attribute("presence_penalty", 0.0)
+    by += [temperature(heat)] if heat > 0 else []
+    by += [presence(node.input(7), penalty)] if node.input(7) is not None else []
+    seed = b.scalar(0, i64) if node.input(8) is None else scalar(context, node.input(8), i64)
+    seed = required(context, b.ge(seed, 0), seed, "seed must be 0 or more")
+    nucleus = Nucleus(
+        share=node.attribute("top_p", 0.0),
+        keep=node.attribute("min_tokens_to_keep", 0),
+        rest=node.attribute("filter_value", -1e20),
+        descending=bool(node.attribute("custom", 0)),
+    )
+    ends = node.attribute("eos_token_id"), node.attribute("pad_token_id")
+    state, _ = generate(context, model, Sampling(model.prompt, most, ends, by, nucleus, seed), most)
+    return state[1]
+
+
+@onnx_op("BeamSearch", domain=MS)
+def beam_search(context: Context, node: NodeView):
+    """The sequences of highest probability among `num_beams` that are followed."""
+    for number, what in ((10, "decoder_input_ids"), (11, "a logits_processor")):
+        if node.input(number) is not None:
+            context.unsupported(what)
+    kind = node.attribute("model_type", 0)
+    if kind not in (0, 1):
+        context.unsupported(f"model_type {kind}: expected 0 (a decoder alone) or 1 (with an encoder)")
+    model = encoder_decoder(context, node, 9) if kind else gpt(context, node, 9)
+    (most,) = context.require_dims(node.input(1), "max_length")
+    by = processors(context, node, least=2, penalty=6, masks=(7, 8))
+    return search_beams(context, node, model, most, by)
+
+
+def search_beams(context: Context, node: NodeView, model: Decoder, most: Dim, by: list[Processor]):
+    """The results of a beam search whose operands 3 to 5 are the numbers of beams and of sequences that are
+    wanted, and the penalty of lengths."""
+    b, place = context.builder, context.builder.location
+    (beams,) = context.require_dims(node.input(3), "num_beams")
+    (wanted,) = (1,) if node.input(4) is None else context.require_dims(node.input(4), "num_return_sequences")
+    penalty = None if node.input(5) is None else scalar(context, node.input(5), f32)
+    ends = node.attribute("eos_token_id"), node.attribute("pad_token_id")
+    early = bool(node.attribute("early_stopping", 0))
+    search = Beams(model.prompt, most, beams, ends, by, penalty, early)
+    state, (scores,) = generate(context, model, search, most)
+    b.location = place
+    ended = search.finished(b, state)
+    message = "num_return_sequences must be no more than num_beams"
+    fits = b.le(context.size(wanted), context.size(beams))
+    tokens = required(context, fits, ended.tokens, message)
+    batch, length = tokens.shape[0], tokens.shape[2]
+    tokens = b.slice(tokens, starts=(0, 0, 0), steps=(1, 1, 1), shape=(batch, wanted, length))
+    best = b.slice(ended.scores, starts=(0, 0), steps=(1, 1), shape=(batch, wanted))
+    return tokens, best, scores
+
+
+def encoder_decoder(context: Context, node: NodeView, mask: int) -> EncoderDecoder:
+    """As `gpt`, of an encoder and a decoder."""
+    if node.attribute("encoder") is None:
+        context.unsupported("no attribute encoder: model_type 1 needs it")
+    start = node.attribute("decoder_start_token_id", -1)
+    if start < 0:
+        context.unsupported("no decoder_start_token_id: model_type 1 needs it")
+    graphs = node.attribute("encoder"), node.attribute("decoder")
+    model = EncoderDecoder(context, *graphs, node.attribute("vocab_size", -1))
+    model.begin(node.input(0), node.input(mask), node.attribute("pad_token_id"), start)
+    return model

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tallow.builder import Builder
+from tallow.dim import Dim
 from tallow.dtype import i32, i64
 from tallow.graph import Value
 
@@ -46,20 +47,20 @@ def repetition(penalty: Value) -> Processor:
     return Processor(apply)
 
 
-def no_repeat(size: int) -> Processor:
-    """A token that would make `size` tokens follow each other as they did before is not allowed."""
+def no_repeat(width: int) -> Processor:
+    """A token that would make `width` tokens follow each other as they did before is not allowed."""
 
     def apply(b: Builder, scores: Value, sequences: Value, length: Value) -> Value:
         most = sequences.shape[1]
         place = b.iota(shape=(most,), axis=0, dtype=i64)
-        last = b.sub(_size(b, most), 1)
-        start = b.sub(length, size - 1)
-        again = b.le(b.add(place, size), length)
-        for step in range(size - 1):
+        last = b.sub(size(b, most), 1)
+        start = b.sub(length, width - 1)
+        again = b.le(b.add(place, width), length)
+        for step in range(width - 1):
             there = b.gather(sequences, b.min(b.add(place, step), last), axis=1)
             wanted = b.gather(sequences, b.max(b.add(start, step), 0), axis=1)
             again = b.and_(again, b.eq(there, b.reshape(wanted, shape=(sequences.shape[0], 1))))
-        following = b.gather(sequences, b.min(b.add(place, size - 1), last), axis=1)
+        following = b.gather(sequences, b.min(b.add(place, width - 1), last), axis=1)
         return b.select(_marked(b, scores, following, again), LOWEST, scores)
 
     return Processor(apply)
@@ -89,6 +90,15 @@ def temperature(value: Value | float) -> Processor:
     return Processor(lambda b, scores, sequences, length: b.div(scores, value))
 
 
+def presence(mask: Value, penalty: float) -> Processor:
+    """Words whose mask [rows, words] is one are made less likely by a penalty."""
+
+    def apply(b: Builder, scores: Value, sequences: Value, length: Value) -> Value:
+        return b.sub(scores, b.mul(b.cast(mask, dtype=scores.dtype), penalty))
+
+    return Processor(apply)
+
+
 def _within(b: Builder, sequences: Value, length: Value) -> Value:
     return b.lt(b.iota(shape=(sequences.shape[1],), axis=0, dtype=i64), length)
 
@@ -102,5 +112,6 @@ def _marked(b: Builder, scores: Value, tokens: Value, kept: Value) -> Value:
     return b.ne(found, 0)
 
 
-def _size(b: Builder, dim) -> Value:
+def size(b: Builder, dim: Dim) -> Value:
+    """A size as a scalar."""
     return b.scalar(dim, i64) if isinstance(dim, int) else b.dims(values=(dim,), shape=())

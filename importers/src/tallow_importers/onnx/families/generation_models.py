@@ -34,9 +34,10 @@ class Decoder(Protocol):
         ...
 
     def next(
-        self, builder: KnownBuilder, tokens: Value, past: Dim, caches: Sequence[Value]
+        self, builder: KnownBuilder, tokens: Value, sequences: Value, past: Dim, caches: Sequence[Value]
     ) -> tuple[Value, list[Value]]:
-        """Of one more token in each row [rows, 1], after `past` tokens that the caches know."""
+        """Of one more token in each row [rows, 1], the last of the sequences [rows, most], after `past` tokens
+        that the caches know."""
         ...
 
 
@@ -143,13 +144,95 @@ class Gpt:
         self.mask, self.lengths = (repeated(b, value, copies) for value in (self.mask, self.lengths))
 
     def next(
-        self, builder: KnownBuilder, tokens: Value, past: Dim, caches: Sequence[Value]
+        self, builder: KnownBuilder, tokens: Value, sequences: Value, past: Dim, caches: Sequence[Value]
     ) -> tuple[Value, list[Value]]:
         rows, before = self.mask.shape
         made = self.context.inside(builder).size(past - before, i32)
         ones = builder.broadcast(builder.scalar(1, i32), shape=(rows, past + 1 - before))
         mask = builder.concat(self.mask, ones, axis=1)
         logits, *caches = self.decoder(builder, [tokens, builder.add(self.lengths, made), mask, *caches])
+        return last(builder, logits, self.words), caches
+
+
+class EncoderDecoder:
+    """An encoder and a decoder like those of T5, with two caches [rows, heads, tokens, width] for each layer:
+    keys and values of the decoder's own tokens, which grow, and those of the encoder's, which do not.
+
+    The encoder gives these, or, in an older form, what the decoder makes of the first token as well:
+    encoder_input_ids, encoder_attention_mask -> present_key_cross_0, present_value_cross_0 ..., or
+    with decoder_input_ids -> logits, encoder_hidden_states, present_key_self_0 ..., present_key_cross_0 ...
+    """
+
+    rows, time = 0, 2
+
+    def __init__(self, context: Context, encoder: onnx.GraphProto, decoder: onnx.GraphProto, words: int):
+        self.context, self.words = context, words
+        self.encoder, self.decoder = Subgraph(context, encoder), Subgraph(context, decoder)
+        self.layers = (len(self.decoder.outputs) - 1) // 2
+        self.takes_hidden = self.decoder.inputs[2:3] == ("encoder_hidden_states",)
+        own, other = (self._names("past", part) for part in ("self", "cross"))
+        if len(self.decoder.inputs) > 2 + self.takes_hidden + len(own) + len(other):
+            extra = ", ".join(self.decoder.inputs[2 + self.takes_hidden + len(own) + len(other) :])
+            raise Unsupported(f"a decoder whose past and present share memory (inputs {extra})")
+        hidden = ["encoder_hidden_states"] * self.takes_hidden
+        wanted = ["input_ids", "encoder_attention_mask", *hidden, *own, *other]
+        named("a decoder with inputs", self.decoder.inputs, wanted)
+        named("a decoder with results", self.decoder.outputs, ["logits", *self._names("present", "self")])
+        self._check_encoder()
+        self.cache = cache_type(decoder, "past_key_self_0", 4)
+        steps = decoder.input[0].type.tensor_type.shape.dim
+        self.takes_one = len(steps) == 2 and steps[1].dim_value == 1
+
+    def _names(self, time: str, part: str) -> list[str]:
+        return [f"{time}_{what}_{part}_{n}" for n in range(self.layers) for what in ("key", "value")]
+
+    def _check_encoder(self) -> None:
+        inputs, results = self.encoder.inputs, self._names("present", "cross")
+        self.starts = len(inputs) == 3
+        if self.starts:
+            results = ["logits", "encoder_hidden_states", *self._names("present", "self"), *results]
+        elif self.takes_hidden:
+            raise Unsupported("a decoder that takes encoder_hidden_states, which its encoder does not give")
+        wanted = ["encoder_input_ids", "encoder_attention_mask", *["decoder_input_ids"] * self.starts]
+        named("an encoder with inputs", inputs, wanted)
+        named("an encoder with results", self.encoder.outputs, results)
+
+    def begin(self, ids: Value, mask: Value | None, pad: int, start: int) -> None:
+        """What the encoder reads [batch, length], padding in front of it not attended to unless a mask says
+        otherwise; the decoder begins with the token `start`."""
+        b = self.context.builder
+        if mask is None:
+            words = b.cast(b.ne(ids, pad), dtype=i32)
+            seen = b.cumulative(words, axis=1, function="add", exclusive=False, reverse=False)
+            mask = b.cast(b.gt(seen, 0), dtype=i32)
+        self.ids, self.mask, self.hidden = ids, mask, []
+        self.prompt = b.broadcast(b.scalar(start, i32), shape=(ids.shape[0], 1))
+
+    def start(self) -> tuple[Value, list[Value]]:
+        b, width = self.context.builder, 2 * self.layers
+        results = self.encoder(b, [self.ids, self.mask, *[self.prompt] * self.starts])
+        self.cross = list(results[-width:])
+        if self.starts:
+            logits, hidden, *caches = results[:-width]
+            self.hidden = [hidden] * self.takes_hidden
+            return last(b, logits, self.words), caches
+        dtype, heads, each = self.cache
+        empty = b.broadcast(b.scalar(0, dtype), shape=(self.ids.shape[0], heads, 0, each))
+        logits, *caches = self.decoder(b, [self.prompt, self.mask, *[empty] * width, *self.cross])
+        return last(b, logits, self.words), caches
+
+    def spread(self, copies: Dim) -> None:
+        b = self.context.builder
+        self.mask, *rest = (repeated(b, v, copies) for v in (self.mask, *self.hidden, *self.cross))
+        self.hidden, self.cross = rest[: len(self.hidden)], rest[len(self.hidden) :]
+
+    def next(
+        self, builder: KnownBuilder, tokens: Value, sequences: Value, past: Dim, caches: Sequence[Value]
+    ) -> tuple[Value, list[Value]]:
+        if not self.takes_one:
+            shape = (sequences.shape[0], past + 1)
+            tokens = builder.slice(sequences, starts=(0, 0), steps=(1, 1), shape=shape)
+        logits, *caches = self.decoder(builder, [tokens, self.mask, *self.hidden, *caches, *self.cross])
         return last(builder, logits, self.words), caches
 
 

@@ -1,4 +1,4 @@
-"""How the next token is chosen: the most likely one."""
+"""Search that follows one sequence for each prompt."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tallow.builder import Builder
 from tallow.dim import Dim, maximum
 from tallow.dtype import i32, i64
 from tallow.graph import Value
-from tallow_importers.onnx.families.generation_logits import Processor, processed
+from tallow_importers.onnx.families.generation_logits import Processor, processed, size
 
 
 def buffer(builder: Builder, prompt: Value, most: Dim, pad: int) -> Value:
@@ -38,33 +38,35 @@ class Greedy:
         self.prompt, self.most, self.by = prompt, most, by
         self.end, self.pad = ends
 
-    def first(self, builder: Builder, logits: Value) -> tuple[list[Value], None]:
-        batch, before = self.prompt.shape
+    def first(self, builder: Builder, logits: Value) -> tuple[list[Value], None, list[Value]]:
         sequences = buffer(builder, self.prompt, self.most, self.pad)
-        length = (
-            builder.scalar(before, i64)
-            if isinstance(before, int)
-            else builder.dims(values=(before,), shape=())
-        )
-        ended = builder.broadcast(builder.scalar(False, "bool"), shape=(batch,))
-        return self._step(builder, logits, sequences, ended, length, first=True), None
+        ended = builder.broadcast(builder.scalar(False, "bool"), shape=self.prompt.shape[:1])
+        have = (sequences, ended, *self.begun(builder))
+        return self._step(builder, logits, have, size(builder, self.prompt.shape[1]), first=True), None, []
 
     def step(
         self, builder: Builder, logits: Value, state: Sequence[Value], length: Value
-    ) -> tuple[list[Value], None]:
-        _, sequences, ended = state
-        return self._step(builder, logits, sequences, ended, length, first=False), None
+    ) -> tuple[list[Value], None, list[Value]]:
+        return self._step(builder, logits, state[1:], length, first=False), None, []
 
-    def _step(self, b: Builder, logits, sequences, ended, length, first: bool) -> list[Value]:
+    def _step(
+        self, b: Builder, logits: Value, have: Sequence[Value], length: Value, first: bool
+    ) -> list[Value]:
+        sequences, ended, *more = have
         scores = processed(b, logits, sequences, length, self.by, first)
-        chosen = b.cast(self.choose(b, scores), dtype=i32)
+        chosen, more = self.chosen(b, scores, more)
+        chosen = b.cast(chosen, dtype=i32)
         ended = b.or_(ended, b.eq(chosen, self.end))
         tokens = b.reshape(b.select(ended, self.pad, chosen), shape=(sequences.shape[0], 1))
-        return [tokens, appended(b, sequences, tokens, length), ended]
+        return [tokens, appended(b, sequences, tokens, length), ended, *more]
 
-    def choose(self, builder: Builder, scores: Value) -> Value:
-        """One token of each row of scores [rows, words]."""
-        return builder.argmax(scores, axis=1, keepdims=False)
+    def begun(self, builder: Builder) -> list[Value]:
+        """What more of a state choosing tokens needs."""
+        return []
+
+    def chosen(self, builder: Builder, scores: Value, more: list[Value]) -> tuple[Value, list[Value]]:
+        """One token of each row of scores [rows, words], and what is kept for the next."""
+        return builder.argmax(scores, axis=1, keepdims=False), more
 
     def going(self, builder: Builder, state: Sequence[Value]) -> Value:
         return builder.not_(every(builder, state[2]))
