@@ -7,7 +7,8 @@ import onnx
 from onnx import TensorProto, helper
 
 MS = "com.microsoft"
-LAYERS, HEADS, HEAD, VOCABULARY = 2, 2, 4, 23
+LAYERS, HEADS, HEAD, VOCABULARY, FEATURES = 2, 2, 4, 23, 5
+OPSETS = [helper.make_opsetid("", 18), helper.make_opsetid("com.microsoft", 1)]
 HIDDEN = HEADS * HEAD
 F, WHOLE = TensorProto.FLOAT, TensorProto.INT32
 
@@ -122,7 +123,8 @@ def decode(w: Writer, ids: str, mask: str, pasts: list[str] | None, crosses: lis
     """A decoder of tokens that reads an encoder's keys and values; gives `name` and the caches it has grown."""
     x, rows = w("Gather", w.random_weight(VOCABULARY, HIDDEN), ids), w.length(ids, 1)
     columns = rows if pasts is None else w("Add", rows, w.length(pasts[0], 2))
-    later, padding = w.causal(rows, columns), w.masked(mask)
+    later = w.causal(rows, columns)
+    padding = w.masked(mask) if mask else w.constant(np.float32(0))
     for layer, present in enumerate(zip(*[iter(caches("present", "self"))] * 2, strict=True)):
         q, *own = (w.heads(w.linear(x, HIDDEN, HIDDEN)) for _ in range(3))
         for place, result in enumerate(present):
@@ -138,13 +140,15 @@ OWN, OTHER = ["batch", HEADS, "past", HEAD], ["batch", HEADS, "length", HEAD]
 STATES = ["batch", "length", HIDDEN]
 
 
-def t5_decoder(seed: int = 0, hidden: bool = False, whole: bool = False):
+def t5_decoder(
+    seed: int = 0, hidden: bool = False, whole: bool = False, mask: str = "encoder_attention_mask"
+):
     """A decoder like T5's. hidden: it takes encoder_hidden_states; whole: it takes all tokens so far."""
     w = Writer(seed, "decoder_")
     ids = "input_ids"
     if whole:  # one that looks at the last of them alone, where all that came before is in the caches
         ids = w("Slice", ids, w.whole(-1), w.whole(2**31), w.whole(1))
-    decode(w, ids, "encoder_attention_mask", caches("past", "self"), caches("past", "cross"), "plain")
+    decode(w, ids, mask, caches("past", "self"), caches("past", "cross"), "plain")
     extra = (
         w("ReduceMean", "encoder_hidden_states", w.whole(1))
         if hidden
@@ -153,7 +157,7 @@ def t5_decoder(seed: int = 0, hidden: bool = False, whole: bool = False):
     w("Add", "plain", w("MatMul", extra, w.random_weight(HIDDEN, VOCABULARY)), name="logits")
     inputs = [
         info("input_ids", WHOLE, ["batch", "sequence" if whole else 1]),
-        info("encoder_attention_mask", WHOLE, ["batch", "length"]),
+        *[info(mask, WHOLE, ["batch", "length"])] * bool(mask),
         *[info("encoder_hidden_states", F, STATES)] * hidden,
         *(info(n, F, OWN) for n in caches("past", "self")),
         *(info(n, F, OTHER) for n in caches("past", "cross")),
@@ -170,18 +174,35 @@ def t5_encoder(seed: int = 0, starts: bool = False):
     w = Writer(seed, "encoder_")
     x, mask = w("Gather", w.random_weight(VOCABULARY, HIDDEN), "encoder_input_ids"), "encoder_attention_mask"
     q, k, v = (w.heads(w.linear(x, HIDDEN, HIDDEN)) for _ in range(3))
-    states = w("Identity", w.feed_forward(w.attend(q, k, v, w.masked(mask))), name="encoder_hidden_states")
+    inputs = [info("encoder_input_ids", WHOLE, ["batch", "length"]), info(mask, WHOLE, ["batch", "length"])]
+    return encoder(w, w.feed_forward(w.attend(q, k, v, w.masked(mask))), mask, inputs, starts)
+
+
+def encoder(w: Writer, states: str, mask: str, inputs: list, starts: bool):
+    """An encoder's graph when its states are written."""
+    w("Identity", states, name="encoder_hidden_states")
     for name in caches("present", "cross"):
         w("Identity", w.heads(w.linear(states, HIDDEN, HIDDEN)), name=name)
-    inputs = [info("encoder_input_ids", WHOLE, ["batch", "length"]), info(mask, WHOLE, ["batch", "length"])]
     outputs = [info(n, F, OTHER) for n in caches("present", "cross")]
     if starts:
         decode(w, "decoder_input_ids", mask, None, caches("present", "cross"), "logits")
-        inputs.append(info("decoder_input_ids", WHOLE, ["batch", 1]))
+        inputs.append(info("decoder_input_ids", WHOLE, ["batch", "sequence"]))
         own = [info(n, F, OWN) for n in caches("present", "self")]
-        logits = info("logits", F, ["batch", 1, VOCABULARY])
+        logits = info("logits", F, ["batch", "sequence", VOCABULARY])
         outputs = [logits, info("encoder_hidden_states", F, STATES), *own, *outputs]
     return helper.make_graph(w.nodes, "encoder", inputs, outputs, w.weights)
+
+
+def whisper_encoder(seed: int = 0):
+    """An encoder like Whisper's, of sound [batch, FEATURES, frames]."""
+    w = Writer(seed, "encoder_")
+    states = w.feed_forward(w.linear(w("Transpose", "encoder_input_ids", perm=[0, 2, 1]), FEATURES, HIDDEN))
+    return encoder(w, states, "", [info("encoder_input_ids", F, ["batch", FEATURES, "length"])], True)
+
+
+def whisper_decoder(seed: int = 0, hidden: bool = False):
+    """A decoder like Whisper's, which has no masks."""
+    return t5_decoder(seed, hidden, mask="")
 
 
 def model(op: str, inputs: dict, outputs: list, weights=(), constants=(), **attributes):
@@ -204,7 +225,7 @@ def model(op: str, inputs: dict, outputs: list, weights=(), constants=(), **attr
             continue
         shape = [f"{name}_{a}" if array.ndim > 1 else d for a, d in enumerate(array.shape)]
         ports.append(info(name, helper.np_dtype_to_tensor_dtype(array.dtype), shape))
-    results = [onnx.ValueInfoProto(name=n) for n in outputs]
+    known = {"no_speech_probs": info("no_speech_probs", F, ["batch"])}  # onnxruntime does not infer it
+    results = [known.get(n, onnx.ValueInfoProto(name=n)) for n in outputs if n]
     graph = helper.make_graph([node], "g", ports, results, tensors)
-    opsets = [helper.make_opsetid("", 18), helper.make_opsetid(MS, 1)]
-    return helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    return helper.make_model(graph, opset_imports=OPSETS, ir_version=8)

@@ -8,7 +8,19 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from generation_models import HEADS, VOCABULARY, gpt, model, t5_decoder, t5_encoder
+from generation_models import (
+    FEATURES,
+    HEADS,
+    OPSETS,
+    VOCABULARY,
+    caches,
+    gpt,
+    model,
+    t5_decoder,
+    t5_encoder,
+    whisper_decoder,
+    whisper_encoder,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper
@@ -254,35 +266,33 @@ def beams(draw, random, ids, most):
 
 def only(inputs, row):
     """The inputs of one prompt of the batch."""
-    batched = {"input_ids", "prefix_vocab_mask", "attention_mask"}
-    return {n: a[row : row + 1] if n in batched and a is not None else a for n, a in inputs.items()}
+    return {n: a[row : row + 1] if n in BATCHED and a is not None else a for n, a in inputs.items()}
 
 
 SEARCHED = ["sequences", "sequences_scores", "scores"]
+BATCHED = {"input_ids", "input_features", "decoder_input_ids", "prefix_vocab_mask", "attention_mask"}
 
 
 def agrees_row_by_row(proto, inputs):
     """Each prompt of a batch has the sequences that onnxruntime gives it alone: in a batch it may compare a prompt's
     scores with its neighbours'. Scores of steps that a prompt did not need are zero here, and not written there."""
     tokens, scores, steps = evaluated(proto, inputs)
-    assert steps.shape[:2] == (
-        inputs["max_length"][0] - (tokens.shape[2] - len(steps)),
-        len(inputs["input_ids"]),
-    )
-    for row in range(len(inputs["input_ids"])):
+    assert len(tokens) == len(scores) == steps.shape[1] == len(next(iter(inputs.values())))
+    for row in range(len(tokens)):
         want = judged(proto, only(inputs, row))
         np.testing.assert_array_equal(tokens[row : row + 1], want[0])
         np.testing.assert_allclose(scores[row : row + 1], want[1], 1e-4, 1e-4)
+        assert steps[:, row : row + 1].shape == want[2].shape
         taken = (steps[:, row] != 0).any((1, 2))
         assert taken.any()
         np.testing.assert_allclose(steps[taken, row], want[2][taken, 0], 1e-4, 1e-3)
 
 
-def searched(draw, inputs, **more):
+def searched(draw, inputs, op="BeamSearch", **more):
     more |= {"early_stopping": draw(st.integers(0, 1)), "no_repeat_ngram_size": draw(st.integers(0, 3))}
     constants = draw(st.sets(st.sampled_from(["max_length", "num_beams", "num_return_sequences"])))
     end = draw(st.sampled_from([1, 5, 8]))
-    return model("BeamSearch", inputs, SEARCHED, (), constants, **ends(eos_token_id=end, **more))
+    return model(op, inputs, SEARCHED, (), constants, **ends(eos_token_id=end, **more))
 
 
 @FEW
@@ -380,7 +390,7 @@ T5 = {"model_type": 1, "decoder_start_token_id": 0}
     ("attributes", "message"),
     [
         (lambda: {"decoder": decoder(), "model_type": 7}, "model_type 7: expected 0 .* or 1"),
-        (lambda: {"decoder": t5_decoder(), **T5}, "no attribute encoder: model_type 1 needs it"),
+        (lambda: {"decoder": t5_decoder(), **T5}, "no attribute encoder, which a model of this type needs"),
         (lambda: {**GRAPHS["t5"](), "decoder_start_token_id": -1}, "no decoder_start_token_id"),
         (
             lambda: {**T5, **of_other_names("encoder", "present_key_cross_0", "keys")},
@@ -500,3 +510,130 @@ def test_what_sampling_cannot_honour_is_refused_in_words(outputs, more, message)
     proto = model("Sampling", DRAWN, outputs, decoder=decoder(), **ends(**more))
     with pytest.raises(ImportFailed, match=message):
         load_model_proto(proto)
+
+
+def transcribed(random, ids, most, count):
+    """Operands of WhisperBeamSearch for two sounds."""
+    return {
+        "input_features": random.standard_normal((2, FEATURES, 6)).astype(np.float32),
+        "max_length": number(most),
+        "min_length": number(random.integers(0, most)),
+        "num_beams": number(count),
+        "num_return_sequences": number(random.integers(1, count + 1)),
+        "length_penalty": number(random.choice([1.0, 0.5]), np.float32),
+        **dict.fromkeys(["repetition_penalty", "vocab_mask", "prefix_vocab_mask", "attention_mask"]),
+        "decoder_input_ids": ids,
+        **dict.fromkeys(["logits_processor", "cross_qk_layer_head", "extra_decoding_ids", "temperature"]),
+    }
+
+
+def words_of_whisper(random):
+    """Attributes that name words with a meaning of their own."""
+    names = ("no_timestamps", "start_of_lm", "translate", "transcribe")
+    words = {
+        f"{name}_token_id": int(word)
+        for name, word in zip(names, random.integers(2, VOCABULARY, 4), strict=True)
+    }
+    return {"beginning_timestamp_token_id": int(random.integers(8, 19)), "decoder_start_token_id": 2, **words}
+
+
+@settings(FEW, max_examples=20)
+@given(st.data())
+def test_beam_search_of_sound_is_onnxruntimes(data):
+    draw = data.draw
+    random = np.random.default_rng(draw(st.integers(0, 1 << 16)))
+    ids = maybe(draw, random.integers(2, VOCABULARY, (2, draw(st.integers(1, 4))), dtype=np.int32))
+    most = (1 if ids is None else ids.shape[1]) + draw(st.integers(2, 11))
+    inputs = transcribed(random, ids, most, draw(st.integers(1, 4)))
+    inputs["repetition_penalty"] = maybe(draw, number(1.2, np.float32))
+    inputs["logits_processor"] = draw(st.sampled_from([None, number(0), number(1), number(1)]))
+    inputs["temperature"] = draw(st.sampled_from([None, *(number(t, np.float32) for t in (0.0, 0.7, 1.5))]))
+    inputs |= {n: masks(draw, random, np.zeros((2, 1)))[n] for n in ("vocab_mask", "prefix_vocab_mask")}
+    graphs = {
+        "encoder": whisper_encoder(draw(st.integers(0, 9))),
+        "decoder": whisper_decoder(draw(st.integers(0, 9))),
+    }
+    proto = searched(draw, inputs, "WhisperBeamSearch", **graphs, **words_of_whisper(random))
+    agrees_row_by_row(proto, inputs)
+
+
+def spelled_out(encoder, decoder, features, prompt, most):
+    """The most likely words one after the other, by onnxruntime's runs of the two graphs alone."""
+    sessions = []
+    for graph in (encoder, decoder):
+        proto = helper.make_model(graph, opset_imports=OPSETS, ir_version=8)
+        sessions.append(onnxruntime.InferenceSession(proto.SerializeToString()))
+    given = {"encoder_input_ids": features, "decoder_input_ids": prompt}
+    known = dict(zip([o.name for o in sessions[0].get_outputs()], sessions[0].run(None, given), strict=True))
+    sequence = prompt
+    while sequence.shape[1] < most:
+        token = known["logits"][:, -1].argmax(-1).astype(np.int32)[:, None]
+        sequence = np.concatenate([sequence, token], 1)
+        given = {n.replace("present", "past"): v for n, v in known.items() if n != "logits"}
+        known |= zip(
+            ["logits", *caches("present", "self")],
+            sessions[1].run(None, {"input_ids": token, **given}),
+            strict=True,
+        )
+    return sequence
+
+
+def test_a_decoder_reads_the_states_of_its_encoder():
+    """onnxruntime gives Whisper's decoders memory of the right shape in their place."""
+    graphs = {"encoder": whisper_encoder(3), "decoder": whisper_decoder(4, hidden=True)}
+    inputs = transcribed(np.random.default_rng(5), np.array([[2, 3]] * 2, np.int32), 9, 1)
+    inputs |= {"min_length": number(9), "num_return_sequences": number(1)}
+    proto = model(
+        "WhisperBeamSearch", inputs, SEARCHED, **graphs, **ends(eos_token_id=22, decoder_start_token_id=2)
+    )
+    tokens = evaluated(proto, inputs)[0]
+    want = spelled_out(*graphs.values(), inputs["input_features"], inputs["decoder_input_ids"], 9)
+    np.testing.assert_array_equal(tokens[:, 0], want)
+    assert (want != 22).all()
+
+
+def test_beam_search_of_sound_compiled(tmp_path):
+    random = np.random.default_rng(1)
+    graphs = {"encoder": whisper_encoder(), "decoder": whisper_decoder()}
+    inputs = {
+        **transcribed(random, np.array([[2, 3], [2, 4]], np.int32), 10, 3),
+        "logits_processor": number(1),
+    }
+    words = words_of_whisper(random)
+    proto = model("WhisperBeamSearch", inputs, SEARCHED, early_stopping=1, **graphs, **words, **ends())
+    onnx.save(proto, tmp_path / "m.onnx")
+    (tokens, scores, _), want = (
+        tallow.compile(tmp_path / "m.onnx").run(feed(proto, inputs)).values(),
+        judged(proto, inputs),
+    )
+    np.testing.assert_array_equal(tokens, want[0])
+    np.testing.assert_allclose(scores, want[1], 1e-4, 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("given", "outputs", "more", "message"),
+    [
+        ({"attention_mask": np.ones((2, FEATURES, 6), np.int32)}, SEARCHED, {}, "attention_mask"),
+        ({"cross_qk_layer_head": np.zeros((1, 2), np.int32)}, SEARCHED, {}, "cross_qk_layer_head"),
+        ({"extra_decoding_ids": np.zeros((2, 1), np.int32)}, SEARCHED, {}, "extra_decoding_ids"),
+        ({}, [*SEARCHED, "cross_qk"], {}, "the result cross_qk"),
+        ({}, SEARCHED, {"decoder_output_cross_qk": 1}, "the result cross_qk"),
+        ({}, [*SEARCHED, "", "no_speech_probs"], {}, "the result no_speech_probs"),
+        ({}, SEARCHED, {"model_type": 1}, "model_type 1: expected 2"),
+    ],
+)
+def test_what_beam_search_of_sound_cannot_honour_is_refused_in_words(given, outputs, more, message):
+    inputs = {**transcribed(np.random.default_rng(0), np.array([[2]] * 2, np.int32), 5, 2), **given}
+    graphs = {"encoder": whisper_encoder(), "decoder": whisper_decoder()}
+    proto = model("WhisperBeamSearch", inputs, outputs, **graphs, **ends(**more))
+    with pytest.raises(ImportFailed, match=f"WhisperBeamSearch .*: {message}"):
+        load_model_proto(proto)
+
+
+def test_timestamps_need_the_word_that_they_begin_with():
+    ids = np.array([[2]] * 2, np.int32)
+    inputs = {**transcribed(np.random.default_rng(0), ids, 5, 2), "logits_processor": number(1)}
+    graphs = {"encoder": whisper_encoder(), "decoder": whisper_decoder()}
+    proto = model("WhisperBeamSearch", inputs, SEARCHED, **graphs, **ends())
+    with pytest.raises(InputError, match="beginning_timestamp_token_id must be more than 0 for timestamps"):
+        evaluated(proto, inputs)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from tallow.dim import Dim
-from tallow.dtype import bool_, f32, i64
+from tallow.dtype import bool_, f32, i32, i64
 from tallow.errors import GraphError
 from tallow.graph import Graph, TensorType, Value
 from tallow_importers.onnx.context import Context, NodeView
@@ -242,13 +242,24 @@ def search_beams(context: Context, node: NodeView, model: Decoder, most: Dim, by
 
 
 def encoder_decoder(context: Context, node: NodeView, mask: int) -> EncoderDecoder:
-    """As `gpt`, of an encoder and a decoder."""
-    if node.attribute("encoder") is None:
-        context.unsupported("no attribute encoder: model_type 1 needs it")
+    """As `gpt`, of an encoder and a decoder like T5's."""
+    model = two_graphs(context, node, masked=True)
+    prompt = start_tokens(context, node)
+    model.begin(node.input(0), node.input(mask), prompt, node.attribute("pad_token_id"))
+    return model
+
+
+def two_graphs(context: Context, node: NodeView, masked: bool) -> EncoderDecoder:
+    """A node's encoder and decoder."""
+    encoder, words = node.attribute("encoder"), node.attribute("vocab_size", -1)
+    if encoder is None:
+        context.unsupported("no attribute encoder, which a model of this type needs")
+    return EncoderDecoder(context, encoder, node.attribute("decoder"), words, masked)
+
+
+def start_tokens(context: Context, node: NodeView) -> Value:
+    """The token that a decoder begins with, for each entry of the batch [batch, 1]."""
     start = node.attribute("decoder_start_token_id", -1)
     if start < 0:
-        context.unsupported("no decoder_start_token_id: model_type 1 needs it")
-    graphs = node.attribute("encoder"), node.attribute("decoder")
-    model = EncoderDecoder(context, *graphs, node.attribute("vocab_size", -1))
-    model.begin(node.input(0), node.input(mask), node.attribute("pad_token_id"), start)
-    return model
+        context.unsupported("no decoder_start_token_id, which a model of this type needs")
+    return context.builder.broadcast(context.builder.scalar(start, i32), shape=(node.input(0).shape[0], 1))

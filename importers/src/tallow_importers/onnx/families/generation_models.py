@@ -114,8 +114,7 @@ class Gpt:
     def _check(self, graph: Subgraph) -> None:
         layers = range(len(graph.outputs) - 1)
         if len(graph.inputs) > 3 + len(layers):
-            extra = ", ".join(graph.inputs[3 + len(layers) :])
-            raise Unsupported(f"a decoder whose past and present share memory (inputs {extra})")
+            raise Unsupported(shared(graph.inputs[3 + len(layers) :]))
         wanted = ["input_ids", "position_ids", "attention_mask", *(f"past_{n}" for n in layers)]
         named("a decoder with inputs", graph.inputs, wanted)
         named("a decoder with results", graph.outputs, ["logits", *(f"present_{n}" for n in layers)])
@@ -155,29 +154,25 @@ class Gpt:
 
 
 class EncoderDecoder:
-    """An encoder and a decoder like those of T5, with two caches [rows, heads, tokens, width] for each layer:
-    keys and values of the decoder's own tokens, which grow, and those of the encoder's, which do not.
+    """An encoder and a decoder with two caches [rows, heads, tokens, width] for each layer: keys and values of the
+    decoder's own tokens, which grow, and those of what the encoder read, which do not.
 
-    The encoder gives these, or, in an older form, what the decoder makes of the first token as well:
-    encoder_input_ids, encoder_attention_mask -> present_key_cross_0, present_value_cross_0 ..., or
-    with decoder_input_ids -> logits, encoder_hidden_states, present_key_self_0 ..., present_key_cross_0 ...
+    Like T5's (`masked`), the decoder is input_ids, encoder_attention_mask, past_key_self_0, past_value_self_0 ...,
+    past_key_cross_0 ... -> logits, present_key_self_0 ..., and the encoder encoder_input_ids,
+    encoder_attention_mask -> present_key_cross_0 ... In an older form, and like Whisper's, which has no masks, the
+    encoder takes decoder_input_ids as well and gives what the decoder makes of them, and encoder_hidden_states,
+    which the decoder may take: logits, encoder_hidden_states, present_key_self_0 ..., present_key_cross_0 ...
     """
 
     rows, time = 0, 2
 
-    def __init__(self, context: Context, encoder: onnx.GraphProto, decoder: onnx.GraphProto, words: int):
-        self.context, self.words = context, words
+    def __init__(
+        self, context: Context, encoder: onnx.GraphProto, decoder: onnx.GraphProto, words: int, masked: bool
+    ):
+        self.context, self.words, self.masked = context, words, masked
         self.encoder, self.decoder = Subgraph(context, encoder), Subgraph(context, decoder)
         self.layers = (len(self.decoder.outputs) - 1) // 2
-        self.takes_hidden = self.decoder.inputs[2:3] == ("encoder_hidden_states",)
-        own, other = (self._names("past", part) for part in ("self", "cross"))
-        if len(self.decoder.inputs) > 2 + self.takes_hidden + len(own) + len(other):
-            extra = ", ".join(self.decoder.inputs[2 + self.takes_hidden + len(own) + len(other) :])
-            raise Unsupported(f"a decoder whose past and present share memory (inputs {extra})")
-        hidden = ["encoder_hidden_states"] * self.takes_hidden
-        wanted = ["input_ids", "encoder_attention_mask", *hidden, *own, *other]
-        named("a decoder with inputs", self.decoder.inputs, wanted)
-        named("a decoder with results", self.decoder.outputs, ["logits", *self._names("present", "self")])
+        self._check_decoder()
         self._check_encoder()
         self.cache = cache_type(decoder, "past_key_self_0", 4)
         steps = decoder.input[0].type.tensor_type.shape.dim
@@ -186,45 +181,60 @@ class EncoderDecoder:
     def _names(self, time: str, part: str) -> list[str]:
         return [f"{time}_{what}_{part}_{n}" for n in range(self.layers) for what in ("key", "value")]
 
+    def _check_decoder(self) -> None:
+        have, first = self.decoder.inputs, 1 + self.masked
+        self.takes_hidden = have[first : first + 1] == ("encoder_hidden_states",)
+        hidden, masks = (
+            ["encoder_hidden_states"] * self.takes_hidden,
+            ["encoder_attention_mask"] * self.masked,
+        )
+        wanted = ["input_ids", *masks, *hidden, *self._names("past", "self"), *self._names("past", "cross")]
+        if len(have) > len(wanted):
+            raise Unsupported(shared(have[len(wanted) :]))
+        named("a decoder with inputs", have, wanted)
+        named("a decoder with results", self.decoder.outputs, ["logits", *self._names("present", "self")])
+
     def _check_encoder(self) -> None:
-        inputs, results = self.encoder.inputs, self._names("present", "cross")
-        self.starts = len(inputs) == 3
+        results = self._names("present", "cross")
+        self.starts = not self.masked or len(self.encoder.inputs) == 3
         if self.starts:
             results = ["logits", "encoder_hidden_states", *self._names("present", "self"), *results]
         elif self.takes_hidden:
             raise Unsupported("a decoder that takes encoder_hidden_states, which its encoder does not give")
-        wanted = ["encoder_input_ids", "encoder_attention_mask", *["decoder_input_ids"] * self.starts]
-        named("an encoder with inputs", inputs, wanted)
+        masks = ["encoder_attention_mask"] * self.masked
+        wanted = ["encoder_input_ids", *masks, *["decoder_input_ids"] * self.starts]
+        named("an encoder with inputs", self.encoder.inputs, wanted)
         named("an encoder with results", self.encoder.outputs, results)
 
-    def begin(self, ids: Value, mask: Value | None, pad: int, start: int) -> None:
+    def begin(self, read: Value, mask: Value | None, prompt: Value, pad: int) -> None:
         """What the encoder reads [batch, length], padding in front of it not attended to unless a mask says
-        otherwise; the decoder begins with the token `start`."""
+        otherwise, and what the decoder begins with [batch, tokens]."""
         b = self.context.builder
-        if mask is None:
-            words = b.cast(b.ne(ids, pad), dtype=i32)
+        if mask is None and self.masked:
+            words = b.cast(b.ne(read, pad), dtype=i32)
             seen = b.cumulative(words, axis=1, function="add", exclusive=False, reverse=False)
             mask = b.cast(b.gt(seen, 0), dtype=i32)
-        self.ids, self.mask, self.hidden = ids, mask, []
-        self.prompt = b.broadcast(b.scalar(start, i32), shape=(ids.shape[0], 1))
+        self.read, self.prompt, self.masks, self.hidden = read, prompt, [mask] * self.masked, []
 
     def start(self) -> tuple[Value, list[Value]]:
         b, width = self.context.builder, 2 * self.layers
-        results = self.encoder(b, [self.ids, self.mask, *[self.prompt] * self.starts])
+        results = self.encoder(b, [self.read, *self.masks, *[self.prompt] * self.starts])
         self.cross = list(results[-width:])
         if self.starts:
             logits, hidden, *caches = results[:-width]
             self.hidden = [hidden] * self.takes_hidden
             return last(b, logits, self.words), caches
         dtype, heads, each = self.cache
-        empty = b.broadcast(b.scalar(0, dtype), shape=(self.ids.shape[0], heads, 0, each))
-        logits, *caches = self.decoder(b, [self.prompt, self.mask, *[empty] * width, *self.cross])
+        empty = b.broadcast(b.scalar(0, dtype), shape=(self.read.shape[0], heads, 0, each))
+        logits, *caches = self.decoder(b, [self.prompt, *self.masks, *[empty] * width, *self.cross])
         return last(b, logits, self.words), caches
 
     def spread(self, copies: Dim) -> None:
         b = self.context.builder
-        self.mask, *rest = (repeated(b, v, copies) for v in (self.mask, *self.hidden, *self.cross))
-        self.hidden, self.cross = rest[: len(self.hidden)], rest[len(self.hidden) :]
+        self.masks, self.hidden, self.cross = (
+            [repeated(b, value, copies) for value in values]
+            for values in (self.masks, self.hidden, self.cross)
+        )
 
     def next(
         self, builder: KnownBuilder, tokens: Value, sequences: Value, past: Dim, caches: Sequence[Value]
@@ -232,8 +242,14 @@ class EncoderDecoder:
         if not self.takes_one:
             shape = (sequences.shape[0], past + 1)
             tokens = builder.slice(sequences, starts=(0, 0), steps=(1, 1), shape=shape)
-        logits, *caches = self.decoder(builder, [tokens, self.mask, *self.hidden, *caches, *self.cross])
+        given = [tokens, *self.masks, *self.hidden, *caches, *self.cross]
+        logits, *caches = self.decoder(builder, given)
         return last(builder, logits, self.words), caches
+
+
+def shared(inputs: Sequence[str]) -> str:
+    """Why a decoder with more inputs than its contract names is refused."""
+    return f"a decoder whose past and present share memory (inputs {', '.join(inputs)})"
 
 
 def repeated(builder: Builder, value: Value, copies: Dim) -> Value:
