@@ -82,7 +82,7 @@ def gpt(
     shared: bool = False,
     vocabulary: int = VOCABULARY,
 ):
-    """A decoder like GPT-2's: graph, and the weights that `shared` leaves to the graph around it."""
+    """A decoder like GPT-2's: as gpt_graph."""
     w = Writer(seed, "gpt_")
     rows, columns = w.length("input_ids", 1), w.length("attention_mask", 1)
     words = w("Gather", w.random_weight(vocabulary, HIDDEN), "input_ids")
@@ -99,6 +99,11 @@ def gpt(
         w("Concat", *stacked, axis=0, name=f"present_{layer}")
         x = w.feed_forward(w("Add", x, w.linear(w.attend(q, k, v, bias), HIDDEN, HIDDEN)))
     w("MatMul", x, w.random_weight(HIDDEN, vocabulary, scale=sharpness), name="logits")
+    return gpt_graph(w, vocabulary, shared)
+
+
+def gpt_graph(w: Writer, vocabulary: int, shared: bool):
+    """The graph of a decoder like GPT-2's, and the weights that `shared` leaves to the graph around it."""
     cache = [2, "batch", HEADS, "past", HEAD]
     inputs = [
         info("input_ids", WHOLE, ["batch", "sequence"]),
@@ -113,6 +118,32 @@ def gpt(
     ]
     graph = helper.make_graph(w.nodes, "gpt", inputs, outputs, [] if shared else w.weights)
     return graph, w.weights if shared else []
+
+
+def fused_gpt(seed: int = 0):
+    """A decoder as onnxruntime's optimiser writes GPT-2: attention with its caches is one operator."""
+    w = Writer(seed, "fused_")
+
+    def normal(x: str) -> str:
+        scale, shift = w.random_weight(HIDDEN), w.random_weight(HIDDEN, scale=0.1)
+        return w("LayerNormalization", x, scale, shift, epsilon=1e-5)
+
+    x = w("Gather", w.random_weight(VOCABULARY, HIDDEN), "input_ids")
+    x = w("Add", x, w("Gather", w.random_weight(64, HIDDEN, scale=0.5), "position_ids"))
+    for layer in range(LAYERS):
+        weights = (
+            w.random_weight(HIDDEN, 3 * HIDDEN, scale=HIDDEN**-0.5),
+            w.random_weight(3 * HIDDEN, scale=0.1),
+        )
+        operands, name = [normal(x), *weights, "attention_mask", f"past_{layer}"], f"attended_{layer}"
+        attributes = {"num_heads": HEADS, "unidirectional": 1}
+        results = [name, f"present_{layer}"]
+        w.nodes.append(helper.make_node("Attention", operands, results, domain=MS, **attributes))
+        x = w("Add", x, w.linear(name, HIDDEN, HIDDEN))
+        wide = w("FastGelu", w.linear(normal(x), HIDDEN, 16), domain=MS)
+        x = w("Add", x, w.linear(wide, 16, HIDDEN))
+    w("MatMul", normal(x), w.random_weight(HIDDEN, VOCABULARY), name="logits")
+    return gpt_graph(w, VOCABULARY, False)
 
 
 def caches(time: str, part: str) -> list[str]:

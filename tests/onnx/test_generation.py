@@ -14,6 +14,7 @@ from generation_models import (
     OPSETS,
     VOCABULARY,
     caches,
+    fused_gpt,
     gpt,
     model,
     t5_decoder,
@@ -24,6 +25,7 @@ from generation_models import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper
+from onnx_support import agree, one_node
 
 import tallow
 from tallow.errors import ImportFailed, InputError
@@ -302,6 +304,20 @@ def test_beam_search_of_a_decoder_is_onnxruntimes(data):
     inputs = beams(data.draw, random, ids, most)
     graph = decoder(data.draw(st.integers(0, 9)), random.choice([0.5, 2, 6]))
     agrees_row_by_row(searched(data.draw, inputs, decoder=graph), inputs)
+
+
+@pytest.mark.parametrize("compiles", [False, True])
+def test_beam_search_of_a_decoder_of_fused_operators(tmp_path, compiles):
+    proto = model("BeamSearch", SEARCH, SEARCHED, early_stopping=1, **ends(decoder=fused_gpt()[0]))
+    onnx.save(proto, tmp_path / "m.onnx")
+    run = (
+        tallow.compile(tmp_path / "m.onnx").run
+        if compiles
+        else functools.partial(tallow.evaluate, load_model_proto(proto))
+    )
+    (tokens, scores, _), want = run(SEARCH).values(), judged(proto, SEARCH)
+    np.testing.assert_array_equal(tokens, want[0])
+    np.testing.assert_allclose(scores, want[1], 1e-4, 1e-4)
 
 
 @FEW
@@ -637,3 +653,47 @@ def test_timestamps_need_the_word_that_they_begin_with():
     proto = model("WhisperBeamSearch", inputs, SEARCHED, **graphs, **ends())
     with pytest.raises(InputError, match="beginning_timestamp_token_id must be more than 0 for timestamps"):
         evaluated(proto, inputs)
+
+
+@FEW
+@given(st.integers(1, 4), st.integers(1, 3), st.integers(0, 12), st.integers(0, 1 << 16))
+def test_tokens_that_repeat_ngrams_are_blocked(width, rows, length, seed):
+    random = np.random.default_rng(seed)
+    inputs = {
+        "input_ids": random.integers(0, 4, (rows, length)),
+        "scores": random.standard_normal((rows, 6)).astype(np.float32),
+    }
+    proto = one_node("NGramRepeatBlock", inputs, domain="com.microsoft", ngram_size=width, free=inputs)
+    (got,), (want,) = evaluated(proto, inputs), judged(proto, inputs)
+    np.testing.assert_array_equal(got, want)
+
+
+def test_tokens_that_repeat_ngrams_are_blocked_in_compiled_models(tmp_path):
+    inputs = {
+        "input_ids": np.array([[1, 2, 3, 1, 2], [4, 4, 4, 4, 4]]),
+        "scores": np.ones((2, 6), np.float32),
+    }
+    proto = one_node("NGramRepeatBlock", inputs, domain="com.microsoft", ngram_size=3, free=inputs)
+    agree(proto, inputs, tmp_path)
+
+
+def test_ngrams_of_no_tokens_are_refused():
+    inputs = {"input_ids": np.array([[1]]), "scores": np.ones((1, 6), np.float32)}
+    with pytest.raises(ImportFailed, match="ngram_size 0: expected 1 or more"):
+        load_model_proto(one_node("NGramRepeatBlock", inputs, domain="com.microsoft", ngram_size=0))
+
+
+def test_no_prompts_have_no_sequences():
+    inputs = {**SEARCH, "input_ids": np.zeros((0, 3), np.int32)}
+    proto = model("BeamSearch", inputs, SEARCHED, **ends(decoder=decoder()))
+    tokens, scores, steps = evaluated(proto, inputs)
+    assert tokens.shape == (0, 2, 11)
+    assert scores.shape == (0, 2)
+    assert steps.shape == (8, 0, 3, VOCABULARY)
+
+
+def test_prompts_of_no_tokens_are_refused(tmp_path):
+    inputs = {"input_ids": np.zeros((2, 0), np.int32), "max_length": number(5)}
+    _, path = greedy(tmp_path, inputs)
+    with pytest.raises(InputError, match='has no 1 elements from -1 .*GreedySearch node "it"'):
+        tallow.compile(path).run(inputs)

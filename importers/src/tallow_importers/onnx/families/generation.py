@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+import numpy as np
+
 from tallow.dim import Dim
 from tallow.dtype import bool_, f32, i32, i64
 from tallow.errors import GraphError
@@ -160,6 +162,18 @@ def gpt(context: Context, node: NodeView, mask: int) -> Gpt:
     model = Gpt(context, decoder, node.attribute("init_decoder"), words)
     model.begin(node.input(0), node.input(mask), node.attribute("pad_token_id"))
     return model
+
+
+@onnx_op("NGramRepeatBlock", domain=MS)
+def ngram_repeat_block(context: Context, node: NodeView) -> Value:
+    """Scores of minus infinity for tokens that would make some tokens follow each other as they did before."""
+    ids, scores = node.inputs
+    width = node.attribute("ngram_size")
+    if width < 1:
+        context.unsupported(f"ngram_size {width}: expected 1 or more")
+    b, (rows, length) = context.builder, ids.shape
+    room = b.broadcast(b.scalar(0, ids.dtype), shape=(rows, 1))  # sequences of no tokens have places too
+    return no_repeat(width, -np.inf).apply(b, scores, b.concat(ids, room, axis=1), context.size(length))
 
 
 @onnx_op("GreedySearch", domain=MS)

@@ -47,8 +47,8 @@ def repetition(penalty: Value) -> Processor:
     return Processor(apply)
 
 
-def no_repeat(width: int) -> Processor:
-    """A token that would make `width` tokens follow each other as they did before is not allowed."""
+def no_repeat(width: int, forbidden: float = LOWEST) -> Processor:
+    """A token that would make `width` tokens follow each other as they did before gets the score `forbidden`."""
 
     def apply(b: Builder, scores: Value, sequences: Value, length: Value) -> Value:
         most = sequences.shape[1]
@@ -61,7 +61,7 @@ def no_repeat(width: int) -> Processor:
             wanted = b.gather(sequences, b.max(b.add(start, step), 0), axis=1)
             again = b.and_(again, b.eq(there, b.reshape(wanted, shape=(sequences.shape[0], 1))))
         following = b.gather(sequences, b.min(b.add(place, width - 1), last), axis=1)
-        return b.select(_marked(b, scores, following, again), LOWEST, scores)
+        return b.select(_marked(b, scores, following, again), forbidden, scores)
 
     return Processor(apply)
 
