@@ -440,8 +440,13 @@ class _Importer:
 
 
 def _count(model: onnx.ModelProto) -> int:
-    """Nodes of a model's graph and functions, those of subgraphs not counted."""
-    return len(model.graph.node) + sum(len(f.node) for f in model.functions)
+    """Nodes of a model's graph, of its subgraphs and of its functions, whose subgraphs are not counted."""
+    count, graphs = sum(len(f.node) for f in model.functions), [model.graph]
+    while graphs:
+        nodes = graphs.pop().node
+        count += len(nodes)
+        graphs += [a.g for node in nodes for a in node.attribute if a.type == onnx.AttributeProto.GRAPH]
+    return count
 
 
 def _resolve_references(node: onnx.NodeProto, values: dict[str, onnx.AttributeProto]) -> None:
