@@ -697,3 +697,78 @@ def test_prompts_of_no_tokens_are_refused(tmp_path):
     _, path = greedy(tmp_path, inputs)
     with pytest.raises(InputError, match='has no 1 elements from -1 .*GreedySearch node "it"'):
         tallow.compile(path).run(inputs)
+
+
+def attended(random, batch=2, heads=2, size=4, before=5, most=9):
+    """Operands of DecoderMaskedMultiHeadAttention for a token after `before` others of at most `most`."""
+
+    def drawn(*shape):
+        return random.standard_normal(shape).astype(np.float32)
+
+    return {
+        **{n: drawn(batch, 1, heads * size) for n in ("query", "key", "value")},
+        "mask_index": (random.random((batch, before + 1)) < 0.7).astype(np.int32),
+        "attention_bias": drawn(1, heads, 1, before + 1),
+        **{n: drawn(batch, heads, most, size) for n in ("past_key", "past_value")},
+        "past_sequence_length": number(before),
+        "beam_width": None,
+        "cache_indirection": None,
+        "bias": drawn(3 * heads * size),
+    }
+
+
+def one_token(inputs, outputs=3, **more):
+    op, more = "DecoderMaskedMultiHeadAttention", {"num_heads": 2, "past_present_share_buffer": 1, **more}
+    return one_node(op, inputs, outputs, domain="com.microsoft", **more)
+
+
+@pytest.mark.parametrize(
+    "left_out", [(), ("mask_index",), ("attention_bias", "bias"), ("mask_index", "bias")]
+)
+@pytest.mark.parametrize("before", [0, 5, 8])
+def test_a_token_attends_to_those_before_it(rng, left_out, before):
+    inputs = {**attended(rng, before=before), **dict.fromkeys(left_out)}
+    proto = one_token(inputs, scale=0.3, mask_filter_value=-50.0)
+    for got, want in zip(evaluated(proto, inputs), judged(proto, inputs), strict=True):
+        np.testing.assert_allclose(got, want, 1e-5, 1e-6)
+
+
+def test_a_token_attends_to_those_before_it_compiled(tmp_path, rng):
+    agree(one_token(inputs := attended(rng)), inputs, tmp_path)
+
+
+def test_a_cache_that_grows_is_one_that_is_written_to(rng):
+    """onnxruntime's CPU provider has the second alone."""
+    shared, before = attended(rng), 5
+    grows = {n: a[:, :, :before] if n.startswith("past_") and a.ndim == 4 else a for n, a in shared.items()}
+    grows["past_sequence_length"] = None
+    got = evaluated(one_token(grows, past_present_share_buffer=0), grows)
+    want = judged(one_token(shared), shared)
+    np.testing.assert_allclose(got[0], want[0], 1e-5, 1e-6)
+    for mine, other in zip(got[1:], want[1:], strict=True):
+        np.testing.assert_allclose(mine, other[:, :, : before + 1], 1e-6)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_token_attends_to_an_encoder(rng, masked):
+    inputs = attended(rng)
+    keys, values = inputs["past_key"], inputs["past_value"]
+    mask = (rng.random((2, keys.shape[2])) < 0.7).astype(np.int32) if masked else None
+    inputs = {"query": inputs["query"], "key": keys, "value": values, "mask_index": mask}
+    proto = one_token(inputs, outputs=1, past_present_share_buffer=0)
+    np.testing.assert_allclose(evaluated(proto, inputs)[0], judged(proto, inputs)[0], 1e-5, 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("given", "more", "message"),
+    [
+        ({"beam_width": number(2)}, {}, "beam_width of Dec"),
+        ({"cache_indirection": np.zeros((1, 2, 9), np.int32)}, {}, "cache_indirection of Dec"),
+        ({}, {"output_qk": 1}, "output_qk of Dec"),
+        ({"key": None, "value": None}, {}, "a query without keys and values"),
+        ({"past_sequence_length": None}, {}, "past_present_share_buffer without past_sequence_length"),
+    ],
+)
+def test_what_attention_of_a_token_cannot_honour_is_refused(rng, given, more, message):
+    with pytest.raises(ImportFailed, match=message):
+        load_model_proto(one_token({**attended(rng), **given}, **more))
