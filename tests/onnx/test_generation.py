@@ -227,6 +227,15 @@ def with_an_unknown_operator():
     return graph
 
 
+def without_caches():
+    graph = onnx.GraphProto.FromString(decoder().SerializeToString())
+    del graph.input[3:], graph.output[1:]
+    for node in graph.node:
+        node.input[:] = ["zero" if n.startswith("past_") else n for n in node.input]
+    graph.initializer.append(onnx.numpy_helper.from_array(np.zeros((2, 1, HEADS, 0, 4), np.float32), "zero"))
+    return graph
+
+
 def of_unknown_width():
     graph = onnx.GraphProto.FromString(decoder().SerializeToString())
     graph.input[3].type.tensor_type.shape.dim[4].dim_param = "width"
@@ -245,6 +254,7 @@ def of_unknown_width():
         (lambda: renamed("logits", "scores"), {}, "scores, present_0, .*: expected logits, present_0"),
         (sharing_memory, {}, "share memory \\(inputs past_sequence_length\\)"),
         (with_an_unknown_operator, {}, "no operator Mystery"),
+        (without_caches, {}, "a decoder without past_0: expected a cache for each layer"),
         (of_unknown_width, {}, f"past_0 of shape \\[2, 0, {HEADS}, 0, 0\\]: expected rank 5"),
         (decoder, {"vocab_size": 99}, "of a vocabulary of 99: expected a number of words in them"),
     ],
@@ -381,11 +391,16 @@ def test_a_sequence_that_nothing_can_follow_has_a_score_of_minus_infinity():
     np.testing.assert_array_equal(tokens[:, 0], want[0][:, 0])
 
 
-def test_more_sequences_than_beams_are_refused():
-    inputs = {**SEARCH, "num_return_sequences": number(4)}
+@pytest.mark.parametrize(("wanted", "count"), [(4, 3), (0, 3), (0, 0)])
+def test_more_sequences_than_beams_or_none_are_refused(wanted, count):
+    inputs = {**SEARCH, "num_return_sequences": number(wanted), "num_beams": number(count)}
     proto = model("BeamSearch", inputs, SEARCHED, **ends(decoder=decoder()))
-    with pytest.raises(InputError, match="num_return_sequences must be no more than num_beams"):
+    with pytest.raises(InputError, match="num_return_sequences must be 1 to num_beams"):
         evaluated(proto, inputs)
+    constants = ("num_return_sequences", "num_beams")
+    proto = model("BeamSearch", inputs, SEARCHED, (), constants, **ends(decoder=decoder()))
+    with pytest.raises(ImportFailed, match='num_return_sequences must be 1 to num_beams .*"it"'):
+        load_model_proto(proto)
 
 
 def of_other_names(which, old, new):
@@ -407,7 +422,7 @@ T5 = {"model_type": 1, "decoder_start_token_id": 0}
     [
         (lambda: {"decoder": decoder(), "model_type": 7}, "model_type 7: expected 0 .* or 1"),
         (lambda: {"decoder": t5_decoder(), **T5}, "no attribute encoder, which a model of this type needs"),
-        (lambda: {**GRAPHS["t5"](), "decoder_start_token_id": -1}, "no decoder_start_token_id"),
+        (lambda: {**GRAPHS["t5"](), "decoder_start_token_id": -1}, "no attribute decoder_start_token_id"),
         (
             lambda: {**T5, **of_other_names("encoder", "present_key_cross_0", "keys")},
             "an encoder with results named keys, .*: expected present_key_cross_0",
@@ -772,3 +787,28 @@ def test_a_token_attends_to_an_encoder(rng, masked):
 def test_what_attention_of_a_token_cannot_honour_is_refused(rng, given, more, message):
     with pytest.raises(ImportFailed, match=message):
         load_model_proto(one_token({**attended(rng), **given}, **more))
+
+
+@pytest.mark.parametrize("name", ["decoder", "eos_token_id", "pad_token_id"])
+def test_a_node_without_an_attribute_that_it_needs_is_refused(name):
+    inputs = {"input_ids": np.array([[3]], np.int32), "max_length": number(5)}
+    attributes = ends(decoder=decoder())
+    proto = model("GreedySearch", inputs, ["sequences"], **{n: v for n, v in attributes.items() if n != name})
+    with pytest.raises(ImportFailed, match=f"no attribute {name}, which a model of this type needs"):
+        load_model_proto(proto)
+
+
+def test_scores_are_of_the_type_of_the_penalties():
+    """The CPU provider of onnxruntime has f32 alone."""
+    narrow = {**SEARCH, **{n: SEARCH[n].astype(np.float16) for n in ("length_penalty", "repetition_penalty")}}
+    got = evaluated(model("BeamSearch", narrow, SEARCHED, **ends(decoder=decoder())), narrow)
+    want = judged(model("BeamSearch", SEARCH, SEARCHED, **ends(decoder=decoder())), SEARCH)
+    assert [array.dtype for array in got] == [np.int32, np.float16, np.float16]
+    np.testing.assert_array_equal(got[0], want[0])
+    np.testing.assert_allclose(got[1], want[1], 2e-3)
+
+
+def test_scores_that_nothing_reads_are_not_kept():
+    graph = load_model_proto(model("BeamSearch", SEARCH, SEARCHED[:1], **ends(decoder=decoder())))
+    (loop,) = [node for node in graph.nodes if node.op == "loop"]
+    assert len(loop.outputs) == len(loop.inputs) - 2

@@ -13,7 +13,7 @@ from tallow.errors import GraphError
 from tallow.graph import Graph, TensorType, Value
 from tallow_importers.onnx.context import Context, NodeView
 from tallow_importers.onnx.families.control import emit_if
-from tallow_importers.onnx.families.generation_beams import Beams
+from tallow_importers.onnx.families.generation_beams import Beams, Rules
 from tallow_importers.onnx.families.generation_logits import (
     Processor,
     least_length,
@@ -54,11 +54,17 @@ class Search(Protocol):
         ...
 
 
-def generate(context: Context, model: Decoder, search: Search, most: Dim) -> tuple[list[Value], list[Value]]:
+def generate(
+    context: Context, model: Decoder, search: Search, most: Dim, conditions: Sequence[tuple[Value, str]] = ()
+) -> tuple[list[Value], list[Value]]:
     """The search's state once every sequence has ended or has `most` tokens, and what its steps stacked, zero
-    for steps that were not needed."""
+    for steps that were not needed. conditions: what must hold for a run, and what it says otherwise."""
     b, before = context.builder, model.prompt.shape[1]
-    trips = _steps(context, most, before)
+    room = b.gt(context.size(most), context.size(before))
+    message = f"max_length must be more than the {before} tokens that each sequence begins with"
+    trips = context.size(most - before - 1)
+    for holds, told in (*conditions, (room, message)):
+        trips = required(context, holds, trips, told)
     logits, caches = model.start()
     state, origin, rows = search.first(b, logits)
     model.spread(search.copies)
@@ -103,16 +109,6 @@ def _picked(builder: KnownBuilder, caches: Sequence[Value], origin: Value | None
     return list(caches) if origin is None else [builder.gather(c, origin, axis=axis) for c in caches]
 
 
-def _steps(context: Context, most: Dim, before: Dim) -> Value:
-    """How many tokens are to follow the first; a run with prompts that leave no room for one refuses."""
-    return required(
-        context,
-        context.builder.gt(context.size(most), context.size(before)),
-        context.size(most - before - 1),
-        f"max_length must be more than the {before} tokens that each sequence begins with",
-    )
-
-
 def required(context: Context, holds: Value, value: Value, message: str) -> Value:
     """The value where a condition holds; GraphError, or a refusal of the run, with that message if not."""
     known = context.array(holds)
@@ -133,8 +129,26 @@ def scalar(context: Context, value: Value, dtype) -> Value:
     return b.cast(b.reshape(value, shape=()), dtype=dtype)
 
 
+def needed(context: Context, node: NodeView, name: str):
+    """An attribute that must be there."""
+    value = node.attribute(name)
+    if value is None:
+        context.unsupported(lacks(name))
+    return value
+
+
+def lacks(name: str) -> str:
+    """What is said of a node without that attribute."""
+    return f"no attribute {name}, which a model of this type needs"
+
+
+def ends(context: Context, node: NodeView) -> tuple[int, int]:
+    """The tokens that end a sequence and fill it up."""
+    return needed(context, node, "eos_token_id"), needed(context, node, "pad_token_id")
+
+
 def processors(
-    context: Context, node: NodeView, least: int, penalty: int, masks: tuple[int, int], ngrams: bool = True
+    context: Context, node: NodeView, least: int, penalty: int, masks: tuple[int, int]
 ) -> list[Processor]:
     """What the operands of these numbers (least length, penalty of repetition, masks of the vocabulary for all
     steps and for the first) and the attributes ask for, in onnxruntime's order."""
@@ -144,23 +158,22 @@ def processors(
         b = context.builder
         message = "repetition_penalty must be greater than 0"
         made.append(repetition(required(context, b.gt(value, 0), value, message)))
-    if size := node.attribute("no_repeat_ngram_size", 0) if ngrams else 0:
-        made.append(no_repeat(size))
+    if width := node.attribute("no_repeat_ngram_size", 0):
+        made.append(no_repeat(width))
     if node.input(masks[0]) is not None:
         made.append(vocabulary(node.input(masks[0])))
     if node.input(masks[1]) is not None:
         made.append(vocabulary(node.input(masks[1]), only_first=True))
     if node.input(least) is not None:
-        made.append(least_length(scalar(context, node.input(least), i64), node.attribute("eos_token_id")))
+        made.append(least_length(scalar(context, node.input(least), i64), ends(context, node)[0]))
     return made
 
 
 def gpt(context: Context, node: NodeView, mask: int) -> Gpt:
     """The decoder of a node, with the prompt that it begins with and the mask that operand `mask` may be."""
-    decoder = node.attribute("decoder")
-    words = node.attribute("vocab_size", -1)
-    model = Gpt(context, decoder, node.attribute("init_decoder"), words)
-    model.begin(node.input(0), node.input(mask), node.attribute("pad_token_id"))
+    first, words = node.attribute("init_decoder"), node.attribute("vocab_size", -1)
+    model = Gpt(context, needed(context, node, "decoder"), first, words)
+    model.begin(node.input(0), node.input(mask), ends(context, node)[1])
     return model
 
 
@@ -186,8 +199,7 @@ def greedy_search(context: Context, node: NodeView) -> Value:
     (most,) = context.require_dims(node.input(1), "max_length")
     model = gpt(context, node, 6)
     by = processors(context, node, least=2, penalty=3, masks=(4, 5))
-    ends = node.attribute("eos_token_id"), node.attribute("pad_token_id")
-    state, _ = generate(context, model, Greedy(model.prompt, most, ends, by), most)
+    state, _ = generate(context, model, Greedy(model.prompt, most, ends(context, node), by), most)
     return state[1]
 
 
@@ -213,8 +225,8 @@ def sampling(context: Context, node: NodeView) -> Value:
         rest=node.attribute("filter_value", -1e20),
         descending=bool(node.attribute("custom", 0)),
     )
-    ends = node.attribute("eos_token_id"), node.attribute("pad_token_id")
-    state, _ = generate(context, model, Sampling(model.prompt, most, ends, by, nucleus, seed), most)
+    search = Sampling(model.prompt, most, ends(context, node), by, nucleus, seed)
+    state, _ = generate(context, model, search, most)
     return state[1]
 
 
@@ -236,44 +248,41 @@ def beam_search(context: Context, node: NodeView):
 def search_beams(context: Context, node: NodeView, model: Decoder, most: Dim, by: list[Processor]):
     """The results of a beam search whose operands 3 to 5 are the numbers of beams and of sequences that are
     wanted, and the penalty of lengths."""
-    b, place = context.builder, context.builder.location
+    b = context.builder
     (beams,) = context.require_dims(node.input(3), "num_beams")
     (wanted,) = (1,) if node.input(4) is None else context.require_dims(node.input(4), "num_return_sequences")
     penalty = None if node.input(5) is None else scalar(context, node.input(5), f32)
-    ends = node.attribute("eos_token_id"), node.attribute("pad_token_id")
-    early = bool(node.attribute("early_stopping", 0))
-    search = Beams(model.prompt, most, beams, ends, by, penalty, early)
-    state, (scores,) = generate(context, model, search, most)
-    b.location = place
+    rules = Rules(*ends(context, node), penalty, bool(node.attribute("early_stopping", 0)))
+    search = Beams(model.prompt, most, beams, rules, by, scored=node.wants(2))
+    fits = b.and_(b.le(context.size(wanted), context.size(beams)), b.ge(context.size(wanted), 1))
+    conditions = [(fits, "num_return_sequences must be 1 to num_beams")]
+    state, scores = generate(context, model, search, most, conditions)
     ended = search.finished(b, state)
-    message = "num_return_sequences must be no more than num_beams"
-    fits = b.le(context.size(wanted), context.size(beams))
-    tokens = required(context, fits, ended.tokens, message)
-    batch, length = tokens.shape[0], tokens.shape[2]
-    tokens = b.slice(tokens, starts=(0, 0, 0), steps=(1, 1, 1), shape=(batch, wanted, length))
+    batch, _, length = ended.tokens.shape
+    tokens = b.slice(ended.tokens, starts=(0, 0, 0), steps=(1, 1, 1), shape=(batch, wanted, length))
     best = b.slice(ended.scores, starts=(0, 0), steps=(1, 1), shape=(batch, wanted))
-    return tokens, best, scores
+    given = [node.input(number) for number in (5, 6) if node.input(number) is not None]
+    dtype = given[0].dtype if given else f32
+    return tokens, *(b.cast(value, dtype=dtype) for value in (best, *scores))
 
 
 def encoder_decoder(context: Context, node: NodeView, mask: int) -> EncoderDecoder:
     """As `gpt`, of an encoder and a decoder like T5's."""
     model = two_graphs(context, node, masked=True)
     prompt = start_tokens(context, node)
-    model.begin(node.input(0), node.input(mask), prompt, node.attribute("pad_token_id"))
+    model.begin(node.input(0), node.input(mask), prompt, ends(context, node)[1])
     return model
 
 
 def two_graphs(context: Context, node: NodeView, masked: bool) -> EncoderDecoder:
     """A node's encoder and decoder."""
-    encoder, words = node.attribute("encoder"), node.attribute("vocab_size", -1)
-    if encoder is None:
-        context.unsupported("no attribute encoder, which a model of this type needs")
-    return EncoderDecoder(context, encoder, node.attribute("decoder"), words, masked)
+    graphs = needed(context, node, "encoder"), needed(context, node, "decoder")
+    return EncoderDecoder(context, *graphs, node.attribute("vocab_size", -1), masked)
 
 
 def start_tokens(context: Context, node: NodeView) -> Value:
     """The token that a decoder begins with, for each entry of the batch [batch, 1]."""
     start = node.attribute("decoder_start_token_id", -1)
     if start < 0:
-        context.unsupported("no decoder_start_token_id, which a model of this type needs")
+        context.unsupported(lacks("decoder_start_token_id"))
     return context.builder.broadcast(context.builder.scalar(start, i32), shape=(node.input(0).shape[0], 1))

@@ -51,34 +51,43 @@ class Ended:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """When sequences end and which are better. end, pad: the tokens that end them and fill them up. penalty: the
+    exponent of the length that divides scores (None: 1). early: a prompt is done as soon as there are as many
+    complete sequences as beams, however probable those are that are not."""
+
+    end: int
+    pad: int
+    penalty: Value | None
+    early: bool
+
+    def weighed(self, b: Builder, scores: Value, length: Value) -> Value:
+        """Sums of log-probabilities divided by the length to the power of the penalty."""
+        length = b.cast(length, dtype=f32)
+        return b.div(scores, length if self.penalty is None else b.pow(length, self.penalty))
+
+
 class Beams:
     """State: tokens [rows, 1], sequences [rows, most], scores of the rows [batch, beams], which prompts are done
-    [batch], and the three parts of Ended. Rows are the beams of the first prompt, then those of the next."""
+    [batch], and the three parts of Ended. Rows are the beams of the first prompt, then those of the next.
+    Where `scored`, steps leave the scores of all words [batch, beams, words] to be stacked."""
 
     def __init__(
-        self,
-        prompt: Value,
-        most: Dim,
-        copies: Dim,
-        ends: tuple[int, int],
-        by: Sequence[Processor],
-        penalty: Value | None,
-        early: bool,
+        self, prompt: Value, most: Dim, copies: Dim, rules: Rules, by: Sequence[Processor], scored: bool
     ):
-        """copies: beams of each prompt. penalty: exponent of the length that divides scores. early: a prompt is
-        done as soon as that many sequences have ended, however probable those are that have not."""
-        self.prompt, self.most, self.copies, self.by = prompt, most, copies, by
-        self.penalty, self.early = penalty, early
-        self.end, self.pad = ends
+        """copies: beams of each prompt."""
+        self.prompt, self.most, self.copies = prompt, most, copies
+        self.rules, self.by, self.scored = rules, by, scored
 
     def first(self, builder: Builder, logits: Value) -> tuple[list[Value], Value, list[Value]]:
         b, beams = builder, self.copies
         batch, before = self.prompt.shape
-        sequences = buffer(b, self.prompt, self.most, self.pad)
+        sequences = buffer(b, self.prompt, self.most, self.rules.pad)
         later = b.select(b.gt(b.iota(shape=(beams,), axis=0, dtype=i64), 0), b.scalar(LATER, f32), 0.0)
         scores = b.broadcast(later, shape=(batch, beams))
         done = b.broadcast(b.scalar(False, "bool"), shape=(batch,))
-        ended = Ended.none(b, batch, beams, self.most, self.pad)
+        ended = Ended.none(b, batch, beams, self.most, self.rules.pad)
         length = size(b, before)
         likely = processed(b, b.log_softmax(logits, axis=1), sequences, length, self.by, first=True)
         likely = b.reshape(likely, shape=(batch, 1, likely.shape[1]))
@@ -107,14 +116,14 @@ class Beams:
         row = (
             b.broadcast(column, shape=beam.shape) if rows == 1 else b.add(beam, b.mul(column, size(b, rows)))
         )
-        is_end = b.eq(token, self.end)
+        is_end = b.eq(token, self.rules.end)
         ended = self._ended(b, ended, (sequences, best, row, is_end), done, length)
         rank = b.iota(shape=(2 * beams,), axis=0, dtype=i64)
         order = b.select(is_end, b.add(rank, size(b, 2 * beams)), rank)
         order = b.topk(order, k=beams, axis=1, largest=False, sorted=True)[1]
         stopped = b.reshape(done, shape=(batch, 1))
         following = b.select(stopped, 0, b.gather_elements(best, order, axis=1))
-        chosen = b.select(stopped, self.pad, b.gather_elements(b.cast(token, dtype=i32), order, axis=1))
+        chosen = b.select(stopped, self.rules.pad, b.gather_elements(b.cast(token, dtype=i32), order, axis=1))
         origin = b.select(stopped, 0, b.gather_elements(row, order, axis=1))
         origin, tokens = (
             b.reshape(origin, shape=(batch * beams,)),
@@ -123,8 +132,8 @@ class Beams:
         sequences = appended(b, b.gather(sequences, origin, axis=0), tokens, length)
         later = b.or_(done, self._done(b, ended, best, length))
         state = [tokens, sequences, following, later, ended.tokens, ended.scores, ended.count]
-        told = b.select(b.reshape(done, shape=(batch, 1, 1)), 0, total)
-        return state, None if beams == 1 else origin, [told]
+        told = [b.select(b.reshape(done, shape=(batch, 1, 1)), 0, total)] if self.scored else []
+        return state, None if beams == 1 else origin, told
 
     def _ended(self, b: Builder, ended: Ended, candidates, done: Value, length: Value) -> Ended:
         """With those of the best `beams` candidates that end now; candidates: sequences, and scores, rows and
@@ -133,23 +142,18 @@ class Beams:
         batch, beams = ended.scores.shape
         best, row, is_end = (b.slice(c, starts=(0, 0), steps=(1, 1), shape=(batch, beams)) for c in columns)
         valid = b.and_(is_end, b.not_(b.reshape(done, shape=(batch, 1))))
-        return ended.joined(b, b.gather(sequences, row, axis=0), self._weighed(b, best, length), valid)
+        return ended.joined(b, b.gather(sequences, row, axis=0), self.rules.weighed(b, best, length), valid)
 
     def _done(self, b: Builder, ended: Ended, best: Value, length: Value) -> Value:
         """Whether as many sequences have ended as there are beams, and none can become better than the worst."""
         batch, beams = ended.scores.shape
         enough = b.ge(ended.count, size(b, beams))
-        if self.early:
+        if self.rules.early:
             return enough
         worst = b.slice(ended.scores, starts=(0, beams - 1), steps=(1, 1), shape=(batch, 1))
         top = b.slice(best, starts=(0, 0), steps=(1, 1), shape=(batch, 1))
-        better = b.lt(worst, self._weighed(b, top, length))
+        better = b.lt(worst, self.rules.weighed(b, top, length))
         return b.and_(enough, b.not_(b.reshape(better, shape=(batch,))))
-
-    def _weighed(self, b: Builder, scores: Value, length: Value) -> Value:
-        """Sums of log-probabilities divided by the length to the power of the penalty."""
-        length = b.cast(length, dtype=f32)
-        return b.div(scores, length if self.penalty is None else b.pow(length, self.penalty))
 
     def going(self, builder: Builder, state: Sequence[Value]) -> Value:
         return builder.not_(every(builder, state[3]))
@@ -161,4 +165,4 @@ class Beams:
         batch, beams = scores.shape
         tokens = b.reshape(sequences, shape=(batch, beams, self.most))
         valid = b.broadcast(b.not_(b.reshape(done, shape=(batch, 1))), shape=(batch, beams))
-        return Ended(*ended).joined(b, tokens, self._weighed(b, scores, size(b, self.most)), valid)
+        return Ended(*ended).joined(b, tokens, self.rules.weighed(b, scores, size(b, self.most)), valid)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import onnx
@@ -41,14 +40,8 @@ class Decoder(Protocol):
         ...
 
 
-@dataclass(slots=True)
 class Subgraph:
     """A subgraph whose nodes are written wherever it is called, and its weights once, where it is made."""
-
-    proto: onnx.GraphProto
-    around: Context
-    inputs: tuple[str, ...] = ()
-    outputs: tuple[str, ...] = ()
 
     def __init__(self, context: Context, proto: onnx.GraphProto):
         self.proto = onnx.GraphProto(name=proto.name, node=proto.node, output=proto.output)
@@ -74,7 +67,10 @@ def named(what: str, have: Sequence[str], wanted: Sequence[str]) -> None:
 
 def cache_type(proto: onnx.GraphProto, name: str, rank: int) -> tuple[DType, int, int]:
     """Element type, heads and width of a head of the cache that a subgraph takes under a name."""
-    tensor = next(i for i in proto.input if i.name == name).type.tensor_type
+    found = [i.type.tensor_type for i in proto.input if i.name == name]
+    if not found:
+        raise Unsupported(f"a decoder without {name}: expected a cache for each layer")
+    tensor = found[0]
     shape = [d.dim_value for d in tensor.shape.dim]
     if len(shape) != rank or shape[rank - 3] <= 0 or shape[rank - 1] <= 0:
         raise Unsupported(

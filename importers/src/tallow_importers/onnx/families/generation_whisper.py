@@ -12,6 +12,7 @@ from tallow.graph import Value
 from tallow_importers.onnx.context import Context, NodeView
 from tallow_importers.onnx.families.generation import (
     MS,
+    ends,
     processors,
     required,
     scalar,
@@ -97,7 +98,7 @@ def whisper_beam_search(context: Context, node: NodeView):
         context.unsupported(f"model_type {node.attribute('model_type')}: expected 2")
     model = two_graphs(context, node, masked=False)
     prompt = start_tokens(context, node) if node.input(10) is None else node.input(10)
-    model.begin(node.input(0), None, prompt, node.attribute("pad_token_id"))
+    model.begin(node.input(0), None, prompt, ends(context, node)[1])
     (most,) = context.require_dims(node.input(1), "max_length")
     by = processors(context, node, least=2, penalty=6, masks=(7, 8))
     by += [*_heat(context, node), *_timestamps(context, node)]
@@ -118,7 +119,7 @@ def _timestamps(context: Context, node: NodeView) -> list[Processor]:
     b = context.builder
     names = ("start_of_lm", "no_timestamps", "translate", "transcribe", "beginning_timestamp")
     silent, untimed, *tasks, first = (node.attribute(f"{name}_token_id", -1) for name in names)
-    start, end = node.attribute("decoder_start_token_id", -1), node.attribute("eos_token_id")
+    start, end = node.attribute("decoder_start_token_id", -1), ends(context, node)[0]
     kind = scalar(context, node.input(11), i64)
     sound = b.or_(b.ne(kind, 1), b.gt(b.scalar(first, i64), 0))
     kind = required(context, sound, kind, "beginning_timestamp_token_id must be more than 0 for timestamps")
