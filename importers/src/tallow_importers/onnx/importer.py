@@ -137,7 +137,7 @@ class _Importer:
         scope: dict[str, Value | None] = {"": None}
         context = Context(builder, self, scope, self.folder)
         try:
-            self._initializers(context, proto, self.weights)
+            self.initializers(context, proto, self.weights)
             self._inputs(context, proto)
             self.inputs = tuple(builder.inputs)
             check_names(self.dims, self.sizes)
@@ -159,9 +159,10 @@ class _Importer:
 
     # Parts of a graph --------------------------------------------------------------------------
 
-    def _initializers(
+    def initializers(
         self, context: Context, proto: onnx.GraphProto, weights: Mapping[int, np.ndarray] | None = None
     ) -> None:
+        """A graph's weights as constants, known by their names from here on."""
         for number, tensor in enumerate(proto.initializer):
             array, have = (
                 to_array(tensor, self.folder, (weights or {}).get(number)),
@@ -419,7 +420,7 @@ class _Importer:
             value = Value(builder.unique(name), type_)
             builder.inputs.append(value)
             inside.scope[name] = value
-        self._initializers(inside, proto)
+        self.initializers(inside, proto)
         self._body(inside, proto)
         values = [inside.scope.get(o.name) for o in proto.output]
         if any(v is None for v in values):
@@ -432,15 +433,20 @@ class _Importer:
         """A subgraph written in place; values for its inputs by name. Its names are its own."""
         inside = Context(context.builder, self, {**context.scope, **given}, self.folder)
         location = context.builder.location
-        self._initializers(inside, proto)
+        self.initializers(inside, proto)
         self._nodes(inside, proto.node, self.opsets, [o.name for o in proto.output])
         context.builder.location = location
         return tuple(inside.scope.get(o.name) for o in proto.output)
 
 
 def _count(model: onnx.ModelProto) -> int:
-    """Nodes of a model's graph and functions, those of subgraphs not counted."""
-    return len(model.graph.node) + sum(len(f.node) for f in model.functions)
+    """Nodes of a model's graph, of its subgraphs and of its functions, whose subgraphs are not counted."""
+    count, graphs = sum(len(f.node) for f in model.functions), [model.graph]
+    while graphs:
+        nodes = graphs.pop().node
+        count += len(nodes)
+        graphs += [a.g for node in nodes for a in node.attribute if a.type == onnx.AttributeProto.GRAPH]
+    return count
 
 
 def _resolve_references(node: onnx.NodeProto, values: dict[str, onnx.AttributeProto]) -> None:
