@@ -98,7 +98,25 @@ def test_a_model_that_no_file_declares(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "wanted", [None, [], ["s"], ["s", "y"], ("y", "y"), "y", "yy", [1], ["w"], ["nothing"]]
+    "wanted",
+    [
+        None,
+        [],
+        (),
+        {"s": 1}.keys(),
+        np.array(["y"]),
+        [b"s"],
+        b"s",
+        [None],
+        ["s"],
+        ["s", "y"],
+        ("y", "y"),
+        "y",
+        "yy",
+        [1],
+        ["w"],
+        ["nothing"],
+    ],
 )
 def test_wanted_results(wanted):
     same(running(sums(), {"x": X}, wanted))
@@ -127,6 +145,7 @@ FEEDS = {
     "strided": {"x": np.arange(24, dtype="f4").reshape(4, 2, 3)[::2]},
     "no elements": {"x": np.zeros((0, 1, 3), "f4")},
     "no mapping": [X],
+    "a number for a name": {"x": X, 3: X},
 }
 
 
@@ -144,6 +163,24 @@ def test_messages_are_the_same(name):
             session(module, sums()).run(None, FEEDS[name])
         texts.append(str(raised.value))
     assert texts[0] == texts[1]
+
+
+def test_wanted_results_may_come_one_by_one():
+    same(lambda module: running(sums(), {"x": X}, (name for name in ["s", "y"]))(module))
+
+
+def test_a_failing_node_is_named():
+    """In onnxruntime's words; those after them are each one's own."""
+    texts = []
+    for module in MODULES:
+        with pytest.raises(Exception, match="dimension mismatch|inner sizes 3 and 4 differ") as raised:
+            running(product(), {"a": np.zeros((2, 3), "f4"), "b": np.zeros((4, 5), "f4")})(module)
+        texts.append(str(raised.value).partition(" Name:")[0])
+    assert (
+        texts[0]
+        == texts[1]
+        == ("[ONNXRuntimeError] : 1 : FAIL : Non-zero status code returned while running MatMul node.")
+    )
 
 
 def test_foreign_byte_order_is_read_right():
@@ -312,7 +349,12 @@ def test_private_attributes_that_programs_read(tmp_path):
     """optimum, kokoro-onnx and insightface do."""
 
     def read(made):
-        return made._model_path, made._providers, made._provider_options
+        ports = [*made._inputs_meta, *made._outputs_meta, *made._overridable_initializers]
+        return (
+            *(made._model_path, made._providers, made._provider_options, made._fallback_providers),
+            *(made._model_bytes, made._model_meta.producer_name, [p.name for p in ports]),
+            *(made._sess is not None, made._profiling_start_time_ns >= 0, made._enable_fallback),
+        )
 
     path = tmp_path / "m.onnx"
     onnx.save(sums(), path)
@@ -333,6 +375,9 @@ def without(change):
 
 WRONG = {
     "no file": "/there/is/no/such.onnx",
+    "no path": "",
+    "a folder": "/",
+    "nothing": b"",
     "garbage": b"garbage",
     "truncated": sums().SerializeToString()[:40],
     "a number": 5,
@@ -345,6 +390,22 @@ WRONG = {
 @pytest.mark.parametrize("name", WRONG)
 def test_what_cannot_be_loaded(name):
     assert same(lambda module: module.InferenceSession(WRONG[name]))[0] == "raises"
+
+
+@pytest.mark.parametrize(
+    "kind", ["no file", "a folder", "nothing", "garbage", "garbage in a file", "an empty file"]
+)
+def test_what_is_said_of_it(kind, tmp_path):
+    """Each message begins as onnxruntime's, which programs look for."""
+    (tmp_path / "garbage in a file").write_bytes(b"version https://git-lfs.github.com/spec/v1")
+    (tmp_path / "an empty file").touch()
+    source = WRONG.get(kind, tmp_path / kind)
+    texts = []
+    for module in MODULES:
+        with pytest.raises(Exception) as raised:
+            module.InferenceSession(source, providers=CPU)
+        texts.append(str(raised.value))
+    assert texts[1].startswith(texts[0].rstrip(".")), texts
 
 
 def test_foreign_options_are_refused():
@@ -467,6 +528,23 @@ def test_set_providers():
         return made.get_providers(), made.run(["y"], {"x": X})
 
     same(again)
+
+
+ASKED = {
+    "memory": lambda made: [
+        (info.device_id, info.mem_type.name, info.allocator_type.name)
+        for info in [*made.get_input_memory_infos(), *made.get_output_memory_infos()]
+    ],
+    "tuning": lambda made: [made.get_tuning_results(), made.set_tuning_results([])],
+    "dynamic options": lambda made: made.set_ep_dynamic_options({"ep.dynamic.workload_type": "Efficient"}),
+    "captured graphs": lambda made: made.release_captured_graph(),
+    "a value": lambda made: made.create_ortvalue_from_shape_and_type([2, 3], np.float32, "cpu").shape(),
+}
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_what_else_a_session_tells(name):
+    same(lambda module: ASKED[name](session(module, product())))
 
 
 def test_functions_of_the_module():

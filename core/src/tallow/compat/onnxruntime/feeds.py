@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from tallow.compat.onnxruntime.errors import Fail, InvalidArgument, OrtError, error
+from tallow.compat.onnxruntime.errors import Fail, InvalidArgument, OrtError, error, running
 from tallow.compat.onnxruntime.interface import Interface, NodeArg
 from tallow.compat.onnxruntime.kinds import type_word
 from tallow.compat.onnxruntime.values import plain
@@ -25,16 +25,20 @@ def check_missing(interface: Interface, feed: Mapping[str, object]) -> None:
 def check_outputs(interface: Interface, wanted: object) -> list[str]:
     """The names of the wanted results: all of them where none is named."""
     have = interface.output_types
-    if not wanted:
+    if wanted is None or isinstance(wanted, (str, bytes)):
+        names = wanted
+    else:
+        names = [name.decode() if isinstance(name, bytes) else name for name in wanted]
+    if not names:
         return list(have)
-    if isinstance(wanted, (str, bytes)) or not all(isinstance(name, str) for name in wanted):
+    if isinstance(names, (str, bytes)) or not all(isinstance(name, str) for name in names):
         raise TypeError(
             f"run(): incompatible function arguments: output names are a list of str, got {wanted!r}"
         )
-    for name in wanted:
+    for name in names:
         if name not in have:
             raise error(InvalidArgument, f"Invalid output name:{name}")
-    return list(wanted)
+    return names
 
 
 def prepare(interface: Interface, feed: Mapping[str, object]) -> dict[str, object]:
@@ -49,6 +53,8 @@ def prepare(interface: Interface, feed: Mapping[str, object]) -> dict[str, objec
                 InvalidArgument,
                 f"Invalid input name: {name}: the model gives it a default, which Tallow keeps constant",
             )
+        if not isinstance(name, str):
+            raise TypeError(f"run(): incompatible function arguments: inputs by name, got the name {name!r}")
         if name not in types:
             raise error(InvalidArgument, f"Invalid input name: {name}")
     given = plain(feed)
@@ -86,7 +92,7 @@ def complaint(interface: Interface, feed: Mapping[str, object], raised: Exceptio
         message = _misfit(argument, of.element if isinstance(of, OptionalType) else of, value)
         if message is not None:
             return error(InvalidArgument, message)
-    return error(Fail, raised)
+    return error(Fail, running(raised))
 
 
 def disagreeing(interface: Interface, feed: Mapping[str, object]) -> str | None:

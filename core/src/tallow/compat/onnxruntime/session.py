@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -14,19 +15,26 @@ import tallow
 from tallow import declared
 from tallow.compat.onnxruntime import feeds, interface
 from tallow.compat.onnxruntime.binding import IOBinding
+from tallow.compat.onnxruntime.enumerations import OrtAllocatorType, OrtMemType
 from tallow.compat.onnxruntime.errors import (
     Fail,
     InvalidArgument,
+    InvalidProtobuf,
     NoSuchFile,
     NotImplemented,
     OrtError,
     RuntimeException,
     error,
+    loaded,
     loading,
+    running,
+    unreadable,
 )
 from tallow.compat.onnxruntime.interface import ModelMetadata, NodeArg
 from tallow.compat.onnxruntime.kinds import handed_out
+from tallow.compat.onnxruntime.memory import OrtMemoryInfo
 from tallow.compat.onnxruntime.options import RunOptions, SessionOptions
+from tallow.compat.onnxruntime.private import PrivateNames
 from tallow.compat.onnxruntime.providers import (
     HOST,
     check_and_normalize_provider_args,
@@ -35,14 +43,15 @@ from tallow.compat.onnxruntime.providers import (
 )
 from tallow.compat.onnxruntime.recorder import Recorder
 from tallow.compat.onnxruntime.said import LOGGER, cannot_honour
-from tallow.compat.onnxruntime.values import OrtValue, of_result
+from tallow.compat.onnxruntime.values import OrtDevice, OrtValue, OrtValueVector, of_result
 from tallow.executable import Executable
 
+HOST_MEMORY = OrtMemoryInfo("Cpu", OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, OrtMemType.DEFAULT)
 FORMAT, UNTIED = "onnx", "onnx-untied"  # the latter takes names of sizes for no more than names
 OF_A_RUN = (ValueError, IndexError, KeyError, ArithmeticError, MemoryError)  # from host steps
 
 
-class Session:
+class Session(PrivateNames):
     """What a session tells of itself, and running."""
 
     _executable: Executable
@@ -116,8 +125,55 @@ class Session:
 
         threading.Thread(target=work, daemon=True).start()
 
+    def run_with_ortvaluevector(
+        self,
+        run_options: RunOptions | None,
+        feed_names: Sequence[str],
+        feeds: Sequence[OrtValue],
+        fetch_names: Sequence[str],
+        fetches: OrtValueVector,
+        fetch_devices: Sequence[OrtDevice],
+    ) -> None:
+        """As `run_with_ort_values`, values in rows: results are added to `fetches`, or written to those in it."""
+        if fetches and len(fetches) != len(fetch_names):
+            raise error(InvalidArgument, f"{len(fetches)} values for {len(fetch_names)} results")
+        results = self.run_with_ort_values(
+            fetch_names, dict(zip(feed_names, feeds, strict=True)), run_options
+        )
+        for place, result in enumerate(results):
+            if len(fetches) < len(results):
+                fetches.push_back(result)
+            else:
+                fetches[place].update_inplace(result)
+
     def io_binding(self) -> IOBinding:
         return IOBinding(self)
+
+    def create_ortvalue_from_shape_and_type(
+        self, shape: Sequence[int], element_type, device_type: str, device_id: int = 0, vendor_id: int = -1
+    ) -> OrtValue:
+        """Memory for a tensor; there is one allocator, the host's."""
+        return OrtValue.ortvalue_from_shape_and_type(shape, element_type, device_type, device_id, vendor_id)
+
+    def get_input_memory_infos(self) -> list[OrtMemoryInfo]:
+        return [HOST_MEMORY for _ in self._interface.inputs]
+
+    def get_output_memory_infos(self) -> list[OrtMemoryInfo]:
+        return [HOST_MEMORY for _ in self._interface.outputs]
+
+    def get_tuning_results(self) -> list:
+        """None: what Tallow finds by measuring is part of the compiled model."""
+        return []
+
+    def set_tuning_results(self, results: Sequence, *, error_on_invalid: bool = False) -> None:
+        if results:
+            cannot_honour("InferenceSession.set_tuning_results", "they are of onnxruntime's kernels")
+
+    def set_ep_dynamic_options(self, options: Mapping[str, str]) -> None:
+        cannot_honour(f"InferenceSession.set_ep_dynamic_options({options})", "a backend of Tallow takes none")
+
+    def release_captured_graph(self, graph_annotation_id: int = 0) -> None:
+        """Runs are not captured: nothing to release."""
 
     def run_with_iobinding(self, iobinding: IOBinding, run_options=None) -> None:
         """Runs with what is bound; RuntimeError carries whatever is wrong."""
@@ -127,7 +183,7 @@ class Session:
             feed, out = iobinding._for_run()
             iobinding._take(self._results(feed, run_options, out))
         except OrtError as raised:
-            raise RuntimeError(f"Error in execution: {raised}") from raised
+            raise RuntimeError(f"Error in execution: {raised.message}") from raised
 
     def _results(
         self,
@@ -160,7 +216,7 @@ class Session:
                 return executable.run(given, out)
             return self._recorded(executable, given, out or {})
         except OF_A_RUN as raised:
-            raise error(RuntimeException, f"{type(raised).__name__}: {raised}") from raised
+            raise error(RuntimeException, f"{type(raised).__name__}: {running(raised)}") from raised
 
     def _recorded(
         self, executable: Executable, given: Mapping[str, object], out: Mapping[str, np.ndarray]
@@ -187,7 +243,7 @@ def _heed(run_options: RunOptions) -> None:
         )
     if run_options.terminate:
         raise error(Fail, "Exiting due to terminate flag being set to true.")
-    run_options.say_what_has_no_effect(run_options.log_severity_level)
+    run_options._say_what_has_no_effect(run_options.log_severity_level)
 
 
 class InferenceSession(Session):
@@ -218,7 +274,7 @@ class InferenceSession(Session):
         for name in kwargs:
             cannot_honour(f"InferenceSession({name}=...)", "it steers onnxruntime's own optimiser or files")
         severity = self._sess_options.log_severity_level
-        self._sess_options.say_what_has_no_effect(severity)
+        self._sess_options._say_what_has_no_effect(severity)
         try:
             self._create(providers, provider_options)
         except (ValueError, RuntimeError) as raised:
@@ -251,17 +307,27 @@ class InferenceSession(Session):
         self._executable, self._devices, self._providers = self._made(devices, reported)
         self._loose, self._recorder = None, None
         self._provider_options = {name: {} for name in self._providers}
-        with loading():
+        with loading(self._source):
             self._interface = interface.describe(self._executable)
+        self._write(self._sess_options.optimized_model_filepath)
         if self._sess_options.enable_profiling:
             prefix = self._sess_options.profile_file_prefix
             self._recorder = Recorder(self, prefix, self._providers[0], begin)
             self._recorder.session_event("session_initialization", 0.0)
 
+    def _write(self, path: str) -> None:
+        """The model as it came, for programs that go on with what they find at `optimized_model_filepath`."""
+        if not path or self._is_artifact:
+            return
+        if isinstance(self._source, bytes):
+            Path(path).write_bytes(self._source)
+        elif not (Path(path).exists() and Path(path).samefile(self._source)):
+            shutil.copyfile(self._source, path)
+
     def _made(self, devices: list[str], reported: list[str]) -> tuple[Executable, list[str], list[str]]:
         """The executable, and the devices and providers that it runs on."""
         if self._is_artifact:
-            with loading():
+            with loading(self._source):
                 made = tallow.open(_checked(self._source), self._threads())
             backends = dict.fromkeys([*(target.backend for target in made.compiled.targets), HOST])
             return made, [], [provider_of(backend) for backend in backends]
@@ -282,7 +348,7 @@ class InferenceSession(Session):
 
     def _compiled(self, devices: list[str], format: str = FORMAT) -> Executable:
         source = _checked(self._source)
-        with loading():
+        with loading(self._source):
             return tallow.compile(
                 source, devices, dims=self._dims(format), threads=self._threads(), format=format
             )
@@ -301,10 +367,16 @@ class InferenceSession(Session):
 
 
 def _checked(source: str | bytes) -> str | bytes:
-    """A model's source, which is there if it is a path."""
+    """A model's source, which is there and holds something."""
+    if source == "":
+        raise TypeError("InferenceSession(path_or_bytes=''): expected the path of a model, or its bytes")
     if isinstance(source, str):
         if not Path(source).exists():
-            raise error(NoSuchFile, f"Load model from {source} failed: there is no such file")
+            raise error(NoSuchFile, f"{loaded(source)}Load model {source} failed. File doesn't exist")
+        if Path(source).is_dir():
+            raise error(InvalidProtobuf, f"{unreadable(source)} It is a folder")
         if source.endswith(".ort"):
             raise error(NotImplemented, f"{source}: onnxruntime's own format is not read: give the ONNX file")
+    if not (len(source) if isinstance(source, bytes) else Path(source).stat().st_size):
+        raise error(InvalidArgument, f"{loaded(source)}No graph was found in the protobuf. It is empty")
     return source
