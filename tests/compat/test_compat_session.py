@@ -246,6 +246,25 @@ def test_sizes_of_one_name_may_differ(heard, tmp_path):
     assert outcome(lambda module: made.run(None, feed), ours) == ("raises", "Fail")
 
 
+def test_only_the_sizes_that_differ_are_disbelieved(heard):
+    """Of two names; each that turns out to differ makes the model once more."""
+    ports = [port(name, "FLOAT", ["n", "k"]) for name in "ab"] + [port("c", "FLOAT", ["n", 2])]
+    nodes = [
+        onnx.helper.make_node("Concat", ["a", "b"], ["rows"], axis=0),
+        onnx.helper.make_node("Concat", ["c", "c"], ["twice"], axis=0),
+    ]
+    proto = model(nodes, ports, [port("rows", "FLOAT", None), port("twice", "FLOAT", None)])
+    mine, theirs = (session(module, proto) for module in (ours, MODULES[0]))
+    for a, b, c in [((2, 3), (2, 3), 2), ((2, 3), (4, 3), 2), ((1, 3), (4, 3), 5), ((2, 3), (2, 3), 2)]:
+        feed = {"a": np.ones(a, "f4"), "b": np.zeros(b, "f4"), "c": np.ones((c, 2), "f4")}
+        for got, want in zip(mine.run(None, feed), theirs.run(None, feed), strict=True):
+            np.testing.assert_array_equal(got, want)
+    assert mine._disbelieved == {"n"}
+    with pytest.raises(ours.capi._pybind_state.Fail):
+        mine.run(None, {"a": np.ones((2, 3), "f4"), "b": np.ones((2, 4), "f4"), "c": np.ones((2, 2), "f4")})
+    assert [line.partition(" differ")[0] for line in heard] == ["sizes named 'n'", "sizes named 'k', 'n'"]
+
+
 def test_eight_bit_floats_come_as_bits():
     proto = operator(
         "Cast",

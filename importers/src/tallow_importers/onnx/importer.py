@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -50,10 +50,17 @@ GROWTH, LEAST = 64, 10_000  # nodes, functions written out, for each node of the
 assert families
 
 
-def load(path: str | Path, dims: Mapping[str, int] | None = None, tied: bool = True) -> Graph:
+def _believed(size: str) -> bool:
+    return True
+
+
+def load(
+    path: str | Path, dims: Mapping[str, int] | None = None, tied: Callable[[str], bool] = _believed
+) -> Graph:
     """The Graph of an ONNX file, sizes in `dims` fixed; ImportFailed says what is wrong or not supported.
 
-    tied: sizes of one name are equal, as ONNX says; else every axis of an input has a size of its own.
+    tied: whether sizes of a name are equal, as ONNX says; else every axis of an input that has the name has a size
+    of its own.
     """
     path = Path(path)
     try:
@@ -63,7 +70,9 @@ def load(path: str | Path, dims: Mapping[str, int] | None = None, tied: bool = T
     return load_model_proto(_parse(rest, path.name), path.parent, path.name, dims, tied, weights)
 
 
-def load_bytes(data: bytes, dims: Mapping[str, int] | None = None, tied: bool = True) -> Graph:
+def load_bytes(
+    data: bytes, dims: Mapping[str, int] | None = None, tied: Callable[[str], bool] = _believed
+) -> Graph:
     """As `load`, of an ONNX file's bytes; external data has no folder there and is refused."""
     rest, weights = read_bytes(data)
     return load_model_proto(_parse(rest, "model"), dims=dims, tied=tied, weights=weights)
@@ -83,7 +92,7 @@ def load_model_proto(
     folder: Path | None = None,
     source: str = "model",
     dims: Mapping[str, int] | None = None,
-    tied: bool = True,
+    tied: Callable[[str], bool] = _believed,
     weights: Mapping[int, np.ndarray] | None = None,
 ) -> Graph:
     """The Graph of a model in memory; `folder` is where its external data may lie, `weights` the raw data of
@@ -103,7 +112,7 @@ class _Importer:
         folder: Path | None,
         source: str,
         dims: Mapping[str, int],
-        tied: bool,
+        tied: Callable[[str], bool],
         weights: Mapping[int, np.ndarray],
     ):
         self.model, self.folder, self.source, self.dims, self.tied = model, folder, source, dims, tied
@@ -235,7 +244,7 @@ class _Importer:
             return self._size(str(context.builder.fresh_symbol("d")))
         name = _identifier(dim.dim_param)  # "?" and the like name nothing
         if name and dim.dim_param.lower() not in repairs.ANONYMOUS:
-            if not self.tied:
+            if not self.tied(dim.dim_param):
                 return self._size(str(context.builder.fresh_symbol(name)), dim.dim_param)
             if dim.dim_param not in self.renamed:
                 self.renamed[dim.dim_param] = context.builder.size_name(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from tallow.hookspecs import hook
@@ -14,7 +15,10 @@ class OnnxImporter:
 
     name = "onnx"
     suffixes = (".onnx",)
-    tied = True  # sizes of one name are equal
+
+    def tied(self, size: str) -> bool:
+        """Whether axes whose size has this name are equal."""
+        return True
 
     def claims(self, path: Path) -> bool:
         return path.suffix == ".onnx"
@@ -42,11 +46,21 @@ class OnnxImporter:
 
 
 class UntiedOnnxImporter(OnnxImporter):
-    """The same of models whose names of sizes are not to be believed; only asked for by its name."""
+    """The same of models whose names of sizes are not to be believed, all of them or some; only asked for by its
+    name."""
 
-    name = "onnx-untied"
     suffixes = ()
-    tied = False
+
+    def __init__(self, sizes: Iterable[str] = ()):
+        self._sizes = frozenset(sizes)
+        self.name = " ".join(["onnx-untied", *sorted(self._sizes)])
+
+    def of(self, sizes: Iterable[str]) -> UntiedOnnxImporter:
+        """One that disbelieves these names alone."""
+        return UntiedOnnxImporter(sizes)
+
+    def tied(self, size: str) -> bool:
+        return bool(self._sizes) and size not in self._sizes
 
     def claims(self, path: Path) -> bool:
         return False

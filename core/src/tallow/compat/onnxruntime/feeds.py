@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 
 import numpy as np
@@ -95,14 +96,14 @@ def complaint(interface: Interface, feed: Mapping[str, object], raised: Exceptio
     return error(Fail, running(raised))
 
 
-def disagreeing(interface: Interface, feed: Mapping[str, object]) -> str | None:
-    """The name of a size that has different values in a feed, if one has."""
-    sizes: dict[str, int] = {}
+def disagreeing(interface: Interface, feed: Mapping[str, object]) -> frozenset[str]:
+    """The names of sizes that have different values in a feed."""
+    sizes: dict[str, set[int]] = defaultdict(set)
     for argument in interface.inputs:
         for name, size in zip(argument.shape, getattr(feed.get(argument.name), "shape", ()), strict=False):
-            if isinstance(name, str) and sizes.setdefault(name, size) != size:
-                return name
-    return None
+            if isinstance(name, str):
+                sizes[name].add(size)
+    return frozenset(name for name, values in sizes.items() if len(values) > 1)
 
 
 def _misfit(argument: NodeArg, of: Type, value: object) -> str | None:

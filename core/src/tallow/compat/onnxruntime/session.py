@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 import tallow
-from tallow import declared
+from tallow import declared, plugins
 from tallow.compat.onnxruntime import feeds, interface
 from tallow.compat.onnxruntime.binding import IOBinding
 from tallow.compat.onnxruntime.enumerations import OrtAllocatorType, OrtMemType
@@ -47,7 +47,7 @@ from tallow.compat.onnxruntime.values import OrtDevice, OrtValue, OrtValueVector
 from tallow.executable import Executable
 
 HOST_MEMORY = OrtMemoryInfo("Cpu", OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, OrtMemType.DEFAULT)
-FORMAT, UNTIED = "onnx", "onnx-untied"  # the latter takes names of sizes for no more than names
+FORMAT, UNTIED = "onnx", "onnx-untied"  # the latter takes some names of sizes for no more than names
 OF_A_RUN = (ValueError, IndexError, KeyError, ArithmeticError, MemoryError)  # from host steps
 
 
@@ -58,8 +58,8 @@ class Session(PrivateNames):
     _interface: interface.Interface
     _recorder: Recorder | None
 
-    def _untied(self, size: str) -> Executable | None:
-        """What runs feeds in which sizes of one name differ, if there is a way to make it."""
+    def _untied(self, sizes: frozenset[str]) -> Executable | None:
+        """What runs feeds in which sizes of these names differ, if there is a way to make it."""
         raise NotImplementedError
 
     def get_session_options(self) -> SessionOptions:
@@ -199,8 +199,8 @@ class Session(PrivateNames):
             return self._run(self._executable, given, out)
         except tallow.TallowError as raised:
             told = feeds.complaint(self._interface, given, raised)
-            size = feeds.disagreeing(self._interface, given)
-            loose = None if size is None or isinstance(told, InvalidArgument) else self._untied(size)
+            sizes = feeds.disagreeing(self._interface, given)
+            loose = self._untied(sizes) if sizes and not isinstance(told, InvalidArgument) else None
             if loose is None:
                 raise told from raised
         try:
@@ -305,7 +305,7 @@ class InferenceSession(Session):
         devices, reported = choose(names, options)
         begin = time.perf_counter()
         self._executable, self._devices, self._providers = self._made(devices, reported)
-        self._loose, self._recorder = None, None
+        self._loose, self._disbelieved, self._recorder = None, frozenset(), None
         self._provider_options = {name: {} for name in self._providers}
         with loading(self._source):
             self._interface = interface.describe(self._executable)
@@ -339,14 +339,19 @@ class InferenceSession(Session):
             LOGGER.warning("%s cannot run this model, falling back to the host: %s", reported[0], raised)
         return self._compiled([HOST]), [HOST], [provider_of(HOST)]
 
-    def _untied(self, size: str) -> Executable | None:
-        """The model compiled for feeds in which a size differs from itself, as onnxruntime lets it."""
-        if self._loose is None and not self._is_artifact:
-            LOGGER.warning("sizes named %r differ: compiling the model again, without regard to names", size)
-            self._loose = self._compiled(self._devices, UNTIED)
+    def _untied(self, sizes: frozenset[str]) -> Executable | None:
+        """The model compiled for feeds in which sizes differ from themselves, as onnxruntime lets them."""
+        if self._is_artifact:
+            return None
+        if not sizes <= self._disbelieved:
+            wanted = self._disbelieved | sizes
+            names = ", ".join(map(repr, sorted(wanted)))
+            LOGGER.warning("sizes named %s differ: compiling the model again, without regard to that", names)
+            importer = plugins.host().get("importer", UNTIED).of(wanted)
+            self._loose, self._disbelieved = self._compiled(self._devices, importer), wanted
         return self._loose
 
-    def _compiled(self, devices: list[str], format: str = FORMAT) -> Executable:
+    def _compiled(self, devices: list[str], format: str | plugins.Importer = FORMAT) -> Executable:
         source = _checked(self._source)
         with loading(self._source):
             return tallow.compile(
@@ -356,7 +361,7 @@ class InferenceSession(Session):
     def _threads(self) -> int | None:
         return max(self._sess_options.intra_op_num_threads, 0) or None
 
-    def _dims(self, format: str) -> dict[str, int]:
+    def _dims(self, format: str | plugins.Importer) -> dict[str, int]:
         """The sizes that the options fix, by Tallow's names."""
         names, meanings = self._sess_options._sizes, self._sess_options._meanings
         if not names and not meanings:
