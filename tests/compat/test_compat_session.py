@@ -434,13 +434,73 @@ def test_foreign_options_are_refused():
     )
 
 
-def test_overridable_initializers_are_told_and_kept():
+def with_default(kind="FLOAT", shape=(3,)):
+    """sums(), whose w may be given."""
     proto = sums()
-    proto.graph.input.append(port("w", "FLOAT", [3]))
-    same(lambda module: ports_of(module, proto))
-    same(running(proto, {"x": X}))
-    with pytest.raises(ours.capi.onnxruntime_pybind11_state.InvalidArgument, match="default.* constant"):
-        session(ours, proto).run(None, {"x": X, "w": np.zeros(3, "f4")})
+    proto.graph.input.append(port("w", kind, list(shape)))
+    return proto
+
+
+def test_overridable_initializers_are_told():
+    same(lambda module: ports_of(module, with_default()))
+    same(running(with_default(), {"x": X}))
+
+
+W = np.array([1, 2, 4], "f4")
+DEFAULTS = {
+    "given": {"x": X, "w": W},
+    "given as a list": {"x": X, "w": W.tolist()},
+    "in the other order": {"w": W, "x": X},
+    "without the input": {"w": W},
+    "of another type": {"x": X, "w": W.astype("f8")},
+    "of another rank": {"x": X, "w": W[None]},
+    "of another size": {"x": X, "w": W[:2]},
+    "with another name": {"x": X, "v": W},
+}
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_a_value_for_an_input_with_a_default(name):
+    same(running(with_default(), DEFAULTS[name]))
+
+
+def test_values_for_defaults_cannot_be_bound():
+    same(lambda module: session(module, with_default()).io_binding().bind_cpu_input("w", W))
+
+
+def test_values_for_defaults_are_taken_by_every_way_to_run(heard):
+    def ways(module):
+        made = session(module, with_default())
+        value = module.OrtValue.ortvalue_from_numpy
+        return [
+            *made.run(["y"], {"x": X, "w": W}),
+            *made.run(["y"], {"x": X}),
+            made.run_with_ort_values(["y"], {"x": value(X), "w": value(W)})[0].numpy(),
+        ]
+
+    same(ways)
+    assert heard == ["inputs 'w' are given that have a default: compiling the model again for that"]
+
+
+def test_values_for_defaults_whose_sizes_differ(heard):
+    """Both reasons to compile again at once, and an artifact, which cannot."""
+    ports = [port(name, "FLOAT", ["n", 2]) for name in "ab"]
+    constants = {"b": np.zeros((3, 2), "f4")}
+    nodes = [onnx.helper.make_node("Concat", ["a", "b"], ["y"], axis=0)]
+    proto = model(nodes, ports, [port("y", "FLOAT", ["m", 2])], constants)
+    feed = {"a": np.ones((2, 2), "f4"), "b": np.ones((5, 2), "f4")}
+    same(running(proto, feed))
+    assert heard[-1].startswith("sizes named 'n' differ and inputs 'b' are given that have a default")
+
+
+def test_defaults_are_constant_in_artifacts(tmp_path):
+    tallow.compile(with_default().SerializeToString(), format="onnx").save(tmp_path / "m.tallow")
+    made = ours.InferenceSession(tmp_path / "m.tallow")
+    assert [port.name for port in made.get_overridable_initializers()] == ["w"]
+    with pytest.raises(
+        ours.capi._pybind_state.InvalidArgument, match="its default is constant in an artifact"
+    ):
+        made.run(None, {"x": X, "w": W})
 
 
 def test_the_error_below_is_kept():

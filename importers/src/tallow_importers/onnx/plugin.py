@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tallow.hookspecs import hook
+from tallow_importers.onnx.reading import PLAIN, Reading
 
 TALLOW_API = 1
 
@@ -13,12 +14,15 @@ TALLOW_API = 1
 class OnnxImporter:
     """Files that end in .onnx."""
 
-    name = "onnx"
     suffixes = (".onnx",)
 
-    def tied(self, size: str) -> bool:
-        """Whether axes whose size has this name are equal."""
-        return True
+    def __init__(self, reading: Reading = PLAIN):
+        self.reading = reading
+        self.name = ", ".join(["onnx", *reading.words()])
+
+    def of(self, untied: Iterable[str] = (), fed: Iterable[str] = ()) -> OnnxImporter:
+        """One that disbelieves these names of sizes and drops the defaults of these inputs."""
+        return OnnxImporter(Reading(frozenset(untied), frozenset(fed)))
 
     def claims(self, path: Path) -> bool:
         return path.suffix == ".onnx"
@@ -37,30 +41,21 @@ class OnnxImporter:
     def load(self, path: Path, dims=None):
         from tallow_importers.onnx.importer import load
 
-        return load(path, dims, self.tied)
+        return load(path, dims, self.reading)
 
     def load_bytes(self, data: bytes, dims=None):
         from tallow_importers.onnx.importer import load_bytes
 
-        return load_bytes(data, dims, self.tied)
+        return load_bytes(data, dims, self.reading)
 
 
 class UntiedOnnxImporter(OnnxImporter):
-    """The same of models whose names of sizes are not to be believed, all of them or some; only asked for by its
-    name."""
+    """The same of models whose names of sizes are not to be believed; only asked for by its name."""
 
     suffixes = ()
 
-    def __init__(self, sizes: Iterable[str] = ()):
-        self._sizes = frozenset(sizes)
-        self.name = " ".join(["onnx-untied", *sorted(self._sizes)])
-
-    def of(self, sizes: Iterable[str]) -> UntiedOnnxImporter:
-        """One that disbelieves these names alone."""
-        return UntiedOnnxImporter(sizes)
-
-    def tied(self, size: str) -> bool:
-        return bool(self._sizes) and size not in self._sizes
+    def __init__(self):
+        super().__init__(Reading(untied=None))
 
     def claims(self, path: Path) -> bool:
         return False

@@ -42,7 +42,7 @@ class IOBinding:
         self._bind(name, ortvalue._get_c_value())
 
     def _bind(self, name: str, value: OrtValue) -> None:
-        if name not in [i.name for i in self._session.get_inputs()]:
+        if name not in self._session._interface.input_types:
             raise RuntimeError(f"Failed to find NodeArg with name: {name} in the def list")
         self._inputs[name] = value
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from tallow.compat.onnxruntime.errors import Fail, InvalidArgument, OrtError, error, running
+from tallow.compat.onnxruntime.errors import Fail, InvalidArgument, OrtError, error
 from tallow.compat.onnxruntime.interface import Interface, NodeArg
 from tallow.compat.onnxruntime.kinds import type_word
 from tallow.compat.onnxruntime.values import plain
@@ -42,24 +42,34 @@ def check_outputs(interface: Interface, wanted: object) -> list[str]:
     return names
 
 
-def prepare(interface: Interface, feed: Mapping[str, object]) -> dict[str, object]:
-    """The feed as an Executable takes it; what has no value is there as None."""
+def prepare(interface: Interface, feed: Mapping[str, object], constant: bool) -> dict[str, object]:
+    """The feed as an Executable takes it; what has no value is there as None. `constant`: the defaults of inputs
+    cannot be replaced."""
     types = interface.input_types
     plainly = feed.keys() == types.keys() and not interface.scalars
     if plainly and all(type(value) is np.ndarray for value in feed.values()):
         return feed
     for name in feed:
-        if name in [i.name for i in interface.defaults]:
-            raise error(
-                InvalidArgument,
-                f"Invalid input name: {name}: the model gives it a default, which Tallow keeps constant",
-            )
         if not isinstance(name, str):
             raise TypeError(f"run(): incompatible function arguments: inputs by name, got the name {name!r}")
-        if name not in types:
+        if constant and name in interface.default_types:
+            raise error(
+                InvalidArgument, f"Invalid input name: {name}: its default is constant in an artifact"
+            )
+        if name not in types and name not in interface.default_types:
             raise error(InvalidArgument, f"Invalid input name: {name}")
+        if name in interface.default_types and isinstance(feed[name], list):
+            raise RuntimeError(
+                f"Failed to find input with name: {name} in the model input def list: give an array"
+            )
     given = plain(feed)
-    return {name: _taken(name, given.get(name), of) for name, of in types.items()}
+    defaults = {name: of for name, of in interface.default_types.items() if name in given}
+    return {name: _taken(name, given.get(name), of) for name, of in (types | defaults).items()}
+
+
+def fed(interface: Interface, feed: Mapping[str, object]) -> frozenset[str]:
+    """The inputs of a feed that the model has a default for."""
+    return frozenset(feed.keys() & interface.default_types.keys())
 
 
 def _taken(name: str, value: object, of: Type) -> object:
@@ -86,20 +96,21 @@ def _taken(name: str, value: object, of: Type) -> object:
     )
 
 
-def complaint(interface: Interface, feed: Mapping[str, object], raised: Exception) -> OrtError:
-    """The exception that onnxruntime has for a feed that was refused."""
-    for argument in interface.inputs:
-        of, value = interface.input_types[argument.name], feed.get(argument.name)
+def complaint(interface: Interface, feed: Mapping[str, object]) -> OrtError | None:
+    """The exception that onnxruntime has for a feed whose inputs are not of their types."""
+    types = interface.input_types | interface.default_types
+    for argument in (*interface.inputs, *interface.defaults):
+        of, value = types[argument.name], feed.get(argument.name)
         message = _misfit(argument, of.element if isinstance(of, OptionalType) else of, value)
         if message is not None:
             return error(InvalidArgument, message)
-    return error(Fail, running(raised))
+    return None
 
 
 def disagreeing(interface: Interface, feed: Mapping[str, object]) -> frozenset[str]:
     """The names of sizes that have different values in a feed."""
     sizes: dict[str, set[int]] = defaultdict(set)
-    for argument in interface.inputs:
+    for argument in (*interface.inputs, *interface.defaults):
         for name, size in zip(argument.shape, getattr(feed.get(argument.name), "shape", ()), strict=False):
             if isinstance(name, str):
                 sizes[name].add(size)

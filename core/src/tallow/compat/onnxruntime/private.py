@@ -13,6 +13,7 @@ class PrivateNames:
     _outputs_meta = property(lambda session: session.get_outputs())
     _overridable_initializers = property(lambda session: session.get_overridable_initializers())
     _model_meta = property(lambda session: session.get_modelmeta())
-    _model_bytes = property(lambda session: session._source if session._model_path is None else None)
+    _model_path = property(lambda session: session._source.path)
+    _model_bytes = property(lambda session: session._source.given if session._model_path is None else None)
     _profiling_start_time_ns = property(lambda session: session.get_profiling_start_time_ns())
     _fallback_providers = property(lambda session: [provider_of(HOST)])

@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 import os
-import shutil
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
 import tallow
-from tallow import declared, plugins
 from tallow.compat.onnxruntime import feeds, interface
 from tallow.compat.onnxruntime.binding import IOBinding
 from tallow.compat.onnxruntime.enumerations import OrtAllocatorType, OrtMemType
 from tallow.compat.onnxruntime.errors import (
     Fail,
     InvalidArgument,
-    InvalidProtobuf,
     NoSuchFile,
-    NotImplemented,
     OrtError,
     RuntimeException,
     error,
-    loaded,
     loading,
     running,
-    unreadable,
 )
 from tallow.compat.onnxruntime.interface import ModelMetadata, NodeArg
 from tallow.compat.onnxruntime.kinds import handed_out
@@ -43,11 +36,11 @@ from tallow.compat.onnxruntime.providers import (
 )
 from tallow.compat.onnxruntime.recorder import Recorder
 from tallow.compat.onnxruntime.said import LOGGER, cannot_honour
+from tallow.compat.onnxruntime.source import NONE, Source
 from tallow.compat.onnxruntime.values import OrtDevice, OrtValue, OrtValueVector, of_result
 from tallow.executable import Executable
 
 HOST_MEMORY = OrtMemoryInfo("Cpu", OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, OrtMemType.DEFAULT)
-FORMAT, UNTIED = "onnx", "onnx-untied"  # the latter takes some names of sizes for no more than names
 OF_A_RUN = (ValueError, IndexError, KeyError, ArithmeticError, MemoryError)  # from host steps
 
 
@@ -58,8 +51,8 @@ class Session(PrivateNames):
     _interface: interface.Interface
     _recorder: Recorder | None
 
-    def _untied(self, sizes: frozenset[str]) -> Executable | None:
-        """What runs feeds in which sizes of these names differ, if there is a way to make it."""
+    def _variant(self, fed: frozenset[str], untied: frozenset[str]) -> Executable:
+        """What runs feeds that name these inputs with a default, and in which sizes of these names differ."""
         raise NotImplementedError
 
     def get_session_options(self) -> SessionOptions:
@@ -72,7 +65,7 @@ class Session(PrivateNames):
         return list(self._interface.outputs)
 
     def get_overridable_initializers(self) -> list[NodeArg]:
-        """Inputs that the model gives defaults; feeding one is refused."""
+        """Inputs that the model gives defaults, and that a feed may name."""
         return list(self._interface.defaults)
 
     def get_modelmeta(self) -> ModelMetadata:
@@ -194,19 +187,20 @@ class Session(PrivateNames):
         """Results by name; onnxruntime's exceptions."""
         if run_options is not None:
             _heed(run_options)
-        given = feeds.prepare(self._interface, feed)
+        given = feeds.prepare(self._interface, feed, self._source.is_artifact)
+        fed = (
+            NONE if given.keys() == self._interface.input_types.keys() else feeds.fed(self._interface, given)
+        )
         try:
-            return self._run(self._executable, given, out)
+            return self._run(self._variant(fed, NONE) if fed else self._executable, given, out)
         except tallow.TallowError as raised:
-            told = feeds.complaint(self._interface, given, raised)
-            sizes = feeds.disagreeing(self._interface, given)
-            loose = self._untied(sizes) if sizes and not isinstance(told, InvalidArgument) else None
-            if loose is None:
-                raise told from raised
+            told, sizes = (of(self._interface, given) for of in (feeds.complaint, feeds.disagreeing))
+            if told is not None or not sizes or self._source.is_artifact:
+                raise told or error(Fail, running(raised)) from raised
         try:
-            return self._run(loose, given, out)
+            return self._run(self._variant(fed, sizes), given, out)
         except tallow.TallowError as raised:
-            raise feeds.complaint(self._interface, given, raised) from raised
+            raise error(Fail, running(raised)) from raised
 
     def _run(
         self, executable: Executable, given: Mapping[str, object], out: Mapping[str, np.ndarray] | None
@@ -262,14 +256,10 @@ class InferenceSession(Session):
         provider_options: Sequence | None = None,
         **kwargs,
     ):
-        if not isinstance(path_or_bytes, (str, os.PathLike, bytes)):
-            raise TypeError(f"Unable to load from type '{type(path_or_bytes)}'")
         if sess_options is not None and not isinstance(sess_options, SessionOptions):
             raise TypeError(f"sess_options: expected SessionOptions, got {sess_options!r}")
-        self._source = path_or_bytes if isinstance(path_or_bytes, bytes) else os.fspath(path_or_bytes)
-        self._model_path = self._source if isinstance(self._source, str) else None
-        self._is_artifact = isinstance(self._source, str) and self._source.endswith(".tallow")
         self._sess_options = sess_options or SessionOptions()
+        self._source = Source(path_or_bytes, self._sess_options)
         self._enable_fallback = int(kwargs.pop("enable_fallback", 1)) == 1
         for name in kwargs:
             cannot_honour(f"InferenceSession({name}=...)", "it steers onnxruntime's own optimiser or files")
@@ -305,83 +295,45 @@ class InferenceSession(Session):
         devices, reported = choose(names, options)
         begin = time.perf_counter()
         self._executable, self._devices, self._providers = self._made(devices, reported)
-        self._loose, self._disbelieved, self._recorder = None, frozenset(), None
+        self._variants: dict[tuple[frozenset[str], frozenset[str]], Executable] = {}
+        self._disbelieved, self._recorder = NONE, None
         self._provider_options = {name: {} for name in self._providers}
-        with loading(self._source):
+        with loading(self._source.given):
             self._interface = interface.describe(self._executable)
-        self._write(self._sess_options.optimized_model_filepath)
+        self._source.write(self._sess_options.optimized_model_filepath)
         if self._sess_options.enable_profiling:
             prefix = self._sess_options.profile_file_prefix
             self._recorder = Recorder(self, prefix, self._providers[0], begin)
             self._recorder.session_event("session_initialization", 0.0)
 
-    def _write(self, path: str) -> None:
-        """The model as it came, for programs that go on with what they find at `optimized_model_filepath`."""
-        if not path or self._is_artifact:
-            return
-        if isinstance(self._source, bytes):
-            Path(path).write_bytes(self._source)
-        elif not (Path(path).exists() and Path(path).samefile(self._source)):
-            shutil.copyfile(self._source, path)
-
     def _made(self, devices: list[str], reported: list[str]) -> tuple[Executable, list[str], list[str]]:
         """The executable, and the devices and providers that it runs on."""
-        if self._is_artifact:
-            with loading(self._source):
-                made = tallow.open(_checked(self._source), self._threads())
+        if self._source.is_artifact:
+            made = self._source.opened()
             backends = dict.fromkeys([*(target.backend for target in made.compiled.targets), HOST])
             return made, [], [provider_of(backend) for backend in backends]
         try:
-            return self._compiled(devices), devices, reported
+            return self._source.compiled(devices), devices, reported
         except OrtError as raised:
             if devices == [HOST] or not self._enable_fallback or isinstance(raised, NoSuchFile):
                 raise
             LOGGER.warning("%s cannot run this model, falling back to the host: %s", reported[0], raised)
-        return self._compiled([HOST]), [HOST], [provider_of(HOST)]
+        return self._source.compiled([HOST]), [HOST], [provider_of(HOST)]
 
-    def _untied(self, sizes: frozenset[str]) -> Executable | None:
-        """The model compiled for feeds in which sizes differ from themselves, as onnxruntime lets them."""
-        if self._is_artifact:
-            return None
-        if not sizes <= self._disbelieved:
-            wanted = self._disbelieved | sizes
-            names = ", ".join(map(repr, sorted(wanted)))
-            LOGGER.warning("sizes named %s differ: compiling the model again, without regard to that", names)
-            importer = plugins.host().get("importer", UNTIED).of(wanted)
-            self._loose, self._disbelieved = self._compiled(self._devices, importer), wanted
-        return self._loose
-
-    def _compiled(self, devices: list[str], format: str | plugins.Importer = FORMAT) -> Executable:
-        source = _checked(self._source)
-        with loading(self._source):
-            return tallow.compile(
-                source, devices, dims=self._dims(format), threads=self._threads(), format=format
-            )
-
-    def _threads(self) -> int | None:
-        return max(self._sess_options.intra_op_num_threads, 0) or None
-
-    def _dims(self, format: str | plugins.Importer) -> dict[str, int]:
-        """The sizes that the options fix, by Tallow's names."""
-        names, meanings = self._sess_options._sizes, self._sess_options._meanings
-        if not names and not meanings:
-            return {}
-        model = tallow.load(self._source, format=format)
-        said = declared.read(model.graph.metadata)
-        return interface.sizes_by_name(model.inputs, said, names, meanings)
-
-
-def _checked(source: str | bytes) -> str | bytes:
-    """A model's source, which is there and holds something."""
-    if source == "":
-        raise TypeError("InferenceSession(path_or_bytes=''): expected the path of a model, or its bytes")
-    if isinstance(source, str):
-        if not Path(source).exists():
-            raise error(NoSuchFile, f"{loaded(source)}Load model {source} failed. File doesn't exist")
-        if Path(source).is_dir():
-            raise error(InvalidProtobuf, f"{unreadable(source)} It is a folder")
-        if source.endswith(".ort"):
-            raise error(NotImplemented, f"{source}: onnxruntime's own format is not read: give the ONNX file")
-    if not (len(source) if isinstance(source, bytes) else Path(source).stat().st_size):
-        raise error(InvalidArgument, f"{loaded(source)}No graph was found in the protobuf. It is empty")
-    return source
+    def _variant(self, fed: frozenset[str], untied: frozenset[str]) -> Executable:
+        """The model for feeds that onnxruntime takes and Tallow's own reading of it does not: made when first needed,
+        which is said. A name of sizes that differed once is not believed again."""
+        self._disbelieved |= untied
+        key = fed, self._disbelieved if untied else NONE
+        if key not in self._variants:
+            reasons = [
+                f"{what} {', '.join(map(repr, sorted(names)))} {why}"
+                for what, names, why in (
+                    ("sizes named", key[1], "differ"),
+                    ("inputs", fed, "are given that have a default"),
+                )
+                if names
+            ]
+            LOGGER.warning("%s: compiling the model again for that", " and ".join(reasons))
+            self._variants[key] = self._source.compiled(self._devices, *key)
+        return self._variants[key]
