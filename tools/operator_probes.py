@@ -1,12 +1,15 @@
-"""Probes: each operator's smallest node test of ONNX, for every dtype that its schema allows, scheduled for each
-backend. Operands after the first are constants, as models mostly have them. What comes out as a step on the
-host has no kernel there."""
+"""Probes: a node of each operator, for every dtype that its schema allows, scheduled for each backend: as
+`written_probes` has it, else ONNX's smallest node test. Operands after the first are constants, as models mostly have
+them. What comes out as a step on the host has no kernel there."""
 
 from __future__ import annotations
 
+import sys
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -19,6 +22,11 @@ from tallow.testing.onnx_nodes import cases
 from tallow_importers.onnx.importer import load_model_proto
 from tallow_importers.onnx.tensors import ONNX_DTYPES
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+import written_probes  # noqa: E402
+from written_probes import NUMBERS, element  # noqa: E402
+
 TARGETS = {"cpu": "x86-64-v3", "opencl": "gpu+fp64", "cuda": "sm_90"}
 GROUPS = {
     "floats": ("f64", "f32", "f16", "bf16"),
@@ -26,7 +34,6 @@ GROUPS = {
     "f8": ("f8e4m3", "f8e4m3fnuz", "f8e5m2", "f8e5m2fnuz"),
     "complex": ("c64", "c128"),
 }
-NUMBERS = {dtype.name: number for number, dtype in ONNX_DTYPES.items()}
 
 
 @dataclass(slots=True)
@@ -65,18 +72,24 @@ def retyped(case) -> dict[str, onnx.ModelProto]:
     schema = onnx.defs.get_schema(node.op_type, opset, node.domain)
     if not node.input or not schema.inputs:
         return {}
-    choices = {c.type_param_str: c.allowed_type_strs for c in schema.type_constraints}
-    formal = [schema.inputs[min(i, len(schema.inputs) - 1)].type_str for i in range(len(node.input))]
-    chosen = max(formal, key=lambda name: len(choices.get(name, [name])))
-    allowed = choices.get(chosen, [chosen])
-    same = {n for n, kind in zip(node.input, formal, strict=True) if choices.get(kind, [kind]) == allowed}
-    models = {}
-    for text in allowed:
-        name = text.removeprefix("tensor(").removesuffix(")").upper()
-        number = getattr(onnx.TensorProto, name, None)
-        if text.startswith("tensor(") and number in ONNX_DTYPES:
-            models[ONNX_DTYPES[number].name] = _of_dtype(case, same, number)
-    return models
+    choices = {c.type_param_str: tuple(_elements(c.allowed_type_strs)) for c in schema.type_constraints}
+    kinds = [schema.inputs[min(i, len(schema.inputs) - 1)].type_str for i in range(len(node.input))]
+    formal = [choices.get(kind) or tuple(_elements([kind])) for kind in kinds]
+    allowed = max(formal, key=len)
+    same = {name for name, each in zip(node.input, formal, strict=True) if each == allowed}
+    return {dtype: _of_dtype(case, same, NUMBERS[dtype]) for dtype in allowed}
+
+
+def _elements(kinds: Iterable[str]) -> list[str]:
+    """The element types in types of a schema."""
+    return [name for name in dict.fromkeys(map(element, kinds)) if name is not None]
+
+
+def _tensor_type(kind: onnx.TypeProto) -> onnx.TypeProto.Tensor:
+    """The type of the tensors that a value holds."""
+    while not kind.HasField("tensor_type"):
+        kind = getattr(kind, kind.WhichOneof("value")).elem_type
+    return kind.tensor_type
 
 
 def _of_dtype(case, names: set[str], number: int) -> onnx.ModelProto:
@@ -84,10 +97,11 @@ def _of_dtype(case, names: set[str], number: int) -> onnx.ModelProto:
     copy = onnx.ModelProto.FromString(case.model.SerializeToString())
     ports, arrays = list(copy.graph.input), case.data_sets[0][0]
     for port, array in zip(ports, arrays, strict=True):
+        tensor = _tensor_type(port.type)
         if port.name in names:
-            port.type.tensor_type.elem_type = number
+            tensor.elem_type = number
         if port is not ports[0] and isinstance(array, (np.ndarray, np.generic)):
-            dtype = ONNX_DTYPES[port.type.tensor_type.elem_type]
+            dtype = ONNX_DTYPES[tensor.elem_type]
             array = np.asarray(array)
             array = array.astype(str).astype(object) if dtype.kind == "string" else array.astype(dtype.numpy)
             copy.graph.initializer.append(onnx.numpy_helper.from_array(array, port.name))
@@ -100,11 +114,15 @@ def _of_dtype(case, names: set[str], number: int) -> onnx.ModelProto:
     return copy
 
 
-def probe(domain: str, name: str) -> Found | None:
-    """What becomes of an operator, or None where no node test is of it alone."""
+def _models(domain: str, name: str) -> dict[str, onnx.ModelProto]:
+    """A model of one node for each dtype."""
     case = smallest().get((domain, name))
-    models = {} if case is None else retyped(case)
-    found = Found()
+    return written_probes.models(domain, name) or ({} if case is None else retyped(case))
+
+
+def probe(domain: str, name: str) -> Found | None:
+    """What becomes of an operator, or None where there is no node of it to try."""
+    models, found = _models(domain, name), Found()
     for dtype, each in models.items():
         try:
             with warnings.catch_warnings():

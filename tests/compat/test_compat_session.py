@@ -98,7 +98,25 @@ def test_a_model_that_no_file_declares(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "wanted", [None, [], ["s"], ["s", "y"], ("y", "y"), "y", "yy", [1], ["w"], ["nothing"]]
+    "wanted",
+    [
+        None,
+        [],
+        (),
+        {"s": 1}.keys(),
+        np.array(["y"]),
+        [b"s"],
+        b"s",
+        [None],
+        ["s"],
+        ["s", "y"],
+        ("y", "y"),
+        "y",
+        "yy",
+        [1],
+        ["w"],
+        ["nothing"],
+    ],
 )
 def test_wanted_results(wanted):
     same(running(sums(), {"x": X}, wanted))
@@ -127,6 +145,7 @@ FEEDS = {
     "strided": {"x": np.arange(24, dtype="f4").reshape(4, 2, 3)[::2]},
     "no elements": {"x": np.zeros((0, 1, 3), "f4")},
     "no mapping": [X],
+    "a number for a name": {"x": X, 3: X},
 }
 
 
@@ -144,6 +163,24 @@ def test_messages_are_the_same(name):
             session(module, sums()).run(None, FEEDS[name])
         texts.append(str(raised.value))
     assert texts[0] == texts[1]
+
+
+def test_wanted_results_may_come_one_by_one():
+    same(lambda module: running(sums(), {"x": X}, (name for name in ["s", "y"]))(module))
+
+
+def test_a_failing_node_is_named():
+    """In onnxruntime's words; those after them are each one's own."""
+    texts = []
+    for module in MODULES:
+        with pytest.raises(Exception, match="dimension mismatch|inner sizes 3 and 4 differ") as raised:
+            running(product(), {"a": np.zeros((2, 3), "f4"), "b": np.zeros((4, 5), "f4")})(module)
+        texts.append(str(raised.value).partition(" Name:")[0])
+    assert (
+        texts[0]
+        == texts[1]
+        == ("[ONNXRuntimeError] : 1 : FAIL : Non-zero status code returned while running MatMul node.")
+    )
 
 
 def test_foreign_byte_order_is_read_right():
@@ -207,6 +244,25 @@ def test_sizes_of_one_name_may_differ(heard, tmp_path):
     tallow.compile(joined().SerializeToString(), format="onnx").save(tmp_path / "m.tallow")
     made = ours.InferenceSession(tmp_path / "m.tallow")
     assert outcome(lambda module: made.run(None, feed), ours) == ("raises", "Fail")
+
+
+def test_only_the_sizes_that_differ_are_disbelieved(heard):
+    """Of two names; each that turns out to differ makes the model once more."""
+    ports = [port(name, "FLOAT", ["n", "k"]) for name in "ab"] + [port("c", "FLOAT", ["n", 2])]
+    nodes = [
+        onnx.helper.make_node("Concat", ["a", "b"], ["rows"], axis=0),
+        onnx.helper.make_node("Concat", ["c", "c"], ["twice"], axis=0),
+    ]
+    proto = model(nodes, ports, [port("rows", "FLOAT", None), port("twice", "FLOAT", None)])
+    mine, theirs = (session(module, proto) for module in (ours, MODULES[0]))
+    for a, b, c in [((2, 3), (2, 3), 2), ((2, 3), (4, 3), 2), ((1, 3), (4, 3), 5), ((2, 3), (2, 3), 2)]:
+        feed = {"a": np.ones(a, "f4"), "b": np.zeros(b, "f4"), "c": np.ones((c, 2), "f4")}
+        for got, want in zip(mine.run(None, feed), theirs.run(None, feed), strict=True):
+            np.testing.assert_array_equal(got, want)
+    assert mine._disbelieved == {"n"}
+    with pytest.raises(ours.capi._pybind_state.Fail):
+        mine.run(None, {"a": np.ones((2, 3), "f4"), "b": np.ones((2, 4), "f4"), "c": np.ones((2, 2), "f4")})
+    assert [line.partition(" differ")[0] for line in heard] == ["sizes named 'n'", "sizes named 'k', 'n'"]
 
 
 def test_eight_bit_floats_come_as_bits():
@@ -312,7 +368,12 @@ def test_private_attributes_that_programs_read(tmp_path):
     """optimum, kokoro-onnx and insightface do."""
 
     def read(made):
-        return made._model_path, made._providers, made._provider_options
+        ports = [*made._inputs_meta, *made._outputs_meta, *made._overridable_initializers]
+        return (
+            *(made._model_path, made._providers, made._provider_options, made._fallback_providers),
+            *(made._model_bytes, made._model_meta.producer_name, [p.name for p in ports]),
+            *(made._sess is not None, made._profiling_start_time_ns >= 0, made._enable_fallback),
+        )
 
     path = tmp_path / "m.onnx"
     onnx.save(sums(), path)
@@ -333,6 +394,9 @@ def without(change):
 
 WRONG = {
     "no file": "/there/is/no/such.onnx",
+    "no path": "",
+    "a folder": "/",
+    "nothing": b"",
     "garbage": b"garbage",
     "truncated": sums().SerializeToString()[:40],
     "a number": 5,
@@ -347,6 +411,22 @@ def test_what_cannot_be_loaded(name):
     assert same(lambda module: module.InferenceSession(WRONG[name]))[0] == "raises"
 
 
+@pytest.mark.parametrize(
+    "kind", ["no file", "a folder", "nothing", "garbage", "garbage in a file", "an empty file"]
+)
+def test_what_is_said_of_it(kind, tmp_path):
+    """Each message begins as onnxruntime's, which programs look for."""
+    (tmp_path / "garbage in a file").write_bytes(b"version https://git-lfs.github.com/spec/v1")
+    (tmp_path / "an empty file").touch()
+    source = WRONG.get(kind, tmp_path / kind)
+    texts = []
+    for module in MODULES:
+        with pytest.raises(Exception) as raised:
+            module.InferenceSession(source, providers=CPU)
+        texts.append(str(raised.value))
+    assert texts[1].startswith(texts[0].rstrip(".")), texts
+
+
 def test_foreign_options_are_refused():
     assert same(lambda module: module.InferenceSession(sums().SerializeToString(), 5)) == (
         "raises",
@@ -354,13 +434,73 @@ def test_foreign_options_are_refused():
     )
 
 
-def test_overridable_initializers_are_told_and_kept():
+def with_default(kind="FLOAT", shape=(3,)):
+    """sums(), whose w may be given."""
     proto = sums()
-    proto.graph.input.append(port("w", "FLOAT", [3]))
-    same(lambda module: ports_of(module, proto))
-    same(running(proto, {"x": X}))
-    with pytest.raises(ours.capi.onnxruntime_pybind11_state.InvalidArgument, match="default.* constant"):
-        session(ours, proto).run(None, {"x": X, "w": np.zeros(3, "f4")})
+    proto.graph.input.append(port("w", kind, list(shape)))
+    return proto
+
+
+def test_overridable_initializers_are_told():
+    same(lambda module: ports_of(module, with_default()))
+    same(running(with_default(), {"x": X}))
+
+
+W = np.array([1, 2, 4], "f4")
+DEFAULTS = {
+    "given": {"x": X, "w": W},
+    "given as a list": {"x": X, "w": W.tolist()},
+    "in the other order": {"w": W, "x": X},
+    "without the input": {"w": W},
+    "of another type": {"x": X, "w": W.astype("f8")},
+    "of another rank": {"x": X, "w": W[None]},
+    "of another size": {"x": X, "w": W[:2]},
+    "with another name": {"x": X, "v": W},
+}
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_a_value_for_an_input_with_a_default(name):
+    same(running(with_default(), DEFAULTS[name]))
+
+
+def test_values_for_defaults_cannot_be_bound():
+    same(lambda module: session(module, with_default()).io_binding().bind_cpu_input("w", W))
+
+
+def test_values_for_defaults_are_taken_by_every_way_to_run(heard):
+    def ways(module):
+        made = session(module, with_default())
+        value = module.OrtValue.ortvalue_from_numpy
+        return [
+            *made.run(["y"], {"x": X, "w": W}),
+            *made.run(["y"], {"x": X}),
+            made.run_with_ort_values(["y"], {"x": value(X), "w": value(W)})[0].numpy(),
+        ]
+
+    same(ways)
+    assert heard == ["inputs 'w' are given that have a default: compiling the model again for that"]
+
+
+def test_values_for_defaults_whose_sizes_differ(heard):
+    """Both reasons to compile again at once, and an artifact, which cannot."""
+    ports = [port(name, "FLOAT", ["n", 2]) for name in "ab"]
+    constants = {"b": np.zeros((3, 2), "f4")}
+    nodes = [onnx.helper.make_node("Concat", ["a", "b"], ["y"], axis=0)]
+    proto = model(nodes, ports, [port("y", "FLOAT", ["m", 2])], constants)
+    feed = {"a": np.ones((2, 2), "f4"), "b": np.ones((5, 2), "f4")}
+    same(running(proto, feed))
+    assert heard[-1].startswith("sizes named 'n' differ and inputs 'b' are given that have a default")
+
+
+def test_defaults_are_constant_in_artifacts(tmp_path):
+    tallow.compile(with_default().SerializeToString(), format="onnx").save(tmp_path / "m.tallow")
+    made = ours.InferenceSession(tmp_path / "m.tallow")
+    assert [port.name for port in made.get_overridable_initializers()] == ["w"]
+    with pytest.raises(
+        ours.capi._pybind_state.InvalidArgument, match="its default is constant in an artifact"
+    ):
+        made.run(None, {"x": X, "w": W})
 
 
 def test_the_error_below_is_kept():
@@ -467,6 +607,23 @@ def test_set_providers():
         return made.get_providers(), made.run(["y"], {"x": X})
 
     same(again)
+
+
+ASKED = {
+    "memory": lambda made: [
+        (info.device_id, info.mem_type.name, info.allocator_type.name)
+        for info in [*made.get_input_memory_infos(), *made.get_output_memory_infos()]
+    ],
+    "tuning": lambda made: [made.get_tuning_results(), made.set_tuning_results([])],
+    "dynamic options": lambda made: made.set_ep_dynamic_options({"ep.dynamic.workload_type": "Efficient"}),
+    "captured graphs": lambda made: made.release_captured_graph(),
+    "a value": lambda made: made.create_ortvalue_from_shape_and_type([2, 3], np.float32, "cpu").shape(),
+}
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_what_else_a_session_tells(name):
+    same(lambda module: ASKED[name](session(module, product())))
 
 
 def test_functions_of_the_module():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import ml_dtypes
 import numpy as np
 import onnxruntime
@@ -41,6 +43,18 @@ def test_a_value_is_the_array():
     assert np.array(value, dtype="f8").dtype == np.float64
 
 
+def test_a_capsule_is_the_array():
+    array = A.copy()
+    value = ours.OrtValue.from_dlpack(array.__dlpack__())
+    value.update_inplace(np.full((2, 3), 7, "f4"))
+    assert (array == 7).all()
+    references = weakref.ref(array)
+    del array
+    assert references() is not None and (value.numpy() == 7).all()
+    del value
+    assert references() is None
+
+
 ACTIONS = {
     "transposed": lambda v: v.ortvalue_from_numpy(A.T).numpy(),
     "texts": lambda v: v.ortvalue_from_numpy(np.array(["a"])),
@@ -56,7 +70,14 @@ ACTIONS = {
     "bits of another type": lambda v: v.ortvalue_from_numpy_with_onnx_type(
         np.zeros(3, np.uint16), TensorProto.BFLOAT16
     ).data_type(),
+    "of a negative size": lambda v: v.ortvalue_from_shape_and_type([-1, 3], np.float32),
+    "of half a size": lambda v: v.ortvalue_from_shape_and_type([0.5], np.float32),
+    "memory of texts": lambda v: v.ortvalue_from_shape_and_type([2], TensorProto.STRING),
+    "of a value": lambda v: v(v.ortvalue_from_numpy(A)._ortvalue, A).numpy(),
+    "of an array": lambda v: v(A),
+    "what it is made from": lambda v: v.ortvalue_from_numpy(A)._numpy_obj is A,
     "from dlpack": lambda v: v.from_dlpack(np.arange(3.0)).numpy(),
+    "from a capsule": lambda v: v.from_dlpack(np.arange(3.0).__dlpack__()).numpy(),
     "from no dlpack": lambda v: v.from_dlpack(3),
     "update by a list": lambda v: v.ortvalue_from_numpy(A.copy()).update_inplace([1]),
     "update by another size": lambda v: v.ortvalue_from_numpy(A.copy()).update_inplace(
@@ -100,6 +121,65 @@ def test_devices():
 
     same(told)
     same(lambda module: module.OrtDevice.make("toaster", 0))
+    same(lambda module: module.OrtDevice.make("cpu", "0"))
+    same(lambda module: module.OrtDevice(module.OrtDevice.make("cuda", 2)._get_c_device()).device_id())
+
+
+def test_devices_by_numbers():
+    names = ("cpu", "cuda", "gpu", "fpga", "npu", "cann", "dml", "webgpu", "default_memory")
+    same(lambda module: [getattr(state(module).OrtDevice, name)() for name in names])
+    same(lambda module: [state(module).OrtDevice(*parts).device_id() for parts in ((0, 0, 3), (0, 0, 1, 4))])
+    same(lambda module: state(module).OrtDevice(0, 0))
+
+
+def state(module):
+    return module.capi._pybind_state
+
+
+ARENAS = {
+    "four numbers": lambda m: m.OrtArenaCfg(5, -1, 7, -1),
+    "a dictionary": lambda m: m.OrtArenaCfg({"max_mem": 5, "initial_growth_chunk_size_bytes": 3}),
+    "two numbers": lambda m: m.OrtArenaCfg(0, -1),
+    "another dictionary": lambda m: m.OrtArenaCfg({"colour": 5}),
+}
+
+
+@pytest.mark.parametrize("name", ARENAS)
+def test_settings_of_an_arena(name):
+    def told(module):
+        made = ARENAS[name](module)
+        return (
+            made.max_mem,
+            made.arena_extend_strategy,
+            made.initial_chunk_size_bytes,
+            made.max_dead_bytes_per_chunk,
+        )
+
+    same(told)
+
+
+def memory_info(module):
+    return module.OrtMemoryInfo(
+        "Cpu", module.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, module.OrtMemType.DEFAULT
+    )
+
+
+def test_places_in_memory():
+    same(
+        lambda m: [
+            getattr(memory_info(m), name) for name in ("name", "device_id", "mem_type", "allocator_type")
+        ]
+    )
+
+
+def test_allocators_are_said(heard):
+    """What they hold is the same without them."""
+    ours.create_and_register_allocator(memory_info(ours), None)
+    ours.create_and_register_allocator_v2("CPUExecutionProvider", memory_info(ours), {}, None)
+    assert [line.partition("(")[0] for line in heard] == [
+        "cannot honour create_and_register_allocator",
+        "cannot honour create_and_register_allocator_v2",
+    ]
 
 
 # Runs ----------------------------------------------------------------------------------------------
@@ -119,6 +199,48 @@ def test_run_with_ort_values():
             None, {"a": module.OrtValue.ortvalue_from_numpy(A), "b": B}
         )
     )
+
+
+def in_a_row(module, *arrays):
+    made = state(module).OrtValueVector()
+    made.reserve(len(arrays))
+    for array in arrays:
+        made.push_back(module.OrtValue.ortvalue_from_numpy(array)._ortvalue)
+    made.shrink_to_fit()
+    return made
+
+
+def test_values_in_a_row():
+    def told(module):
+        row = in_a_row(module, A, B)
+        row.push_back(np.arange(3.0).__dlpack__())
+        return [
+            *(len(row), row[0].shape(), [value.data_type() for value in row], row.element_type_at(1)),
+            *(len(row.to_dlpacks(None)), [value.shape() for value in map(module.OrtValue, row)]),
+            *(type(row.dlpack_at(0)).__name__, row.to_dlpacks(lambda capsule: type(capsule).__name__)),
+        ]
+
+    same(told)
+
+
+def test_run_with_rows():
+    def ran(module, names=("a", "b"), filled=False):
+        made, results = session(module, product()), state(module).OrtValueVector()
+        if filled:
+            results = in_a_row(module, np.zeros((2, 2), "f4"))
+        devices = [module.OrtDevice.make("cpu", 0)._get_c_device()]
+        row = in_a_row(module, A, B)
+        made.run_with_ortvaluevector(module.RunOptions(), list(names), row, ["c"], results, devices)
+        return [value.numpy() for value in results]
+
+    same(ran)
+    same(lambda module: ran(module, filled=True))
+
+
+def test_rows_of_another_length():
+    made, results = session(ours, product()), in_a_row(ours, A, A)
+    with pytest.raises(state(ours).InvalidArgument, match="2 values for 1 results"):
+        made.run_with_ortvaluevector(None, ["a", "b"], in_a_row(ours, A, B), ["c"], results, [])
 
 
 def test_sequences_as_values():
@@ -274,8 +396,6 @@ def test_memory_of_a_device_is_refused_in_words():
         lambda: ours.LoraAdapter(),
         lambda: ours.LoraAdapter.Load("a"),
         lambda: ours.ModelCompiler(ours.SessionOptions(), "m.onnx"),
-        lambda: ours.OrtArenaCfg(0, -1, -1, -1),
-        lambda: ours.create_and_register_allocator(None, None),
         lambda: ours.register_execution_provider_library("a", "b.so"),
         lambda: ours.unregister_execution_provider_library("a"),
     ],
@@ -314,8 +434,6 @@ def test_every_name_of_the_module_is_known_or_absent_on_purpose():
         "capi",
         "onnxruntime_validation",
         "import_capi_exception",
-        "cuda_version",
-        "version",
     }
     missing = {n for n in public if n not in dir(ours)}
     assert all(
@@ -330,10 +448,6 @@ def test_every_name_of_the_module_is_known_or_absent_on_purpose():
                 "OrtDeviceMemory",
                 "OrtMemoryInfoDevice",
                 "OrtSync",
-                "create_and_register_allocator_v2",
-                "package_name",
-                "preload_dlls",
-                "print_debug_info",
                 "is_preload",
                 "quantization",
                 "tools",

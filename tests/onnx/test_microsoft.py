@@ -168,6 +168,23 @@ def onnx_eval(node, given):
     return ReferenceEvaluator(model).run(None, given)[0]
 
 
+@pytest.mark.parametrize(("of_x", "of_scale"), [("f4", "f4"), ("f2", "f4"), ("f4", "f2"), ("f8", "f4")])
+def test_simplified_layer_normalization(tmp_path, rng, of_x, of_scale):
+    """The result has the dtype of the scale; numpy says what it is, in f64."""
+    x, scale = real(rng, 3, 8).astype(of_x), real(rng, 8).astype(of_scale)
+    path, given = build(
+        tmp_path / "m.onnx",
+        "SimplifiedLayerNormalization",
+        {"x": x, "scale": scale},
+        ["y"],
+        {"epsilon": 1e-3},
+    )
+    y, wide = tallow.compile(path).run(given)["y"], x.astype("f8")
+    want = wide / np.sqrt((wide**2).mean(-1, keepdims=True) + 1e-3) * scale
+    assert y.dtype == scale.dtype
+    np.testing.assert_allclose(y, want, rtol=1e-3 if of_scale == "f2" else 1e-5)
+
+
 @pytest.mark.parametrize("shift", (True, False))
 @pytest.mark.parametrize("bias", (True, False))
 def test_skip_layer_normalization(tmp_path, rng, shift, bias):
@@ -495,6 +512,20 @@ def test_products(tmp_path, rng, dtype, channels):
         "wz": zero, "b": bias,
     }  # fmt: skip
     agrees(tmp_path, "MatMulIntegerToFloat", stated, constants=constants)
+
+
+def test_products_in_half_precision(tmp_path, rng):
+    """onnxruntime has no such kernel on processors: numpy says what it is, computed in f32 and rounded once."""
+    a, w, bias = codes(rng, "u1", 5, 33), codes(rng, "i1", 33, 7), real(rng, 7).astype("f2")
+    inputs = {"a": a, "w": w, "as": np.array(0.02, "f2"), "ws": rng.uniform(0.001, 0.1, 7).astype("f2")}
+    path, given = build(
+        tmp_path / "m.onnx", "MatMulIntegerToFloat", inputs | {"az": None, "wz": None, "b": bias}, ["y"]
+    )
+    y = tallow.compile(path).run(given)["y"]
+    scale = inputs["as"].astype("f4") * inputs["ws"].astype("f4")
+    want = (a.astype("i4") @ w.astype("i4")) * scale + bias.astype("f4")
+    assert y.dtype == np.float16
+    np.testing.assert_allclose(y, want.astype("f2"), rtol=1e-3)  # a unit in the last place of f16
 
 
 @pytest.mark.parametrize("coded", (True, False))

@@ -118,6 +118,38 @@ def test_untied_sizes_are_each_their_own():
     assert tallow.load(data, {"n": 4}, format="onnx-untied").inputs[1].shape == (4, 4)
 
 
+def test_some_names_of_sizes_are_disbelieved():
+    model = onnx.load_from_string(doubling())
+    for name in "zv":
+        model.graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", "k"]))
+    data = model.SerializeToString()
+    importer = plugins.host().get("importer", "onnx").of(untied=["n"])
+    shapes = [p.shape for p in tallow.load(data, format=importer).inputs]
+    assert len({shape[0] for shape in shapes}) == 3 and [shape[1] for shape in shapes] == [3, "k", "k"]
+    assert tallow.load(data, {"n": 4, "k": 2}, format=importer).inputs[1].shape == (4, 2)
+    results = [tallow.compile(data, format=f) for f in (importer, "onnx", importer)]  # the last is cached
+    given = [np.ones((rows, columns), "f4") for rows, columns in ((2, 3), (4, 5), (6, 5))]
+    for executable in (results[0], results[2]):
+        assert executable(*given).shape == (2, 3)
+    with pytest.raises(tallow.InputError, match="axis 0 is n, which is 2 in another input, got 4"):
+        results[1](*given)
+
+
+def test_inputs_with_a_default_may_be_asked_for():
+    model = onnx.load_from_string(doubling())
+    model.graph.input.append(helper.make_tensor_value_info("w", TensorProto.FLOAT, [1, 3]))
+    data = model.SerializeToString()
+    importer = plugins.host().get("importer", "onnx").of(fed=["w"])
+    assert [p.name for p in tallow.load(data).inputs] == ["x"]
+    assert [p.name for p in tallow.load(data, format=importer).inputs] == ["x", "w"]
+    for _ in range(2):  # compiled, and from the cache
+        fed, plain = tallow.compile(data, format=importer), tallow.compile(data)
+        np.testing.assert_array_equal(fed.run({"x": X, "w": np.full((1, 3), 5, "f4")})["y"], 5 * X)
+        np.testing.assert_array_equal(plain(X), 2 * X)
+    with pytest.raises(tallow.ImportFailed, match="no inputs v to be given"):
+        tallow.load(data, format=plugins.host().get("importer", "onnx").of(fed=["v"]))
+
+
 def test_a_file_is_quoted():
     model = tallow.load(doubling("batch size"))
     said = declared.read(model.graph.metadata)

@@ -29,10 +29,10 @@ def load(
     source: str | Path | bytes,
     dims: Mapping[str, int | tuple[int, int]] | None = None,
     *,
-    format: str | None = None,
+    format: str | plugins.Importer | None = None,
 ) -> Model:
     """The model in a file or folder, or in the bytes of a file, with sizes named in `dims` fixed or bounded
-    as in `compile`. `format` names the importer where the file's name does not tell; ImportFailed says
+    as in `compile`. `format` names the importer, or is it, where the file's name does not tell; ImportFailed says
     what is wrong."""
     from tallow.compiler import Model, import_graph
 
@@ -81,7 +81,7 @@ def compile(
     *,
     dims: Mapping[str, int | tuple[int, int]] | None = None,
     threads: int | None = None,
-    format: str | None = None,
+    format: str | plugins.Importer | None = None,
     tune: Progress | bool = False,
     strict: bool = False,
 ) -> Executable:
@@ -110,7 +110,7 @@ def compile_source(
     source: str | Path | bytes,
     device: str | Sequence[str],
     dims: Mapping[str, int | tuple[int, int]],
-    format: str | None = None,
+    format: str | plugins.Importer | None = None,
     threads: int | None = None,
     tune: Progress | bool = False,
     strict: bool = False,

@@ -49,7 +49,7 @@ class Model:
 def import_graph(
     source: str | Path | bytes,
     sizes: Mapping[str, int | tuple[int, int | None]],
-    format: str | None = None,
+    format: str | plugins.Importer | None = None,
 ) -> Graph:
     """The Graph of a model's files, or bytes, with sizes fixed or bounded; ImportFailed says what is wrong."""
     fixed = {n: s for n, s in sizes.items() if isinstance(s, int)}

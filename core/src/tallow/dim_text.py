@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 from tallow.dim import BUILD, Dim, floordiv, symbol
 from tallow.errors import GraphError
 from tallow.scan import Scanner
 
 
+@lru_cache(maxsize=4096)
 def parse_dim(text: str) -> Dim:
     """The Dim that `str` printed: integers, names, + - * // and the functions of `Apply`."""
     try:

@@ -160,8 +160,10 @@ class PluginHost:
             self._made[kind, name] = self.tables[kind][name].factory()
         return self._made[kind, name]
 
-    def importer_of(self, source: str | Path | bytes, format: str | None = None) -> Importer:
+    def importer_of(self, source: str | Path | bytes, format: str | Importer | None = None) -> Importer:
         """The importer of that format, or the one that reads such a model."""
+        if format is not None and not isinstance(format, str):
+            return format
         if isinstance(source, bytes):
             return self.importer_of_bytes(format)
         return self.importer_for(Path(source), format)

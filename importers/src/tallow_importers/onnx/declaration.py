@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import onnx
 
 from tallow.declared import Declared, Sizes
 from tallow_importers.onnx.tensors import ONNX_DTYPES
 
 
-def declaration(model: onnx.ModelProto) -> Declared:
-    """The facts of a model's file that its Graph has no place for."""
+def declaration(model: onnx.ModelProto, fed: Collection[str] = ()) -> Declared:
+    """The facts of a model's file that its Graph has no place for; `fed` are inputs whose defaults do not count."""
     graph = model.graph
     constants = {t.name for t in graph.initializer} | {t.values.name for t in graph.sparse_initializer}
+    constants.difference_update(fed)
     inputs = [i for i in graph.input if i.name not in constants]
     ports = {info.name: shape for info in (*inputs, *graph.output) if (shape := _shape(info)) is not None}
     meanings = {info.name: tuple(d.denotation for d in _shape(info).dim) for info in inputs if _shape(info)}

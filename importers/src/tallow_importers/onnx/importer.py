@@ -36,6 +36,7 @@ from tallow_importers.onnx.families.control import as_declared, fork
 from tallow_importers.onnx.functions import body_of, type_proto
 from tallow_importers.onnx.known import KnownBuilder
 from tallow_importers.onnx.problems import Problems
+from tallow_importers.onnx.reading import PLAIN, Reading
 from tallow_importers.onnx.registry import REGISTRY
 from tallow_importers.onnx.schema import check_node
 from tallow_importers.onnx.sorting import in_order
@@ -50,23 +51,20 @@ GROWTH, LEAST = 64, 10_000  # nodes, functions written out, for each node of the
 assert families
 
 
-def load(path: str | Path, dims: Mapping[str, int] | None = None, tied: bool = True) -> Graph:
-    """The Graph of an ONNX file, sizes in `dims` fixed; ImportFailed says what is wrong or not supported.
-
-    tied: sizes of one name are equal, as ONNX says; else every axis of an input has a size of its own.
-    """
+def load(path: str | Path, dims: Mapping[str, int] | None = None, reading: Reading = PLAIN) -> Graph:
+    """The Graph of an ONNX file, sizes in `dims` fixed; ImportFailed says what is wrong or not supported."""
     path = Path(path)
     try:
         rest, weights = read(path)
     except OSError as error:
         raise ImportFailed(f"cannot read {path}: {error.strerror}") from None
-    return load_model_proto(_parse(rest, path.name), path.parent, path.name, dims, tied, weights)
+    return load_model_proto(_parse(rest, path.name), path.parent, path.name, dims, reading, weights)
 
 
-def load_bytes(data: bytes, dims: Mapping[str, int] | None = None, tied: bool = True) -> Graph:
+def load_bytes(data: bytes, dims: Mapping[str, int] | None = None, reading: Reading = PLAIN) -> Graph:
     """As `load`, of an ONNX file's bytes; external data has no folder there and is refused."""
     rest, weights = read_bytes(data)
-    return load_model_proto(_parse(rest, "model"), dims=dims, tied=tied, weights=weights)
+    return load_model_proto(_parse(rest, "model"), dims=dims, reading=reading, weights=weights)
 
 
 def _parse(data: bytes, source: str) -> onnx.ModelProto:
@@ -83,7 +81,7 @@ def load_model_proto(
     folder: Path | None = None,
     source: str = "model",
     dims: Mapping[str, int] | None = None,
-    tied: bool = True,
+    reading: Reading = PLAIN,
     weights: Mapping[int, np.ndarray] | None = None,
 ) -> Graph:
     """The Graph of a model in memory; `folder` is where its external data may lie, `weights` the raw data of
@@ -91,7 +89,7 @@ def load_model_proto(
     if not model.HasField("graph") or not (model.graph.node or model.graph.output):
         raise NotAModel(f"{source} holds no graph: it is not an ONNX model, or it is truncated")
     try:
-        return _Importer(model, folder, source, dims or {}, tied, weights or {}).graph()
+        return _Importer(model, folder, source, dims or {}, reading, weights or {}).graph()
     except (*_MALFORMED, OverflowError, MemoryError) as error:
         raise ImportFailed(f"{source} is damaged or malformed ({type(error).__name__}: {error})") from error
 
@@ -103,11 +101,11 @@ class _Importer:
         folder: Path | None,
         source: str,
         dims: Mapping[str, int],
-        tied: bool,
+        reading: Reading,
         weights: Mapping[int, np.ndarray],
     ):
-        self.model, self.folder, self.source, self.dims, self.tied = model, folder, source, dims, tied
-        self.weights = weights
+        self.model, self.folder, self.source, self.dims = model, folder, source, dims
+        self.weights, self.reading = weights, reading
         self.opsets = self._opsets(model.opset_import)
         self.functions = {(f.domain, f.name, f.overload): f for f in model.functions}
         self.problems = Problems(source)
@@ -141,6 +139,7 @@ class _Importer:
             self._inputs(context, proto)
             self.inputs = tuple(builder.inputs)
             check_names(self.dims, self.sizes)
+            self._check_fed()
             self._body(context, proto)
             outputs = self._outputs(context, proto)
         except RanksDiffer as error:
@@ -154,8 +153,13 @@ class _Importer:
         metadata = {p.key: p.value for p in self.model.metadata_props}
         metadata |= {"producer": f"{self.model.producer_name} {self.model.producer_version}".strip()}
         metadata |= {"opset": ", ".join(f"{d or 'ai.onnx'} {v}" for d, v in self.opsets.items())}
-        metadata |= {declared.KEY: declaration(self.model).text()}
+        metadata |= {declared.KEY: declaration(self.model, self.reading.fed).text()}
         return builder.finish(outputs, metadata)
+
+    def _check_fed(self) -> None:
+        unknown = self.reading.fed - {info.name for info in self.model.graph.input}
+        if unknown:
+            raise ImportFailed(f"{self.source}: no inputs {', '.join(sorted(unknown))} to be given")
 
     # Parts of a graph --------------------------------------------------------------------------
 
@@ -163,7 +167,10 @@ class _Importer:
         self, context: Context, proto: onnx.GraphProto, weights: Mapping[int, np.ndarray] | None = None
     ) -> None:
         """A graph's weights as constants, known by their names from here on."""
+        fed = self.reading.fed if proto is self.model.graph else ()
         for number, tensor in enumerate(proto.initializer):
+            if tensor.name in fed:
+                continue
             array, have = (
                 to_array(tensor, self.folder, (weights or {}).get(number)),
                 context.scope.get(tensor.name),
@@ -175,6 +182,8 @@ class _Importer:
                 continue
             self._define(context, tensor.name, context.builder.constant(array, tensor.name))
         for sparse in proto.sparse_initializer:
+            if sparse.values.name in fed:
+                continue
             dense = sparse_to_dense(sparse, self.folder)
             self._define(context, sparse.values.name, context.builder.constant(dense, sparse.values.name))
 
@@ -187,7 +196,7 @@ class _Importer:
         context.scope[name] = value
 
     def _inputs(self, context: Context, proto: onnx.GraphProto) -> None:
-        """Inputs are made; one that is an initializer too has a default, which Tallow keeps constant."""
+        """Inputs are made; one that is an initializer too has a default, which is constant unless it is to be fed."""
         given = [i for i in proto.input if i.name not in context.scope]
         given = [i for i in given if repairs.has_type(proto, i, self.source)]
         names = [context.builder.unique(info.name) for info in given]
@@ -236,7 +245,7 @@ class _Importer:
             return self._size(str(context.builder.fresh_symbol("d")))
         name = _identifier(dim.dim_param)  # "?" and the like name nothing
         if name and dim.dim_param.lower() not in repairs.ANONYMOUS:
-            if not self.tied:
+            if not self.reading.ties(dim.dim_param):
                 return self._size(str(context.builder.fresh_symbol(name)), dim.dim_param)
             if dim.dim_param not in self.renamed:
                 self.renamed[dim.dim_param] = context.builder.size_name(name)

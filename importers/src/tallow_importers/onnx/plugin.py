@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from tallow.hookspecs import hook
+from tallow_importers.onnx.reading import PLAIN, Reading
 
 TALLOW_API = 1
 
@@ -12,9 +14,15 @@ TALLOW_API = 1
 class OnnxImporter:
     """Files that end in .onnx."""
 
-    name = "onnx"
     suffixes = (".onnx",)
-    tied = True  # sizes of one name are equal
+
+    def __init__(self, reading: Reading = PLAIN):
+        self.reading = reading
+        self.name = ", ".join(["onnx", *reading.words()])
+
+    def of(self, untied: Iterable[str] = (), fed: Iterable[str] = ()) -> OnnxImporter:
+        """One that disbelieves these names of sizes and drops the defaults of these inputs."""
+        return OnnxImporter(Reading(frozenset(untied), frozenset(fed)))
 
     def claims(self, path: Path) -> bool:
         return path.suffix == ".onnx"
@@ -33,20 +41,21 @@ class OnnxImporter:
     def load(self, path: Path, dims=None):
         from tallow_importers.onnx.importer import load
 
-        return load(path, dims, self.tied)
+        return load(path, dims, self.reading)
 
     def load_bytes(self, data: bytes, dims=None):
         from tallow_importers.onnx.importer import load_bytes
 
-        return load_bytes(data, dims, self.tied)
+        return load_bytes(data, dims, self.reading)
 
 
 class UntiedOnnxImporter(OnnxImporter):
     """The same of models whose names of sizes are not to be believed; only asked for by its name."""
 
-    name = "onnx-untied"
     suffixes = ()
-    tied = False
+
+    def __init__(self):
+        super().__init__(Reading(untied=None))
 
     def claims(self, path: Path) -> bool:
         return False

@@ -23,21 +23,26 @@ from tallow.compat.onnxruntime.environment import (
     get_ep_devices,
     get_version_string,
     has_collective_ops,
+    preload_dlls,
+    print_debug_info,
     set_global_thread_pool_sizes,
     set_seed,
 )
 from tallow.compat.onnxruntime.install import install
 from tallow.compat.onnxruntime.interface import ModelMetadata, NodeArg
+from tallow.compat.onnxruntime.memory import (
+    OrtArenaCfg,
+    OrtMemoryInfo,
+    create_and_register_allocator,
+    create_and_register_allocator_v2,
+)
 from tallow.compat.onnxruntime.options import RunOptions, SessionOptions
 from tallow.compat.onnxruntime.providers import get_all_providers, get_available_providers, get_device
 from tallow.compat.onnxruntime.refused import (
     AdapterFormat,
     LoraAdapter,
     ModelCompiler,
-    OrtArenaCfg,
-    OrtMemoryInfo,
     SparseTensor,
-    create_and_register_allocator,
     register_execution_provider_library,
     unregister_execution_provider_library,
 )
@@ -50,7 +55,8 @@ from tallow.compat.onnxruntime.session import InferenceSession
 from tallow.compat.onnxruntime.values import OrtDevice, OrtDeviceVendorId, OrtValue, copy_tensors
 
 SessionIOBinding = IOBinding
-__version__ = API
+__version__ = version = API
+package_name, cuda_version = "onnxruntime", ""
 __all__ = [
     "AdapterFormat",
     "ExecutionMode",
@@ -76,6 +82,8 @@ __all__ = [
     "SparseTensor",
     "copy_tensors",
     "create_and_register_allocator",
+    "create_and_register_allocator_v2",
+    "cuda_version",
     "disable_telemetry_events",
     "enable_telemetry_events",
     "get_all_providers",
@@ -86,6 +94,9 @@ __all__ = [
     "get_version_string",
     "has_collective_ops",
     "install",
+    "package_name",
+    "preload_dlls",
+    "print_debug_info",
     "register_execution_provider_library",
     "set_default_logger_callback",
     "set_default_logger_severity",
@@ -93,6 +104,7 @@ __all__ = [
     "set_global_thread_pool_sizes",
     "set_seed",
     "unregister_execution_provider_library",
+    "version",
 ]
 
 

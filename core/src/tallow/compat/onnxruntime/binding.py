@@ -8,7 +8,7 @@ import numpy as np
 
 from tallow.compat.onnxruntime.errors import InvalidArgument, error
 from tallow.compat.onnxruntime.kinds import element_dtype, handed_out, type_word
-from tallow.compat.onnxruntime.values import OrtValue, at_address, need_host, of_result
+from tallow.compat.onnxruntime.values import OrtValue, OrtValueVector, at_address, need_host, of_result
 from tallow.graph import TensorType
 
 
@@ -28,7 +28,7 @@ class IOBinding:
             raise RuntimeError(
                 f"Unable to create OrtValue from the given python object: expected an array, got {type(arr_on_cpu)}"
             )
-        self._bind(name, OrtValue(arr_on_cpu, element_dtype(arr_on_cpu.dtype)))
+        self._bind(name, OrtValue._of(arr_on_cpu, element_dtype(arr_on_cpu.dtype)))
 
     def bind_input(
         self, name: str, device_type: str, device_id: int, element_type, shape: Sequence[int], buffer_ptr: int
@@ -36,13 +36,13 @@ class IOBinding:
         """Binds the tensor at an address of the host's memory."""
         need_host(device_type, device_id)
         kind = element_dtype(element_type)
-        self._bind(name, OrtValue(at_address(buffer_ptr, shape, kind), kind))
+        self._bind(name, OrtValue._of(at_address(buffer_ptr, shape, kind), kind))
 
     def bind_ortvalue_input(self, name: str, ortvalue: OrtValue) -> None:
-        self._bind(name, ortvalue)
+        self._bind(name, ortvalue._get_c_value())
 
     def _bind(self, name: str, value: OrtValue) -> None:
-        if name not in [i.name for i in self._session.get_inputs()]:
+        if name not in self._session._interface.input_types:
             raise RuntimeError(f"Failed to find NodeArg with name: {name} in the def list")
         self._inputs[name] = value
 
@@ -59,10 +59,10 @@ class IOBinding:
                 "`element_type` and `shape` are to be provided if pre-allocated memory is provided"
             )
         kind = element_dtype(element_type)
-        self._targets[name] = OrtValue(at_address(buffer_ptr, shape, kind), kind)
+        self._targets[name] = OrtValue._of(at_address(buffer_ptr, shape, kind), kind)
 
     def bind_ortvalue_output(self, name: str, ortvalue: OrtValue) -> None:
-        self._targets[name] = ortvalue
+        self._targets[name] = ortvalue._get_c_value()
 
     def synchronize_inputs(self) -> None:
         """Nothing to wait for: memory is the host's."""
@@ -74,8 +74,8 @@ class IOBinding:
         """Results of the last run, in the order in which outputs were bound."""
         return list(self._results)
 
-    def get_outputs_as_ortvaluevector(self) -> list[OrtValue]:
-        return self.get_outputs()
+    def get_outputs_as_ortvaluevector(self) -> OrtValueVector:
+        return OrtValueVector(self._results)
 
     def copy_outputs_to_cpu(self) -> list:
         """Results of the last run as arrays of their own."""
@@ -87,6 +87,10 @@ class IOBinding:
     def clear_binding_outputs(self) -> None:
         self._targets.clear()
         self._results = []
+
+    @property
+    def _iobinding(self) -> IOBinding:
+        return self
 
     def _for_run(self) -> tuple[dict[str, OrtValue], dict[str, np.ndarray]]:
         """The feed, and arrays that results are written straight into: those that share no memory with an

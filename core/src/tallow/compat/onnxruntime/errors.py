@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
 
 from tallow.errors import CompileError, GraphError, ImportFailed, NotAModel, TallowError, Unavailable
 
 
 class OrtError(Exception):
-    """Base of all; `code` and `word` are onnxruntime's status."""
+    """Base of all; `code` and `word` are onnxruntime's status, `message` is what follows them."""
 
-    code, word = 1, "FAIL"
+    code, word, message = 1, "FAIL", ""
 
 
 def _status(name: str, code: int, word: str) -> type[OrtError]:
@@ -36,7 +37,9 @@ DeviceReset = _status("DeviceReset", 15, "DEVICE_RESET")
 
 def error(kind: type[OrtError], message: object) -> OrtError:
     """An exception with onnxruntime's prefix before the message."""
-    return kind(f"[ONNXRuntimeError] : {kind.code} : {kind.word} : {message}")
+    made = kind(f"[ONNXRuntimeError] : {kind.code} : {kind.word} : {message}")
+    made.message = str(message)
+    return made
 
 
 _OF_LOADING = (  # the first row that fits counts
@@ -47,13 +50,37 @@ _OF_LOADING = (  # the first row that fits counts
     (Unavailable, EPFail),
     (TallowError, Fail),
 )
+_OF_NODE = re.compile(r'\((\w+) node "([^"]*)" in [^()]*\)')  # where an error says that it arose
 
 
 @contextmanager
-def loading():
-    """Tallow's errors of importing and compiling as onnxruntime's."""
+def loading(source: str | bytes):
+    """Tallow's errors of importing and compiling a model, from a path or the bytes of one, as onnxruntime's."""
     try:
         yield
     except TallowError as raised:
         kind = next(ours for theirs, ours in _OF_LOADING if isinstance(raised, theirs))
-        raise error(kind, raised) from raised
+        message = f"{unreadable(source)} {raised}" if kind is InvalidProtobuf else raised
+        raise error(kind, message) from raised
+
+
+def loaded(source: str | bytes) -> str:
+    """How onnxruntime begins to say what is wrong with a model."""
+    return f"Load model from {source} failed:" if isinstance(source, str) else ""
+
+
+def unreadable(source: str | bytes) -> str:
+    """What onnxruntime says of a source that is no model."""
+    if isinstance(source, str):
+        return f"{loaded(source)}Protobuf parsing failed."
+    return "Failed to load model because protobuf parsing failed."
+
+
+def running(raised: Exception) -> str:
+    """An error of a run, in the form that onnxruntime has where it names a node."""
+    node = _OF_NODE.search(str(raised))
+    if node is None:
+        return str(raised)
+    operator, name = node.groups()
+    said = "Non-zero status code returned while running"
+    return f"{said} {operator} node. Name:'{name}' Status Message: {raised}"

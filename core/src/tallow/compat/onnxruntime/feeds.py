@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 
 import numpy as np
@@ -25,34 +26,50 @@ def check_missing(interface: Interface, feed: Mapping[str, object]) -> None:
 def check_outputs(interface: Interface, wanted: object) -> list[str]:
     """The names of the wanted results: all of them where none is named."""
     have = interface.output_types
-    if not wanted:
+    if wanted is None or isinstance(wanted, (str, bytes)):
+        names = wanted
+    else:
+        names = [name.decode() if isinstance(name, bytes) else name for name in wanted]
+    if not names:
         return list(have)
-    if isinstance(wanted, (str, bytes)) or not all(isinstance(name, str) for name in wanted):
+    if isinstance(names, (str, bytes)) or not all(isinstance(name, str) for name in names):
         raise TypeError(
             f"run(): incompatible function arguments: output names are a list of str, got {wanted!r}"
         )
-    for name in wanted:
+    for name in names:
         if name not in have:
             raise error(InvalidArgument, f"Invalid output name:{name}")
-    return list(wanted)
+    return names
 
 
-def prepare(interface: Interface, feed: Mapping[str, object]) -> dict[str, object]:
-    """The feed as an Executable takes it; what has no value is there as None."""
+def prepare(interface: Interface, feed: Mapping[str, object], constant: bool) -> dict[str, object]:
+    """The feed as an Executable takes it; what has no value is there as None. `constant`: the defaults of inputs
+    cannot be replaced."""
     types = interface.input_types
     plainly = feed.keys() == types.keys() and not interface.scalars
     if plainly and all(type(value) is np.ndarray for value in feed.values()):
         return feed
     for name in feed:
-        if name in [i.name for i in interface.defaults]:
+        if not isinstance(name, str):
+            raise TypeError(f"run(): incompatible function arguments: inputs by name, got the name {name!r}")
+        if constant and name in interface.default_types:
             raise error(
-                InvalidArgument,
-                f"Invalid input name: {name}: the model gives it a default, which Tallow keeps constant",
+                InvalidArgument, f"Invalid input name: {name}: its default is constant in an artifact"
             )
-        if name not in types:
+        if name not in types and name not in interface.default_types:
             raise error(InvalidArgument, f"Invalid input name: {name}")
+        if name in interface.default_types and isinstance(feed[name], list):
+            raise RuntimeError(
+                f"Failed to find input with name: {name} in the model input def list: give an array"
+            )
     given = plain(feed)
-    return {name: _taken(name, given.get(name), of) for name, of in types.items()}
+    defaults = {name: of for name, of in interface.default_types.items() if name in given}
+    return {name: _taken(name, given.get(name), of) for name, of in (types | defaults).items()}
+
+
+def fed(interface: Interface, feed: Mapping[str, object]) -> frozenset[str]:
+    """The inputs of a feed that the model has a default for."""
+    return frozenset(feed.keys() & interface.default_types.keys())
 
 
 def _taken(name: str, value: object, of: Type) -> object:
@@ -79,24 +96,25 @@ def _taken(name: str, value: object, of: Type) -> object:
     )
 
 
-def complaint(interface: Interface, feed: Mapping[str, object], raised: Exception) -> OrtError:
-    """The exception that onnxruntime has for a feed that was refused."""
-    for argument in interface.inputs:
-        of, value = interface.input_types[argument.name], feed.get(argument.name)
+def complaint(interface: Interface, feed: Mapping[str, object]) -> OrtError | None:
+    """The exception that onnxruntime has for a feed whose inputs are not of their types."""
+    types = interface.input_types | interface.default_types
+    for argument in (*interface.inputs, *interface.defaults):
+        of, value = types[argument.name], feed.get(argument.name)
         message = _misfit(argument, of.element if isinstance(of, OptionalType) else of, value)
         if message is not None:
             return error(InvalidArgument, message)
-    return error(Fail, raised)
-
-
-def disagreeing(interface: Interface, feed: Mapping[str, object]) -> str | None:
-    """The name of a size that has different values in a feed, if one has."""
-    sizes: dict[str, int] = {}
-    for argument in interface.inputs:
-        for name, size in zip(argument.shape, getattr(feed.get(argument.name), "shape", ()), strict=False):
-            if isinstance(name, str) and sizes.setdefault(name, size) != size:
-                return name
     return None
+
+
+def disagreeing(interface: Interface, feed: Mapping[str, object]) -> frozenset[str]:
+    """The names of sizes that have different values in a feed."""
+    sizes: dict[str, set[int]] = defaultdict(set)
+    for argument in (*interface.inputs, *interface.defaults):
+        for name, size in zip(argument.shape, getattr(feed.get(argument.name), "shape", ()), strict=False):
+            if isinstance(name, str):
+                sizes[name].add(size)
+    return frozenset(name for name, values in sizes.items() if len(values) > 1)
 
 
 def _misfit(argument: NodeArg, of: Type, value: object) -> str | None:

@@ -9,13 +9,21 @@ import pkgutil
 import re
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from tallow.compat.onnxruntime.environment import API, get_build_info
 from tallow.compat.onnxruntime.said import LOGGER, cannot_honour
 
 NAME = "onnxruntime"
 OURS = __package__
-_TOOLS = "it is a tool of onnxruntime and no part of running a model: use it with onnxruntime itself"
+TOOLS = (
+    "backend",
+    "datasets",
+    "quantization",
+    "tools",
+    "transformers",
+)  # in Python, on the interface that is here
+_ABSENT = "it is a tool of onnxruntime and no part of running a model: install onnxruntime beside Tallow"
 
 
 class _Distribution(importlib.metadata.Distribution):
@@ -31,12 +39,21 @@ class _Distribution(importlib.metadata.Distribution):
 
 
 class _Finder(importlib.metadata.DistributionFinder):
-    """Answers for the package's version, and says which of its modules are not here."""
+    """Answers for the package's version, finds its tools where onnxruntime is installed, and says which modules are
+    not here."""
 
     def find_spec(self, name: str, path=None, target=None) -> importlib.machinery.ModuleSpec | None:
-        if name.startswith(f"{NAME}."):
-            cannot_honour(f"import of {name}", _TOOLS)
-        return None
+        package, *inner = name.split(".")
+        if package != NAME or not inner:
+            return None
+        found = _tool(name, inner[:-1]) if inner[0] in TOOLS else None
+        if found is None:
+            cannot_honour(f"import of {name}", _ABSENT if inner[0] in TOOLS else "Tallow has no such module")
+        elif len(inner) == 1:
+            LOGGER.info(
+                "%s is onnxruntime's own, from %s: what it runs, it runs on Tallow", name, found.origin
+            )
+        return found
 
     def find_distributions(
         self, context: importlib.metadata.DistributionFinder.Context | None = None
@@ -44,6 +61,15 @@ class _Finder(importlib.metadata.DistributionFinder):
         wanted = None if context is None else context.name
         if wanted is None or re.sub(r"[-_.]+", "-", wanted).lower() == NAME:
             yield _Distribution()
+
+
+def _tool(name: str, folders: list[str]) -> importlib.machinery.ModuleSpec | None:
+    """A module of the onnxruntime that is installed, if one is."""
+    installed = importlib.machinery.PathFinder.find_spec(NAME)
+    if installed is None or installed.submodule_search_locations is None:
+        return None
+    places = [str(Path(root, *folders)) for root in installed.submodule_search_locations]
+    return importlib.machinery.PathFinder.find_spec(name, places)
 
 
 def install() -> None:
@@ -58,6 +84,10 @@ def install() -> None:
         del sys.modules[name]
     sys.modules[NAME] = package
     for found in pkgutil.walk_packages(package.__path__, f"{OURS}."):
-        if not found.name.endswith(".__main__"):
-            sys.modules[NAME + found.name.removeprefix(OURS)] = importlib.import_module(found.name)
+        name = NAME + found.name.removeprefix(OURS)
+        shared = (
+            name.rpartition(".")[2] in TOOLS and _tool(name, []) is not None
+        )  # what is ours in it is still found
+        if not found.name.endswith(".__main__") and not shared:
+            sys.modules[name] = importlib.import_module(found.name)
     sys.meta_path.insert(0, _Finder())

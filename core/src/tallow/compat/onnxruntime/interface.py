@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from tallow import declared
 from tallow.compat.onnxruntime.kinds import type_word
-from tallow.declared import Declared
+from tallow.declared import Declared, Sizes
+from tallow.dim import symbol
 from tallow.dtype import DTYPES
 from tallow.executable import Executable
 from tallow.graph import OptionalType, TensorType, Type
@@ -51,7 +52,8 @@ class Interface:
     outputs: tuple[NodeArg, ...]
     defaults: tuple[NodeArg, ...]
     metadata: ModelMetadata
-    input_types: Mapping[str, Type]
+    input_types: dict[str, Type]
+    default_types: dict[str, Type]
     output_types: Mapping[str, Type]
     required: frozenset[str]
     scalars: frozenset[str]
@@ -80,6 +82,7 @@ def describe(executable: Executable) -> Interface:
             dict(said.properties),
         ),
         inputs,
+        {name: _default_type(dtype, sizes) for name, (dtype, sizes) in said.defaults.items()},
         outputs,
         frozenset(name for name, type_ in inputs.items() if not isinstance(type_, OptionalType)),
         frozenset(name for name, type_ in inputs.items() if getattr(type_, "shape", None) == ()),
@@ -88,6 +91,12 @@ def describe(executable: Executable) -> Interface:
 
 def _types(program: Program, names, slots) -> dict[str, Type]:
     return {name: program.slots[slot].type for name, slot in zip(names, slots, strict=True)}
+
+
+def _default_type(dtype: str, sizes: Sizes) -> TensorType:
+    """The type of an input that may be left out."""
+    shape = (size if isinstance(size, int) else symbol(size or f"d{axis}") for axis, size in enumerate(sizes))
+    return TensorType(DTYPES[dtype], tuple(shape))
 
 
 def _held(of: Type) -> Type:

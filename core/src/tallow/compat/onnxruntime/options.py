@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 
 from tallow.compat.onnxruntime.enumerations import ExecutionMode, ExecutionOrder, GraphOptimizationLevel
 from tallow.compat.onnxruntime.errors import NotImplemented, error
+from tallow.compat.onnxruntime.providers import get_all_providers
 from tallow.compat.onnxruntime.said import cannot_honour
 
 PLANNED = "memory is planned before a run, and kept for the next"
 IN_ORDER = "steps run one after another, each on all threads of its session"
 QUIET = "messages come through the logger tallow.compat.onnxruntime"
+
+LONGEST_KEY, LONGEST_VALUE = 1024, 8192
 
 
 class Setting:
@@ -52,6 +56,10 @@ class Options:
     def _add(self, key: str, value: str) -> None:
         if not (isinstance(key, str) and isinstance(value, str)):
             raise TypeError(f"a configuration entry: expected two texts, got {key!r} and {value!r}")
+        if not 0 < len(key) <= LONGEST_KEY:
+            raise RuntimeError(f"Config key is empty or longer than maximum length {LONGEST_KEY}")
+        if len(value) > LONGEST_VALUE:
+            raise RuntimeError(f"Config value is longer than maximum length: {LONGEST_VALUE}")
         self._entries[key] = value
 
     def _get(self, key: str) -> str:
@@ -59,7 +67,7 @@ class Options:
             raise RuntimeError(f"{type(self).__name__} does not have configuration with key: {key}")
         return self._entries[key]
 
-    def say_what_has_no_effect(self, severity: int = -1) -> None:
+    def _say_what_has_no_effect(self, severity: int = -1) -> None:
         """A warning for each setting and entry that asks for what does not happen."""
         kind = type(self)
         for name, value in self._values.items():
@@ -102,7 +110,7 @@ class SessionOptions(Options):
     log_verbosity_level = Setting(0, QUIET)
     logid = Setting("", QUIET)
     optimized_model_filepath = Setting(
-        "", "no ONNX file is written; tallow.compile(model).save(path) keeps a compiled model"
+        "", "the model is written there as it came; tallow.compile(model).save(path) keeps a compiled one"
     )
     profile_file_prefix = Setting("onnxruntime_profile_")
     use_deterministic_compute = Setting(False)
@@ -124,17 +132,19 @@ class SessionOptions(Options):
 
     def add_free_dimension_override_by_name(self, name: str, size: int) -> None:
         """Fixes the size that the model calls `name`; names that it lacks are ignored."""
-        self._sizes[name] = int(size)
+        self._sizes[name] = operator.index(size)
 
     def add_free_dimension_override_by_denotation(self, denotation: str, size: int) -> None:
         """Fixes sizes that the model gives this meaning, such as DATA_BATCH."""
-        self._meanings[denotation] = int(size)
+        self._meanings[denotation] = operator.index(size)
 
     def has_providers(self) -> bool:
         return bool(self._providers)
 
     def add_provider(self, name: str, options: Mapping[str, str]) -> None:
-        """A provider for sessions that are given none."""
+        """A provider for sessions that are given none; RuntimeError for a name that nobody knows."""
+        if name not in get_all_providers():
+            raise RuntimeError(f"Unknown Provider Type: {name}")
         self._providers[name] = dict(options)
 
     def register_custom_ops_library(self, path: str) -> None:

@@ -33,18 +33,6 @@ class ModelCompiler(metaclass=_Refusing):
     """models with compiled contexts inside are not written; use tallow.compile(model).save(path)."""
 
 
-class OrtArenaCfg(metaclass=_Refusing):
-    """Tallow plans memory itself and takes no settings of an arena."""
-
-
-class OrtMemoryInfo(metaclass=_Refusing):
-    """memory is always the host's, and its allocator is Tallow's own."""
-
-
-def create_and_register_allocator(memory_info, arena_cfg=None) -> None:
-    raise error(NotImplemented, "create_and_register_allocator: Tallow plans memory itself")
-
-
 def register_execution_provider_library(name: str, path: str) -> None:
     raise error(NotImplemented, f"{path}: devices come from Tallow's plugins: pip install tallow-NAME")
 

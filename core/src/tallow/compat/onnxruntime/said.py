@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import operator
 from collections.abc import Callable
 
 LOGGER = logging.getLogger("tallow.compat.onnxruntime")
@@ -21,6 +22,7 @@ def cannot_honour(what: str, why: str, severity: int = -1) -> None:
 
 def set_default_logger_severity(severity: int) -> None:
     """The least severity to log: 0 verbose, 1 info, 2 warning, 3 error, 4 fatal."""
+    severity = operator.index(severity)
     if severity not in range(len(SEVERITIES)):
         raise RuntimeError(
             f"Invalid logging severity {severity}. 0:Verbose, 1:Info, 2:Warning, 3:Error, 4:Fatal"

@@ -6,27 +6,28 @@ import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
 import tallow
-from tallow import declared
 from tallow.compat.onnxruntime import feeds, interface
 from tallow.compat.onnxruntime.binding import IOBinding
+from tallow.compat.onnxruntime.enumerations import OrtAllocatorType, OrtMemType
 from tallow.compat.onnxruntime.errors import (
     Fail,
     InvalidArgument,
     NoSuchFile,
-    NotImplemented,
     OrtError,
     RuntimeException,
     error,
     loading,
+    running,
 )
 from tallow.compat.onnxruntime.interface import ModelMetadata, NodeArg
 from tallow.compat.onnxruntime.kinds import handed_out
+from tallow.compat.onnxruntime.memory import OrtMemoryInfo
 from tallow.compat.onnxruntime.options import RunOptions, SessionOptions
+from tallow.compat.onnxruntime.private import PrivateNames
 from tallow.compat.onnxruntime.providers import (
     HOST,
     check_and_normalize_provider_args,
@@ -35,22 +36,23 @@ from tallow.compat.onnxruntime.providers import (
 )
 from tallow.compat.onnxruntime.recorder import Recorder
 from tallow.compat.onnxruntime.said import LOGGER, cannot_honour
-from tallow.compat.onnxruntime.values import OrtValue, of_result
+from tallow.compat.onnxruntime.source import NONE, Source
+from tallow.compat.onnxruntime.values import OrtDevice, OrtValue, OrtValueVector, of_result
 from tallow.executable import Executable
 
-FORMAT, UNTIED = "onnx", "onnx-untied"  # the latter takes names of sizes for no more than names
+HOST_MEMORY = OrtMemoryInfo("Cpu", OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, OrtMemType.DEFAULT)
 OF_A_RUN = (ValueError, IndexError, KeyError, ArithmeticError, MemoryError)  # from host steps
 
 
-class Session:
+class Session(PrivateNames):
     """What a session tells of itself, and running."""
 
     _executable: Executable
     _interface: interface.Interface
     _recorder: Recorder | None
 
-    def _untied(self, size: str) -> Executable | None:
-        """What runs feeds in which sizes of one name differ, if there is a way to make it."""
+    def _variant(self, fed: frozenset[str], untied: frozenset[str]) -> Executable:
+        """What runs feeds that name these inputs with a default, and in which sizes of these names differ."""
         raise NotImplementedError
 
     def get_session_options(self) -> SessionOptions:
@@ -63,7 +65,7 @@ class Session:
         return list(self._interface.outputs)
 
     def get_overridable_initializers(self) -> list[NodeArg]:
-        """Inputs that the model gives defaults; feeding one is refused."""
+        """Inputs that the model gives defaults, and that a feed may name."""
         return list(self._interface.defaults)
 
     def get_modelmeta(self) -> ModelMetadata:
@@ -116,8 +118,55 @@ class Session:
 
         threading.Thread(target=work, daemon=True).start()
 
+    def run_with_ortvaluevector(
+        self,
+        run_options: RunOptions | None,
+        feed_names: Sequence[str],
+        feeds: Sequence[OrtValue],
+        fetch_names: Sequence[str],
+        fetches: OrtValueVector,
+        fetch_devices: Sequence[OrtDevice],
+    ) -> None:
+        """As `run_with_ort_values`, values in rows: results are added to `fetches`, or written to those in it."""
+        if fetches and len(fetches) != len(fetch_names):
+            raise error(InvalidArgument, f"{len(fetches)} values for {len(fetch_names)} results")
+        results = self.run_with_ort_values(
+            fetch_names, dict(zip(feed_names, feeds, strict=True)), run_options
+        )
+        for place, result in enumerate(results):
+            if len(fetches) < len(results):
+                fetches.push_back(result)
+            else:
+                fetches[place].update_inplace(result)
+
     def io_binding(self) -> IOBinding:
         return IOBinding(self)
+
+    def create_ortvalue_from_shape_and_type(
+        self, shape: Sequence[int], element_type, device_type: str, device_id: int = 0, vendor_id: int = -1
+    ) -> OrtValue:
+        """Memory for a tensor; there is one allocator, the host's."""
+        return OrtValue.ortvalue_from_shape_and_type(shape, element_type, device_type, device_id, vendor_id)
+
+    def get_input_memory_infos(self) -> list[OrtMemoryInfo]:
+        return [HOST_MEMORY for _ in self._interface.inputs]
+
+    def get_output_memory_infos(self) -> list[OrtMemoryInfo]:
+        return [HOST_MEMORY for _ in self._interface.outputs]
+
+    def get_tuning_results(self) -> list:
+        """None: what Tallow finds by measuring is part of the compiled model."""
+        return []
+
+    def set_tuning_results(self, results: Sequence, *, error_on_invalid: bool = False) -> None:
+        if results:
+            cannot_honour("InferenceSession.set_tuning_results", "they are of onnxruntime's kernels")
+
+    def set_ep_dynamic_options(self, options: Mapping[str, str]) -> None:
+        cannot_honour(f"InferenceSession.set_ep_dynamic_options({options})", "a backend of Tallow takes none")
+
+    def release_captured_graph(self, graph_annotation_id: int = 0) -> None:
+        """Runs are not captured: nothing to release."""
 
     def run_with_iobinding(self, iobinding: IOBinding, run_options=None) -> None:
         """Runs with what is bound; RuntimeError carries whatever is wrong."""
@@ -127,7 +176,7 @@ class Session:
             feed, out = iobinding._for_run()
             iobinding._take(self._results(feed, run_options, out))
         except OrtError as raised:
-            raise RuntimeError(f"Error in execution: {raised}") from raised
+            raise RuntimeError(f"Error in execution: {raised.message}") from raised
 
     def _results(
         self,
@@ -138,19 +187,20 @@ class Session:
         """Results by name; onnxruntime's exceptions."""
         if run_options is not None:
             _heed(run_options)
-        given = feeds.prepare(self._interface, feed)
+        given = feeds.prepare(self._interface, feed, self._source.is_artifact)
+        fed = (
+            NONE if given.keys() == self._interface.input_types.keys() else feeds.fed(self._interface, given)
+        )
         try:
-            return self._run(self._executable, given, out)
+            return self._run(self._variant(fed, NONE) if fed else self._executable, given, out)
         except tallow.TallowError as raised:
-            told = feeds.complaint(self._interface, given, raised)
-            size = feeds.disagreeing(self._interface, given)
-            loose = None if size is None or isinstance(told, InvalidArgument) else self._untied(size)
-            if loose is None:
-                raise told from raised
+            told, sizes = (of(self._interface, given) for of in (feeds.complaint, feeds.disagreeing))
+            if told is not None or not sizes or self._source.is_artifact:
+                raise told or error(Fail, running(raised)) from raised
         try:
-            return self._run(loose, given, out)
+            return self._run(self._variant(fed, sizes), given, out)
         except tallow.TallowError as raised:
-            raise feeds.complaint(self._interface, given, raised) from raised
+            raise error(Fail, running(raised)) from raised
 
     def _run(
         self, executable: Executable, given: Mapping[str, object], out: Mapping[str, np.ndarray] | None
@@ -160,7 +210,7 @@ class Session:
                 return executable.run(given, out)
             return self._recorded(executable, given, out or {})
         except OF_A_RUN as raised:
-            raise error(RuntimeException, f"{type(raised).__name__}: {raised}") from raised
+            raise error(RuntimeException, f"{type(raised).__name__}: {running(raised)}") from raised
 
     def _recorded(
         self, executable: Executable, given: Mapping[str, object], out: Mapping[str, np.ndarray]
@@ -187,7 +237,7 @@ def _heed(run_options: RunOptions) -> None:
         )
     if run_options.terminate:
         raise error(Fail, "Exiting due to terminate flag being set to true.")
-    run_options.say_what_has_no_effect(run_options.log_severity_level)
+    run_options._say_what_has_no_effect(run_options.log_severity_level)
 
 
 class InferenceSession(Session):
@@ -206,19 +256,15 @@ class InferenceSession(Session):
         provider_options: Sequence | None = None,
         **kwargs,
     ):
-        if not isinstance(path_or_bytes, (str, os.PathLike, bytes)):
-            raise TypeError(f"Unable to load from type '{type(path_or_bytes)}'")
         if sess_options is not None and not isinstance(sess_options, SessionOptions):
             raise TypeError(f"sess_options: expected SessionOptions, got {sess_options!r}")
-        self._source = path_or_bytes if isinstance(path_or_bytes, bytes) else os.fspath(path_or_bytes)
-        self._model_path = self._source if isinstance(self._source, str) else None
-        self._is_artifact = isinstance(self._source, str) and self._source.endswith(".tallow")
         self._sess_options = sess_options or SessionOptions()
+        self._source = Source(path_or_bytes, self._sess_options)
         self._enable_fallback = int(kwargs.pop("enable_fallback", 1)) == 1
         for name in kwargs:
             cannot_honour(f"InferenceSession({name}=...)", "it steers onnxruntime's own optimiser or files")
         severity = self._sess_options.log_severity_level
-        self._sess_options.say_what_has_no_effect(severity)
+        self._sess_options._say_what_has_no_effect(severity)
         try:
             self._create(providers, provider_options)
         except (ValueError, RuntimeError) as raised:
@@ -249,10 +295,12 @@ class InferenceSession(Session):
         devices, reported = choose(names, options)
         begin = time.perf_counter()
         self._executable, self._devices, self._providers = self._made(devices, reported)
-        self._loose, self._recorder = None, None
+        self._variants: dict[tuple[frozenset[str], frozenset[str]], Executable] = {}
+        self._disbelieved, self._recorder = NONE, None
         self._provider_options = {name: {} for name in self._providers}
-        with loading():
+        with loading(self._source.given):
             self._interface = interface.describe(self._executable)
+        self._source.write(self._sess_options.optimized_model_filepath)
         if self._sess_options.enable_profiling:
             prefix = self._sess_options.profile_file_prefix
             self._recorder = Recorder(self, prefix, self._providers[0], begin)
@@ -260,51 +308,32 @@ class InferenceSession(Session):
 
     def _made(self, devices: list[str], reported: list[str]) -> tuple[Executable, list[str], list[str]]:
         """The executable, and the devices and providers that it runs on."""
-        if self._is_artifact:
-            with loading():
-                made = tallow.open(_checked(self._source), self._threads())
+        if self._source.is_artifact:
+            made = self._source.opened()
             backends = dict.fromkeys([*(target.backend for target in made.compiled.targets), HOST])
             return made, [], [provider_of(backend) for backend in backends]
         try:
-            return self._compiled(devices), devices, reported
+            return self._source.compiled(devices), devices, reported
         except OrtError as raised:
             if devices == [HOST] or not self._enable_fallback or isinstance(raised, NoSuchFile):
                 raise
             LOGGER.warning("%s cannot run this model, falling back to the host: %s", reported[0], raised)
-        return self._compiled([HOST]), [HOST], [provider_of(HOST)]
+        return self._source.compiled([HOST]), [HOST], [provider_of(HOST)]
 
-    def _untied(self, size: str) -> Executable | None:
-        """The model compiled for feeds in which a size differs from itself, as onnxruntime lets it."""
-        if self._loose is None and not self._is_artifact:
-            LOGGER.warning("sizes named %r differ: compiling the model again, without regard to names", size)
-            self._loose = self._compiled(self._devices, UNTIED)
-        return self._loose
-
-    def _compiled(self, devices: list[str], format: str = FORMAT) -> Executable:
-        source = _checked(self._source)
-        with loading():
-            return tallow.compile(
-                source, devices, dims=self._dims(format), threads=self._threads(), format=format
-            )
-
-    def _threads(self) -> int | None:
-        return max(self._sess_options.intra_op_num_threads, 0) or None
-
-    def _dims(self, format: str) -> dict[str, int]:
-        """The sizes that the options fix, by Tallow's names."""
-        names, meanings = self._sess_options._sizes, self._sess_options._meanings
-        if not names and not meanings:
-            return {}
-        model = tallow.load(self._source, format=format)
-        said = declared.read(model.graph.metadata)
-        return interface.sizes_by_name(model.inputs, said, names, meanings)
-
-
-def _checked(source: str | bytes) -> str | bytes:
-    """A model's source, which is there if it is a path."""
-    if isinstance(source, str):
-        if not Path(source).exists():
-            raise error(NoSuchFile, f"Load model from {source} failed: there is no such file")
-        if source.endswith(".ort"):
-            raise error(NotImplemented, f"{source}: onnxruntime's own format is not read: give the ONNX file")
-    return source
+    def _variant(self, fed: frozenset[str], untied: frozenset[str]) -> Executable:
+        """The model for feeds that onnxruntime takes and Tallow's own reading of it does not: made when first needed,
+        which is said. A name of sizes that differed once is not believed again."""
+        self._disbelieved |= untied
+        key = fed, self._disbelieved if untied else NONE
+        if key not in self._variants:
+            reasons = [
+                f"{what} {', '.join(map(repr, sorted(names)))} {why}"
+                for what, names, why in (
+                    ("sizes named", key[1], "differ"),
+                    ("inputs", fed, "are given that have a default"),
+                )
+                if names
+            ]
+            LOGGER.warning("%s: compiling the model again for that", " and ".join(reasons))
+            self._variants[key] = self._source.compiled(self._devices, *key)
+        return self._variants[key]

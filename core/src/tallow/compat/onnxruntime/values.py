@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 
 import numpy as np
@@ -29,40 +30,71 @@ class OrtDeviceVendorId(IntEnum):
 
 
 class OrtDevice:
-    """The name of a device."""
+    """The name of a device: OrtDevice(another), OrtDevice(type, memory, number) or (type, memory, vendor, number)."""
 
-    def __init__(self, name: str, number: int, vendor: int):
-        self._name, self._number, self._vendor = name, number, vendor
+    def __init__(self, *parts):
+        if len(parts) == 1:
+            parts = parts[0]._parts
+        if len(parts) not in (3, 4):
+            raise TypeError(
+                f"OrtDevice(...): expected a device, or 3 or 4 numbers, got {len(parts)} arguments"
+            )
+        kind, memory, *rest = map(operator.index, parts)
+        self._parts = (kind, memory, *(rest if len(rest) == 2 else (0, *rest)))
 
     @staticmethod
     def make(ort_device_name: str, device_id: int, vendor_id: int = -1) -> OrtDevice:
         if ort_device_name not in _TYPES:
             raise Exception(f"Unsupported device type: {ort_device_name}")
         vendor = _VENDORS.get(ort_device_name, 0) if vendor_id < 0 else vendor_id
-        return OrtDevice(ort_device_name, device_id, int(vendor))
+        return OrtDevice(_TYPES[ort_device_name], OrtDevice.default_memory(), vendor, device_id)
 
     def device_id(self) -> int:
-        return self._number
+        return self._parts[3]
 
     def device_type(self) -> int:
-        return _TYPES[self._name]
+        return self._parts[0]
 
     def device_vendor_id(self) -> int:
-        return self._vendor
+        return self._parts[2]
 
     def device_mem_type(self) -> int:
-        return 0
+        return self._parts[1]
 
     def _get_c_device(self) -> OrtDevice:
         return self
 
     @staticmethod
     def cpu() -> int:
-        return _TYPES["cpu"]
+        return 0
 
     @staticmethod
     def cuda() -> int:
-        return _TYPES["cuda"]
+        return 1
+
+    @staticmethod
+    def gpu() -> int:
+        return 1
+
+    @staticmethod
+    def fpga() -> int:
+        return 2
+
+    @staticmethod
+    def npu() -> int:
+        return 3
+
+    @staticmethod
+    def cann() -> int:
+        return 3
+
+    @staticmethod
+    def dml() -> int:
+        return 4
+
+    @staticmethod
+    def webgpu() -> int:
+        return 1
 
     @staticmethod
     def default_memory() -> int:
@@ -82,8 +114,19 @@ def need_host(device_type: str, device_id: int = 0, vendor_id: int = -1) -> None
 class OrtValue:
     """A tensor, sequence, map or absent optional. A tensor made from a numpy array is that array."""
 
-    def __init__(self, value: object, type_: Type | DType):
-        self._value, self._type = value, type_
+    def __init__(self, ortvalue: OrtValue, numpy_obj: np.ndarray | None = None):
+        """Another name of a value; `numpy_obj` is what it was made from, which onnxruntime keeps alive by it."""
+        if not isinstance(ortvalue, OrtValue):
+            raise ValueError(
+                "`Provided ortvalue` needs to be of type `onnxruntime.capi.onnxruntime_pybind11_state.OrtValue`"
+            )
+        self._value, self._type = ortvalue._value, ortvalue._type
+
+    @classmethod
+    def _of(cls, value: object, type_: Type | DType) -> OrtValue:
+        made = cls.__new__(cls)
+        made._value, made._type = value, type_
+        return made
 
     @classmethod
     def ortvalue_from_numpy(cls, numpy_obj, /, device_type="cpu", device_id=0, vendor_id=-1) -> OrtValue:
@@ -93,7 +136,7 @@ class OrtValue:
                 "Creation of OrtValues is currently only supported from non-string numpy arrays"
             )
         array = numpy_obj if numpy_obj.flags.c_contiguous else np.ascontiguousarray(numpy_obj)
-        return cls(array, element_dtype(array.dtype))
+        return cls._of(array, element_dtype(array.dtype))
 
     @classmethod
     def ortvalue_from_numpy_with_onnx_type(cls, data: np.ndarray, /, onnx_element_type: int) -> OrtValue:
@@ -101,7 +144,7 @@ class OrtValue:
         kind = element_dtype(int(onnx_element_type))
         if kind.itemsize != data.dtype.itemsize:
             raise RuntimeError(f"an array of {data.dtype} cannot be read as {type_word(kind)}")
-        return cls(data.view(kind.numpy), kind)
+        return cls._of(data.view(kind.numpy), kind)
 
     @classmethod
     def ortvalue_from_shape_and_type(
@@ -116,14 +159,26 @@ class OrtValue:
         """Memory for a tensor; what is in it is whatever was there."""
         need_host(device_type, device_id, vendor_id)
         kind = element_dtype(element_type)
-        return cls(np.empty(tuple(shape), kind.numpy), kind)
+        if kind.kind == "string":
+            raise RuntimeError(
+                "Creation of OrtValues is currently only supported from non-string numpy arrays"
+            )
+        sizes = tuple(map(operator.index, shape))
+        if any(size < 0 for size in sizes):
+            raise RuntimeError(f"Tensor shape cannot contain any negative value: {list(sizes)}")
+        return cls._of(np.empty(sizes, kind.numpy), kind)
 
     @classmethod
     def from_dlpack(cls, data, /) -> OrtValue:
+        """The tensor of an object with `__dlpack__`, or of a capsule that such a method gave, without a copy."""
+        if type(data).__name__ == "PyCapsule":
+            data = _Capsule(data)
         if not hasattr(data, "__dlpack__"):
-            raise TypeError("expected an object with __dlpack__; bare capsules are not read")
+            raise TypeError(f"expected an object with __dlpack__ or its capsule, got {type(data)}")
         array = np.from_dlpack(data)
-        return cls(array, dtype(array.dtype))
+        if not array.flags.writeable and array.flags.c_contiguous and isinstance(data, _Capsule):
+            array = at_address(array.ctypes.data, array.shape, dtype(array.dtype), array)  # may be written to
+        return cls._of(array, dtype(array.dtype))
 
     @classmethod
     def ort_value_from_sparse_tensor(cls, sparse_tensor) -> OrtValue:
@@ -208,19 +263,63 @@ class OrtValue:
     def _ortvalue(self) -> OrtValue:
         return self
 
+    @property
+    def _numpy_obj(self) -> object:
+        return self._value
 
-def at_address(address: int, shape: Sequence[int], kind: DType) -> np.ndarray:
-    """The array at an address, which stays its owner's."""
+
+class _Capsule:
+    """A tensor of the host's memory that is at hand as a capsule of DLPack alone."""
+
+    def __init__(self, capsule: object):
+        self._capsule = capsule
+
+    def __dlpack__(self, **kwargs) -> object:
+        return self._capsule
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 1, 0
+
+
+class OrtValueVector(list):
+    """OrtValues in a row, as `run_with_ortvaluevector` takes and fills them."""
+
+    def push_back(self, value: object) -> None:
+        """Adds an OrtValue, or a tensor of DLPack."""
+        self.append(value if isinstance(value, OrtValue) else OrtValue.from_dlpack(value))
+
+    def reserve(self, count: int) -> None:
+        """Lists grow by themselves."""
+
+    def shrink_to_fit(self) -> None:
+        """Lists shrink by themselves."""
+
+    def element_type_at(self, idx: int) -> int:
+        return self[idx].element_type()
+
+    def dlpack_at(self, idx: int):
+        return self[idx].to_dlpack()
+
+    def to_dlpacks(self, to_tensor: Callable | None) -> list:
+        """Capsules of all values, or what `to_tensor` makes of each."""
+        capsules = (value.to_dlpack() for value in self)
+        return list(capsules if to_tensor is None else map(to_tensor, capsules))
+
+
+def at_address(address: int, shape: Sequence[int], kind: DType, owner: object = None) -> np.ndarray:
+    """The array at an address, which stays its owner's; one that is given lives as long as the array."""
     size = math.prod(shape) * kind.itemsize
     if not size:
         return np.empty(tuple(shape), kind.numpy)
-    return np.frombuffer((ctypes.c_byte * size).from_address(address), kind.numpy).reshape(tuple(shape))
+    memory = (ctypes.c_byte * size).from_address(address)
+    memory.owner = owner
+    return np.frombuffer(memory, kind.numpy).reshape(tuple(shape))
 
 
 def of_result(value: object, type_: Type) -> OrtValue:
     """A result of a run as an OrtValue."""
     tensor = isinstance(type_, (TensorType, UnrankedType))
-    return OrtValue(np.asarray(value) if tensor else value, type_)
+    return OrtValue._of(np.asarray(value) if tensor else value, type_)
 
 
 def copy_tensors(src: Sequence[OrtValue], dst: Sequence[OrtValue], stream=None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tallow.dim import Dim, product
-from tallow.dtype import i64
+from tallow.dtype import f32, i64
 from tallow.graph import Value
 from tallow_importers.onnx.context import Context, NodeView
 from tallow_importers.onnx.families import convolution, matmul
@@ -161,9 +161,14 @@ def skip_simplified_layer_norm(context: Context, node: NodeView):
 @onnx_op("SimplifiedLayerNormalization", domain=MS)
 @onnx_op("SimplifiedLayerNormalization")
 def simplified_layer_norm(context: Context, node: NodeView) -> Value:
-    x, axis = node.input(0), node.attribute("axis", -1)
-    epsilon = node.attribute("epsilon", 1e-5)
-    return context.builder.rms_norm(x, node.input(1), axis=context.axis(axis, x.rank), epsilon=epsilon)
+    """In the dtype of the scale; operands of two dtypes meet in the wider of theirs and f32."""
+    b, x, scale = context.builder, node.input(0), node.input(1)
+    axis, epsilon = context.axis(node.attribute("axis", -1), x.rank), node.attribute("epsilon", 1e-5)
+    if x.dtype == scale.dtype:
+        return b.rms_norm(x, scale, axis=axis, epsilon=epsilon)
+    wide = max(x.dtype, scale.dtype, f32, key=lambda dtype: dtype.bits)
+    y = b.rms_norm(b.cast(x, dtype=wide), b.cast(scale, dtype=wide), axis=axis, epsilon=epsilon)
+    return b.cast(y, dtype=scale.dtype)
 
 
 @onnx_op("BiasSoftmax", domain=MS)

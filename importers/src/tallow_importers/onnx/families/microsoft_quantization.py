@@ -38,13 +38,16 @@ def matmul_integer_to_float(context: Context, node: NodeView) -> Value:
 
 
 def _scaled_product(context: Context, left, right, bias: Value | None) -> Value:
-    """The product of two coded operands, (codes, scale, zero point), as floats."""
+    """The product of two coded operands, (codes, scale, zero point), in the dtype of the right one's scale; computed
+    in f32."""
     b, (a, a_scale, a_zero), (w, w_scale, w_zero) = context.builder, left, right
     total = matmul_any_rank(
         context, quant.centred(context, a, a_zero, -2), quant.centred(context, w, w_zero, -1)
     )
-    y = b.mul(b.cast(total, dtype=f32), b.mul(b.reshape(a_scale, shape=()), w_scale))
-    return y if bias is None else b.add(y, bias)
+    a_factor, w_factor = b.cast(b.reshape(a_scale, shape=()), dtype=f32), b.cast(w_scale, dtype=f32)
+    y = b.mul(b.cast(total, dtype=f32), b.mul(a_factor, w_factor))
+    y = y if bias is None else b.add(y, b.cast(bias, dtype=f32))
+    return b.cast(y, dtype=w_scale.dtype)
 
 
 @onnx_op("DynamicQuantizeMatMul", domain=MS)

@@ -42,6 +42,12 @@ from tallow.compat.onnxruntime.interface import (
     ModelMetadata,
     NodeArg,
 )
+from tallow.compat.onnxruntime.memory import (
+    OrtArenaCfg,
+    OrtMemoryInfo,
+    create_and_register_allocator,
+    create_and_register_allocator_v2,
+)
 from tallow.compat.onnxruntime.options import (
     RunOptions,
     SessionOptions,
@@ -55,10 +61,7 @@ from tallow.compat.onnxruntime.refused import (
     AdapterFormat,
     LoraAdapter,
     ModelCompiler,
-    OrtArenaCfg,
-    OrtMemoryInfo,
     SparseTensor,
-    create_and_register_allocator,
     register_execution_provider_library,
     unregister_execution_provider_library,
 )
@@ -73,6 +76,7 @@ from tallow.compat.onnxruntime.session import (
 from tallow.compat.onnxruntime.values import (
     OrtDevice,
     OrtValue,
+    OrtValueVector,
     copy_tensors,
 )
 
@@ -107,6 +111,7 @@ __all__ = [
     "OrtMemoryInfo",
     "OrtSparseFormat",
     "OrtValue",
+    "OrtValueVector",
     "RunOptions",
     "RuntimeException",
     "SessionIOBinding",
@@ -114,6 +119,7 @@ __all__ = [
     "SparseTensor",
     "copy_tensors",
     "create_and_register_allocator",
+    "create_and_register_allocator_v2",
     "disable_telemetry_events",
     "enable_telemetry_events",
     "get_all_providers",
