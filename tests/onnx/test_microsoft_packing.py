@@ -1,0 +1,228 @@
+"""Sequences without padding, and biases and rotations by position: not in onnxruntime's CPU provider, or
+against it where they are."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx_support import agree, compiled, one_node, results
+
+from tallow.errors import ImportFailed
+
+MS = "com.microsoft"
+HEADS, SIZE = 2, 4
+WIDTH = HEADS * SIZE
+
+
+def real(rng, *shape, dtype="f4"):
+    return rng.standard_normal(shape).astype(dtype)
+
+
+# Padding -------------------------------------------------------------------------------------------
+
+
+def offsets(counts, steps):
+    """Places of tokens, then those of padding; and how many tokens are before each sequence."""
+    place = np.arange(len(counts) * steps).reshape(len(counts), steps)
+    valid = np.arange(steps) < np.array(counts, int).reshape(-1, 1)
+    order = np.concatenate([place[valid], place[~valid]]).reshape(place.shape).astype("i4")
+    return order, np.concatenate([[0], np.cumsum(counts)]).astype("i4")
+
+
+@settings(max_examples=12, deadline=None)
+@given(counts=st.lists(st.integers(0, 5), min_size=1, max_size=4), dtype=st.sampled_from(("f4", "f2")))
+def test_padding_removed_and_restored(tmp_path_factory, counts, dtype):
+    rng = np.random.default_rng(sum(counts))
+    x, steps, folder = real(rng, len(counts), 5, 3, dtype=dtype), 5, tmp_path_factory.mktemp("padding")
+    inputs = {"x": x, "n": np.array(counts, "i4")}
+    proto = one_node("RemovePadding", inputs, 4, domain=MS, free=("x",))
+    rows, places, ends, longest = results(proto, inputs, folder)
+    order, cumulated = offsets(counts, steps)
+    np.testing.assert_array_equal(places, order)
+    np.testing.assert_array_equal(ends, cumulated)
+    np.testing.assert_array_equal(longest, [max(counts)])
+    assert places.dtype == ends.dtype == longest.dtype == np.int32 and rows.dtype == x.dtype
+    np.testing.assert_array_equal(rows, x.reshape(-1, 3)[order.reshape(-1)[: sum(counts)]])
+    inputs = {"x": rows, "o": order}
+    (back,) = results(one_node("RestorePadding", inputs, domain=MS, free=("x", "o")), inputs, folder)
+    valid = np.arange(steps) < np.array(counts).reshape(-1, 1)
+    np.testing.assert_array_equal(back, np.where(valid[..., None], x, 0))
+
+
+def attention(q, k, v, bias=0, scale=None):
+    """[steps, heads * size] each, of one sequence."""
+    q, k, v = (x.reshape(len(x), HEADS, -1).swapaxes(0, 1).astype("f8") for x in (q, k, v))
+    scores = q @ k.swapaxes(1, 2) * (scale or 1 / math.sqrt(q.shape[2])) + bias
+    shares = np.exp(scores - scores.max(2, keepdims=True))
+    return (shares / shares.sum(2, keepdims=True) @ v).swapaxes(0, 1).reshape(q.shape[1], -1)
+
+
+def by_sequence(rows, ends, bias, scale=None):
+    """Attention of packed queries, keys and values within each sequence."""
+    pieces = []
+    for i, (start, stop) in enumerate(zip(ends[:-1], ends[1:], strict=True)):
+        here = 0 if bias is None else bias[min(i, len(bias) - 1), :, : stop - start, : stop - start]
+        pieces.append(attention(*(x[start:stop] for x in rows), here, scale))
+    return np.concatenate(pieces)
+
+
+COUNTS = [3, 1, 5]
+
+
+@pytest.mark.parametrize("bias", (None, 1, 3))
+@pytest.mark.parametrize("scale", (None, 0.3))
+@pytest.mark.parametrize("sizes", (None, [WIDTH, WIDTH, 6]))
+def test_packed_attention(tmp_path, rng, bias, scale, sizes):
+    order, ends = offsets(COUNTS, 5)
+    widths = sizes or [WIDTH] * 3
+    inputs = {
+        "x": real(rng, 9, 6),
+        "w": real(rng, 6, sum(widths)),
+        "b": real(rng, sum(widths)),
+        "o": order,
+        "e": ends,
+        "bias": None if bias is None else real(rng, bias, HEADS, 5, 5),
+    }
+    attributes = {"num_heads": HEADS} | ({"scale": scale} if scale else {})
+    attributes |= {"qkv_hidden_sizes": sizes} if sizes else {}
+    proto = one_node("PackedAttention", inputs, domain=MS, free=("x",) if bias else (), **attributes)
+    (y,) = results(proto, inputs, tmp_path)
+    projected = np.split(inputs["x"] @ inputs["w"] + inputs["b"], np.cumsum(widths)[:2], axis=1)
+    np.testing.assert_allclose(y, by_sequence(projected, ends, inputs["bias"], scale), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("together", (False, True))
+@pytest.mark.parametrize("bias", (False, True))
+@pytest.mark.parametrize("dtype", ("f4", "f2"))
+def test_packed_multi_head_attention(tmp_path, rng, together, bias, dtype):
+    order, ends = offsets(COUNTS, 5)
+    q, k, v = (real(rng, 9, WIDTH, dtype=dtype) for _ in range(3))
+    inputs = {
+        "q": np.stack([x.reshape(9, HEADS, SIZE) for x in (q, k, v)], 2) if together else q,
+        "k": None if together else k,
+        "v": None if together else v,
+        "b": real(rng, 3 * WIDTH, dtype=dtype) if bias else None,
+        "o": order,
+        "e": ends,
+        "extra": real(rng, 1, 1, 5, 5, dtype=dtype) if bias else None,
+    }
+    proto = one_node("PackedMultiHeadAttention", inputs, domain=MS, num_heads=HEADS)
+    (y,) = results(proto, inputs, tmp_path)
+    pieces = np.split(inputs["b"], 3) if bias else [0, 0, 0]
+    rows = [x.astype("f8") + piece for x, piece in zip((q, k, v), pieces, strict=True)]
+    close = 1e-4 if dtype == "f4" else 1e-2
+    np.testing.assert_allclose(y, by_sequence(rows, ends, inputs["extra"]), rtol=close, atol=close)
+    assert y.dtype == q.dtype
+
+
+# Positions -----------------------------------------------------------------------------------------
+
+
+def bucket(distance, count, farthest, both):
+    """T5's bucket of a distance between positions (Raffel et al., 2020), as its authors compute it."""
+    start = 0
+    if both:
+        count //= 2
+        start = count if distance > 0 else 0
+    distance, exact = abs(distance), count // 2
+    if distance < exact:
+        return start + distance
+    share = np.log(np.float32(distance) / np.float32(exact)) / np.log(np.float32(farthest / exact))
+    return start + min(exact + int(share * np.float32(count - exact)), count - 1)
+
+
+@pytest.mark.parametrize("both", (0, 1))
+@pytest.mark.parametrize("buckets,farthest", [(32, 128), (8, 20)])
+@pytest.mark.parametrize("constant", (True, False))
+@pytest.mark.parametrize("dtype", ("f4", "f2"))
+def test_relative_position_bias(tmp_path, rng, both, buckets, farthest, constant, dtype):
+    length = 140
+    inputs = {"t": real(rng, buckets, 3, dtype=dtype), "q": np.array([length]), "k": np.array([length])}
+    constants = ("q", "k") if constant else ()
+    attributes = {"max_distance": farthest, "is_bidirectional": both}
+    proto = one_node("RelativePositionBias", inputs, domain=MS, constants=constants, **attributes)
+    (y,) = results(proto, inputs, tmp_path)
+    table = inputs["t"].reshape(3, buckets)
+    at = [[bucket(c - r, buckets, farthest, both) for c in range(length)] for r in range(length)]
+    np.testing.assert_array_equal(y, table[:, np.array(at)][None])
+
+
+@pytest.mark.parametrize("packed", (False, True))
+@pytest.mark.parametrize("dtype", ("f4", "f2"))
+def test_gated_relative_position_bias(tmp_path, rng, packed, dtype):
+    batch, steps, inner, counts = 3, 5, 6, COUNTS
+    order, _ = offsets(counts, steps)
+    x = real(rng, batch, steps, WIDTH, dtype=dtype)
+    if packed:
+        x = np.where((np.arange(steps) < np.array(counts)[:, None])[..., None], x, 0).astype(dtype)
+    shapes = {
+        "s": (WIDTH,),
+        "p": (1, HEADS, steps, steps),
+        "w": (SIZE, inner),
+        "b": (inner,),
+        "e": (1, HEADS, 1, 1),
+    }
+    inputs = {"x": x.reshape(-1, WIDTH)[order.reshape(-1)[: sum(counts)]] if packed else x}
+    inputs |= {n: real(rng, *s, dtype=dtype) for n, s in shapes.items()}
+    inputs["o"] = order if packed else None
+    proto = one_node("GatedRelativePositionBias", inputs, domain=MS, num_heads=HEADS)
+    (y,) = results(proto, inputs, tmp_path)
+    s, p, w, b, e = (inputs[n].astype("f8") for n in "spwbe")
+    heads = (x + s).reshape(batch, steps, HEADS, SIZE).swapaxes(1, 2)
+    gates = (heads @ w + b).reshape(batch, HEADS, steps, 2, inner // 2).sum(-1)
+    u, r = np.split(1 / (1 + np.exp(-gates)), 2, axis=-1)
+    close = 1e-4 if dtype == "f4" else 2e-2
+    np.testing.assert_allclose(y, (u * (r * e - 1) + 2) * p, rtol=close, atol=close)
+
+
+def rotary_inputs(rng, flat, dtype="f4", half=6, size=16):
+    angles = rng.uniform(0, 6, (20, half))
+    x = real(rng, 2, 5, 3 * size, dtype=dtype) if flat else real(rng, 2, 3, 5, size, dtype=dtype)
+    tables = {"c": np.cos(angles).astype(dtype), "s": np.sin(angles).astype(dtype)}
+    return {"x": x, "p": rng.integers(0, 20, (3, 2, 5))} | tables
+
+
+@pytest.mark.parametrize("layout,sections", [(0, [3, 1, 2]), (0, [6, 0, 0]), (1, [2, 2, 2]), (1, [4, 1, 1])])
+@pytest.mark.parametrize("interleaved", (0, 1))
+@pytest.mark.parametrize("flat", (True, False))
+@pytest.mark.parametrize("dtype", ("f4", "f2"))
+def test_multimodal_rotation(tmp_path, rng, layout, sections, interleaved, flat, dtype):
+    inputs = rotary_inputs(rng, flat, dtype)
+    attributes = {"mrope_section": sections, "mrope_layout": layout, "interleaved": interleaved}
+    attributes |= {"rotary_embedding_dim": 12, "num_heads": 3}
+    close = 1e-5 if dtype == "f4" else 4e-3
+    agree(
+        one_node("MRotaryEmbedding", inputs, domain=MS, **attributes),
+        inputs,
+        tmp_path,
+        rtol=close,
+        atol=close,
+    )
+
+
+def test_multimodal_rotation_of_whole_heads(tmp_path, rng):
+    inputs = rotary_inputs(rng, True, half=8)
+    proto = one_node("MRotaryEmbedding", inputs, domain=MS, mrope_section=[4, 2, 2], num_heads=3)
+    agree(proto, inputs, tmp_path)
+
+
+def test_what_is_refused(tmp_path, rng):
+    def refused(op, inputs, said, **attributes):
+        with pytest.raises(ImportFailed, match=f'{op} node "it".*{said}'):
+            compiled(one_node(op, inputs, domain=MS, **attributes), tmp_path)
+
+    rotary = rotary_inputs(rng, True)
+    refused("MRotaryEmbedding", rotary, r"mrope_section \[1, 2\]", mrope_section=[1, 2])
+    refused("MRotaryEmbedding", rotary, "add up to 6", mrope_section=[1, 2, 2])
+    refused("MRotaryEmbedding", rotary, "scale or", mrope_section=[2, 2, 2], scale=2.0)
+    order, ends = offsets(COUNTS, 5)
+    packed = {"q": real(rng, 9, WIDTH), "k": None, "v": None, "b": None, "o": order, "e": ends}
+    refused("PackedMultiHeadAttention", packed, r"queries f32\[9, 8\] without keys", num_heads=HEADS)
+    table = {"t": real(rng, 8, 3), "q": np.array([4]), "k": np.array([4])}
+    proto = one_node("RelativePositionBias", table, domain=MS, free=("t",), max_distance=16)
+    with pytest.raises(ImportFailed, match="a number of buckets that is not known"):
+        compiled(proto, tmp_path)
