@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import ml_dtypes
 import numpy as np
 import pytest
 from onnx_support import agree, compiled, one_node, results
@@ -221,6 +222,44 @@ def test_scores_that_choose_and_scores_that_mix(tmp_path, rng, normalised):
         rtol=1e-3,
         atol=1e-3,
     )
+
+
+def floats(rng, kind, rows, columns):
+    """Codes, scales and what they mean."""
+    if kind == "fp4":
+        codes = rng.integers(0, 16, (EXPERTS, rows, columns))
+        exponents = rng.integers(-6, -2, (EXPERTS, rows, columns // 32))
+        scales = (2.0**exponents).astype(ml_dtypes.float8_e8m0fnu)
+        table = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6])
+        values = np.concatenate([table, -table])[codes] * (2.0**exponents).repeat(32, 2)
+        return packed(codes, 4), scales, values
+    codes = real(rng, EXPERTS, rows, columns).astype(ml_dtypes.float8_e4m3fn)
+    if kind == "fp8":
+        return codes, None, codes.astype("f8")
+    scales = rng.uniform(0.1, 0.3, (EXPERTS, -(-rows // 48), -(-columns // 48))).astype("f4")
+    spread = scales.repeat(48, 1).repeat(48, 2)[:, :rows, :columns]
+    return codes, scales, codes.astype("f8") * spread
+
+
+@pytest.mark.parametrize("kind", ("fp4", "fp8", "blocks"))
+def test_weights_that_are_small_floats(tmp_path, rng, kind):
+    """Not in onnxruntime's CPU provider."""
+    first, second = floats(rng, kind, INNER, WIDTH), floats(rng, kind, WIDTH, INNER)
+    overall = None if kind == "blocks" else rng.uniform(0.1, 0.2, (2, EXPERTS)).astype("f4")
+    inputs = tokens(rng) | {
+        "w1": first[0], "s1": first[1], "b1": None, "w2": second[0], "s2": second[1], "b2": None,
+        "w3": None, "s3": None, "b3": None, "z1": None, "z2": None, "z3": None, "mixing": None,
+        "g1": None if overall is None else overall[0], "g2": None if overall is None else overall[1],
+    }  # fmt: skip
+    known = {"w1": first[2], "w2": second[2]}
+    if overall is not None:
+        known = {n: w * g[:, None, None] for (n, w), g in zip(known.items(), overall, strict=True)}
+    constants = [n for n, v in inputs.items() if n not in "xr" and v is not None]
+    attributes = {"k": 2, "quant_type": "fp4" if kind == "fp4" else "fp8", "activation_type": "silu"}
+    attributes |= {"block_size": 48} if kind == "blocks" else {}
+    (y,) = results(one_node("QMoE", inputs, domain=MS, constants=constants, **attributes), inputs, tmp_path)
+    want = routed(inputs["x"], inputs["r"], lambda e, row: by_hand(known, e, row, lambda u, _: silu(u)), 2)
+    np.testing.assert_allclose(y, want, rtol=1e-4, atol=1e-4 * np.abs(want).max())
 
 
 def test_what_is_refused(tmp_path, rng):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from tallow.dim import product
-from tallow.dtype import f32, i32, i64
+from tallow.dtype import bool_, f32, i32, i64, u8
 from tallow.graph import Value
 from tallow_importers.onnx.axes import read_shape
 from tallow_importers.onnx.context import Context, NodeView
@@ -100,6 +100,55 @@ def _entry(context: Context, stacked: Value, number: int) -> Value:
     return context.builder.reshape(part(context, stacked, 0, number, 1), shape=stacked.shape[1:])
 
 
+@onnx_op("MoEGroupRouter", domain=MS)
+def group_router(context: Context, node: NodeView):
+    """Scores of experts, of which the best in the best groups are chosen; or the scores themselves."""
+    b, logits, bias, projection = context.builder, node.input(0), node.input(1), node.input(2)
+    if projection is not None:
+        wide = widened(context, projection)
+        logits = b.matmul(widened(context, logits), b.transpose(wide, permutation=(1, 0)))
+    count = logits.shape[-1]
+    flat = b.reshape(logits, shape=(product(logits.shape[:-1]), count))
+    scores = b.sigmoid(widened(context, flat))
+    shifted = b.add(scores, bias)
+    if node.wants(1) or node.wants(2):
+        if node.wants(0):
+            context.unsupported("router_probs beside selection_scores and router_weights")
+        return None, shifted, scores
+    if not isinstance(count, int):
+        context.unsupported("a number of experts that is not known while importing")
+    allowed = b.select(_in_best_groups(context, node, shifted), shifted, -math.inf)
+    _, chosen = b.topk(allowed, k=node.attribute("top_k"), axis=1, largest=True, sorted=True)
+    result = b.select(
+        _marked(context, chosen, count),
+        b.log(b.max(scores, 1e-20)),
+        float(node.attribute("router_sentinel", -10000.0)),
+    )
+    return b.cast(result, dtype=node.input(0).dtype), None, None
+
+
+def _in_best_groups(context: Context, node: NodeView, scores: Value) -> Value:
+    """Which experts are of the `topk_group` groups whose `group_topk` best have the largest sum."""
+    b, (tokens, count), groups = context.builder, scores.shape, node.attribute("n_group", 1)
+    if count % groups:
+        context.unsupported(f"{count} experts in {groups} groups")
+    size = count // groups
+    grouped = b.reshape(scores, shape=(tokens, groups, size))
+    best, _ = b.topk(grouped, k=min(node.attribute("group_topk", 2), size), axis=2, largest=True, sorted=True)
+    sums = b.reduce(best, function="add", axes=(2,), keepdims=False)
+    _, chosen = b.topk(sums, k=node.attribute("topk_group", 1), axis=1, largest=True, sorted=True)
+    marked = b.reshape(_marked(context, chosen, groups), shape=(tokens, groups, 1))
+    return b.reshape(b.broadcast(marked, shape=(tokens, groups, size)), shape=(tokens, count))
+
+
+def _marked(context: Context, chosen: Value, count: int) -> Value:
+    """Which of `count` numbers are chosen, bool [rows, count], from those chosen, [rows, k]."""
+    b, rows = context.builder, chosen.shape[0]
+    none = b.broadcast(b.scalar(False, bool_), shape=(rows, count))
+    yes = b.broadcast(b.scalar(True, bool_), shape=chosen.shape)
+    return b.scatter_elements(none, chosen, yes, axis=1, reduction="none")
+
+
 # Activations ---------------------------------------------------------------------------------------
 
 
@@ -154,15 +203,15 @@ def _turns(context: Context, x: Value) -> list[Value]:
 # Coded weights -------------------------------------------------------------------------------------
 
 _E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], "f4")
-_FP4_BLOCKS = {"fp4": 32, "nvfp4": 16}  # how many codes share a scale
+_FP4_BLOCK = 32  # how many floats of 4 bits share a scale
 
 
 @onnx_op("QMoE", domain=MS)
 def quantised_mixture_of_experts(context: Context, node: NodeView) -> Value:
     b, x, router = context.builder, node.input(0), node.input(1)
     kind = node.attribute("quant_type", "int")
-    if kind not in ("int", *_FP4_BLOCKS):
-        context.unsupported(f"quant_type {kind!r}")
+    if kind not in ("int", "fp4", "fp8"):
+        context.unsupported(f"quant_type {kind!r}: int, fp4 or fp8")
     if node.attribute("weights_prepacked", -1) == 1:
         context.unsupported("weights_prepacked=1: weights in the order of one kind of device")
 
@@ -176,7 +225,7 @@ def quantised_mixture_of_experts(context: Context, node: NodeView) -> Value:
             )
             w = _from_integers(context, codes, scale, zero, bits)
         else:
-            w = _from_floats(context, codes, scale, _FP4_BLOCKS[kind])
+            w = _from_floats(context, codes, scale, node.attribute("block_size", 0))
             w = w if overall is None else b.mul(w, part(context, overall, 0, expert, 1))
         y = b.matmul(rows, b.transpose(b.cast(w, dtype=rows.dtype), permutation=(1, 0)))
         return y if bias is None else b.add(y, _entry(context, bias, expert))
@@ -223,13 +272,21 @@ def _numbers(context: Context, codes: Value, bits: int) -> Value:
 
 
 def _from_floats(context: Context, codes: Value, scale: Value | None, block: int) -> Value:
-    """Weights [rows, columns] from floats of 4 bits, the first in the low bits, and a scale for each block."""
-    b = context.builder
-    if scale is None:
-        context.unsupported("coded weights without scales")
-    meaning = b.constant(np.concatenate([_E2M1, -_E2M1]))
-    real = b.gather(meaning, b.cast(unpacked(context, codes, 4), dtype=i32), axis=0)
-    rows, columns = real.shape
-    pieces = b.reshape(real, shape=(rows, columns // block, block))
-    scales = b.reshape(b.cast(scale, dtype=f32), shape=(rows, columns // block, 1))
-    return b.reshape(b.mul(pieces, scales), shape=(rows, columns))
+    """Weights [rows, columns] from floats of 8 bits, with a scale for each square block if there are such; or
+    from floats of 4 bits, the first in the low bits, with a scale for each block of a row."""
+    b, height = context.builder, block
+    if codes.dtype == u8:
+        if scale is None:
+            context.unsupported("coded weights without scales")
+        meaning = b.constant(np.concatenate([_E2M1, -_E2M1]))
+        codes, height, block = b.cast(unpacked(context, codes, 4), dtype=i32), 1, _FP4_BLOCK
+        real = b.gather(meaning, codes, axis=0)
+    else:
+        real = b.cast(codes, dtype=f32)
+    if scale is None or not block:
+        return real
+    (high, wide), (rows, columns) = scale.shape, real.shape
+    opened = b.reshape(b.cast(scale, dtype=f32), shape=(high, 1, wide, 1))
+    spread = b.broadcast(opened, shape=(high, height, wide, block))
+    spread = b.reshape(spread, shape=(high * height, wide * block))
+    return b.mul(real, part(context, part(context, spread, 0, 0, rows), 1, 0, columns))

@@ -7,6 +7,7 @@ has the number of tokens before each sequence.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 from tallow.dim import Dim, floordiv
 from tallow.dtype import i32, i64
@@ -105,3 +106,50 @@ def _attended(
     y = attend(context, node, q, k, v, [hidden, extra], 0)
     rows = b.reshape(y, shape=(batch * steps, y.shape[2]))
     return b.gather(rows, _places(context, offsets, total), axis=0)
+
+
+# Sequences one after the other ----------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Ragged:
+    """Tokens of sequences of different lengths, i64: where each sequence begins and how long it is, [batch];
+    which sequence a token is of and where in it, [tokens]."""
+
+    batch: Dim
+    first: Value
+    length: Value
+    sequence: Value
+    place: Value
+    steps: Dim | None = None
+
+    @classmethod
+    def of(cls, context: Context, ends: Value, tokens: Dim) -> Ragged:
+        """From the number of tokens before each sequence, and of all, [batch + 1]."""
+        b, batch = context.builder, ends.shape[0] - 1
+        first, after = (b.cast(part(context, ends, 0, i, batch), dtype=i64) for i in (0, 1))
+        token = b.iota(shape=(tokens,), axis=0, dtype=i64)
+        passed = b.le(b.reshape(after, shape=(1, batch)), b.reshape(token, shape=(tokens, 1)))
+        sequence = b.reduce(b.cast(passed, dtype=i64), function="add", axes=(1,), keepdims=False)
+        place = b.sub(token, b.gather(first, sequence, axis=0))
+        return cls(batch, first, b.sub(after, first), sequence, place)
+
+    def opened(self, context: Context, x: Value) -> Value:
+        """[tokens, ...] as [batch, steps, ...], zeros beyond the end of a sequence; steps are read by the run."""
+        b = context.builder
+        if self.steps is None:
+            (self.steps,) = read_shape(
+                context, b.reduce(self.length, function="max", axes=(0,), keepdims=True)
+            )
+        step = b.iota(shape=(1, self.steps), axis=1, dtype=i64)
+        rows = b.gather(x, b.add(b.reshape(self.first, shape=(self.batch, 1)), step), axis=0)
+        valid = b.lt(step, b.reshape(self.length, shape=(self.batch, 1)))
+        valid = b.reshape(valid, shape=(self.batch, self.steps, *(1,) * (x.rank - 1)))
+        return b.select(valid, rows, b.scalar(0, x.dtype))
+
+    def closed(self, context: Context, x: Value) -> Value:
+        """[batch, steps, ...], of the steps that `opened` has, as [tokens, ...]."""
+        b = context.builder
+        rows = b.reshape(x, shape=(x.shape[0] * x.shape[1], *x.shape[2:]))
+        at = b.add(b.mul(self.sequence, context.size(x.shape[1])), self.place)
+        return b.gather(rows, at, axis=0)
