@@ -91,3 +91,43 @@ def test_what_is_refused(tmp_path, rng):
     refused("MatMulBnb4", inputs, "block_size 24", N=4, K=16, block_size=24, quant_type=0)
     inputs = {"a": np.ones((1, 32), "f4"), "b": np.zeros(20, "u1"), "s": np.array([32, 1])}
     refused("MatMulFpQ4", inputs, "a shape of weights that is computed at run time", blk_quant_type=0)
+
+
+# Rows in GGML's blocks: the kind, values and bytes of a block, and where its floats of 16 bits are.
+KINDS = {
+    "f32": (0, 1, 4, []), "f16": (1, 1, 2, [0]), "q4_0": (2, 32, 18, [0]), "q5_0": (6, 32, 22, [0]),
+    "q8_0": (8, 32, 34, [0]), "q5_k": (13, 256, 176, [0, 2]), "q6_k": (14, 256, 210, [208]),
+    "iq4_nl": (20, 32, 18, [0]), "bf16": (30, 1, 2, []),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype,number", [("f4", 1), ("f2", 10)])
+def test_packed_rows(tmp_path, rng, kind, dtype, number):
+    code, values, size, scales = KINDS[kind]
+    blocks = 512 // values
+    table = rng.integers(0, 256, (7, blocks, size)).astype("u1")
+    for at in scales:
+        table[..., at : at + 2] = rng.uniform(-2, 2, (7, blocks, 1)).astype("f2").view("u1")
+    if kind == "f32":
+        table = rng.standard_normal((7, 512)).astype("f4").view("u1")
+    if kind == "bf16":
+        table[..., 1] &= 0x3F
+    inputs = {"t": table.reshape(7, -1), "i": np.array([[3, 0, -1], [6, 7, 2]], "i4")}
+    attributes = {"packed_type": code, "K": 512, "output_dtype": number}
+    proto = one_node("GatherPacked", inputs, domain=MS, constants=("t",), free=("i",), **attributes)
+    (y,) = agree(proto, inputs, tmp_path, rtol=1e-3 if dtype == "f2" else 1e-6)
+    assert y.dtype == dtype
+    at_run_time = inputs | {"i": inputs["i"].astype("i8")}
+    agree(one_node("GatherPacked", at_run_time, domain=MS, **attributes), at_run_time, tmp_path, rtol=1e-3)
+
+
+def test_packed_rows_that_are_refused(tmp_path):
+    def refused(said, **attributes):
+        inputs = {"t": np.zeros((4, 18), "u1"), "i": np.zeros(2, "i8")}
+        with pytest.raises(ImportFailed, match=f'GatherPacked node "it".*{said}'):
+            compiled(one_node("GatherPacked", inputs, domain=MS, **attributes), tmp_path)
+
+    refused("packed_type 16: 0, 1", packed_type=16, K=32)
+    refused("K=33 in blocks of 32", packed_type=2, K=33)
+    refused("18 bytes of rows for K=64", packed_type=2, K=64)

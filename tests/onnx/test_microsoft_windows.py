@@ -139,6 +139,38 @@ def test_ngram_hashes(tmp_path, rng, dtype, left_out, reset, most):
     agree(proto, inputs, tmp_path)
 
 
+@pytest.mark.parametrize("dtype", ("i4", "i8"))
+@pytest.mark.parametrize(
+    "left_out",
+    ("", "past", "offsets end segments past_segments", "end", "past_segments", "segments past_segments"),
+)
+@pytest.mark.parametrize("reset", (0, 1))
+@pytest.mark.parametrize("captured", (False, True))
+def test_ngram_hashes_of_different_lengths(tmp_path, rng, dtype, left_out, reset, captured):
+    given_ = ngrams(rng, dtype, batch=3, steps=4)
+    inputs = {
+        "ids": given_["ids"].reshape(-1),
+        "factors": given_["factors"],
+        "sizes": given_["sizes"],
+        "ends": np.array([0, 1, 6, 12], "i4"),
+        "past": given_["past"],
+        "offsets": given_["offsets"],
+        "end": given_["end"],
+        "segments": np.sort(rng.integers(0, 4, 12)).astype("i4"),
+        "past_segments": rng.integers(0, 3, (3, 2)).astype("i4"),
+        "count": np.array([3, 2, 9], "i4") if captured else None,
+    }
+    inputs |= dict.fromkeys(left_out.split())
+    attributes = {"max_ngram_size": 3, "n_head_per_ngram": 2, "pad_id": 1, "reset_on_eos": reset}
+    attributes |= {"state_update_capacity": 4} if captured else {}
+    proto = one_node("VarlenNGramHashMapping", inputs, 4, domain=MS, **attributes)
+    unwanted = [2] * (inputs["segments"] is None) + [3] * (not captured)
+    for number in reversed(unwanted):
+        proto.graph.node[0].output[number] = ""
+        del proto.graph.output[number]
+    agree(proto, inputs, tmp_path)
+
+
 # Tables --------------------------------------------------------------------------------------------
 
 
@@ -175,3 +207,7 @@ def test_what_is_refused(tmp_path, rng):
     refused(tmp_path, "MurmurHash3", {"x": np.array(["a"], object)}, "hashes of string")
     sizes = {"max_ngram_size": 1, "n_head_per_ngram": 2, "pad_id": 0}
     refused(tmp_path, "NGramHashMapping", ngrams(rng, "i8"), "max_ngram_size 1", **sizes)
+    ragged = {n: ngrams(rng, "i8")[n] for n in ("ids", "factors", "sizes")} | {"ends": np.array([0, 9], "i4")}
+    ragged["ids"] = ragged["ids"][0]
+    sizes |= {"max_ngram_size": 3, "state_update_capacity": 2}
+    refused(tmp_path, "VarlenNGramHashMapping", ragged, "capacity 2 without capture_count", **sizes)

@@ -1,14 +1,11 @@
-"""Hashes, tables and rotations of tokens of the com.microsoft domain."""
+"""Tables, rotations and hashes of single tokens of the com.microsoft domain."""
 
 from __future__ import annotations
 
-from functools import reduce
-
-from tallow.dtype import i32, i64, u32, u64
+from tallow.dtype import i32, u32, u64
 from tallow.graph import Value
 from tallow_importers.onnx.context import Context, NodeView
 from tallow_importers.onnx.families.microsoft import MS
-from tallow_importers.onnx.families.microsoft_attention import part
 from tallow_importers.onnx.registry import onnx_op
 
 
@@ -66,48 +63,3 @@ def _words(context: Context, x: Value) -> list[Value]:
 def _rotated(context: Context, x: Value, by: int) -> Value:
     b = context.builder
     return b.bit_or(b.shift_left(x, by), b.shift_right(x, 32 - by))
-
-
-# Hashes of n-grams -----------------------------------------------------------------------------------
-
-
-@onnx_op("NGramHashMapping", domain=MS)
-def ngram_hash_mapping(context: Context, node: NodeView):
-    """Of each token with those before it, in a table of its own for each head; and the last tokens."""
-    ids, factors, sizes, past, offsets, end, segments = (node.input(i) for i in range(7))
-    b, (batch, steps), most = context.builder, ids.shape, node.attribute("max_ngram_size")
-    heads = node.attribute("n_head_per_ngram")
-    if most < 2 or heads < 1:
-        context.unsupported(f"max_ngram_size {most} and n_head_per_ngram {heads}: from 2 and 1 on")
-    fill = b.scalar(node.attribute("pad_id"), ids.dtype) if end is None else b.reshape(end, shape=())
-    if past is None:
-        past = b.broadcast(fill, shape=(batch, most - 1))
-    seen = b.concat(past, ids, axis=1)
-    grams = [part(context, seen, 1, most - 1 - k, steps) for k in range(most)]
-    cut = None  # whether something between a token and the one k before it separates them
-    for k in range(1, most):
-        for wall in _walls(context, node, grams[k], segments, k, end):
-            cut = wall if cut is None else b.or_(cut, wall)
-        grams[k] = grams[k] if cut is None else b.select(cut, fill, grams[k])
-    results = []
-    for n in range(2, most + 1):
-        terms = [
-            b.mul(g, b.reshape(part(context, factors, 0, k, 1), shape=())) for k, g in enumerate(grams[:n])
-        ]
-        mixed = b.reshape(reduce(b.bit_xor, terms), shape=(batch, steps, 1))
-        results.append(b.mod(mixed, b.max(part(context, sizes, 0, (n - 2) * heads, heads), 1)))
-    y = b.concat(*results, axis=2)
-    return y if offsets is None else b.add(y, offsets), part(context, seen, 1, steps, most - 1)
-
-
-def _walls(context: Context, node: NodeView, gram: Value, segments: Value | None, k: int, end: Value | None):
-    """What separates tokens k before from those after them: they end a text, or begin another segment."""
-    b = context.builder
-    if end is not None and node.attribute("reset_on_eos", 0):
-        yield b.eq(gram, b.reshape(end, shape=()))
-    if segments is not None:
-        batch, steps = segments.shape
-        padded = b.pad(segments, before=(0, k), after=(0, 0), mode="constant")
-        earlier, later = (part(context, padded, 1, at, steps) for at in (0, 1))
-        known = b.ge(b.iota(shape=(1, steps), axis=1, dtype=i64), k)
-        yield b.and_(known, b.ne(earlier, later))
