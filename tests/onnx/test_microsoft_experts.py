@@ -125,6 +125,36 @@ def test_layers_that_only_other_devices_have(tmp_path, rng, form):
     np.testing.assert_allclose(y, want, rtol=1e-4, atol=1e-4)
 
 
+def mixed_sparsely(scores):
+    """Shares and numbers of two experts, as the model of Phi-3.5-MoE writes it."""
+    shares, numbers, left = [], [], scores.astype("f8")
+    for _ in range(2):
+        number = int(left.argmax())
+        near = (left[number] - scores) / np.maximum(np.abs(scores), left[number]) <= 0.02
+        powers = np.where(near, np.exp(left - left[number]), 0)
+        shares.append(powers[number] / powers.sum())
+        numbers.append(number)
+        left = np.where(np.arange(len(left)) == number, -np.inf, left)
+    return shares, numbers
+
+
+@pytest.mark.parametrize("close", (False, True))
+def test_sparse_mixer(tmp_path, rng, close):
+    """Not in onnxruntime's CPU provider, which ignores the attribute; scores that are close share."""
+    inputs = {"x": real(rng, 6, WIDTH), "r": 1 + real(rng, 6, EXPERTS) * (0.01 if close else 1)} | weights(
+        rng
+    )
+    inputs["r"] = inputs["r"].astype("f4")
+    constants = [n for n in inputs if n not in "xr"]
+    proto = one_node("MoE", inputs, domain=MS, constants=constants, k=2, use_sparse_mixer=1)
+    (y,) = results(proto, inputs, tmp_path)
+    for token, row in enumerate(inputs["x"].astype("f8")):
+        want = 0
+        for share, number in zip(*mixed_sparsely(inputs["r"][token]), strict=True):
+            want = want + share * by_hand(inputs, number, row, lambda u, _: np.maximum(u, 0))
+        np.testing.assert_allclose(y[token], want, rtol=1e-4, atol=1e-4)
+
+
 # Coded weights -------------------------------------------------------------------------------------
 
 
@@ -271,7 +301,7 @@ def test_what_is_refused(tmp_path, rng):
 
     refused("activation_type 'tanh'", activation_type="tanh")
     refused("swiglu_fusion 0 of swiglu without a third layer", activation_type="swiglu")
-    refused("use_sparse_mixer", use_sparse_mixer=1, k=2)
+    refused("use_sparse_mixer with k=1", use_sparse_mixer=1, k=1)
     refused(
         "swiglu_limit_after_activation", inputs=tokens(rng) | weights(rng, 2), activation_type="swiglu",
         swiglu_fusion=1, swiglu_limit_after_activation=1,

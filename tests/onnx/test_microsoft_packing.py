@@ -119,6 +119,66 @@ def test_packed_multi_head_attention(tmp_path, rng, together, bias, dtype):
     assert y.dtype == q.dtype
 
 
+# A decoder's attention -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("static", (False, True))
+@pytest.mark.parametrize("past", (False, True))
+@pytest.mark.parametrize("masked", (False, True))
+@pytest.mark.parametrize("dtype", ("f4", "f2"))
+def test_decoder_attention(tmp_path, rng, static, past, masked, dtype):
+    steps, batch, others, cached = 3, 2, 4, 5
+    total = {(0, 0): steps, (1, 0): others, (0, 1): cached + steps, (1, 1): cached}[static, past]
+    cache = [real(rng, batch, HEADS, cached, SIZE, dtype=dtype) for _ in "kv"]
+    mask = np.arange(total) >= np.array([[total - 1], [total]])
+    inputs = {
+        "q": real(rng, steps, batch, WIDTH, dtype=dtype),
+        "k": real(rng, others, batch, WIDTH, dtype=dtype),
+        "qw": real(rng, WIDTH, WIDTH, dtype=dtype),
+        "kw": real(rng, WIDTH, 2 * WIDTH, dtype=dtype),
+        "b": real(rng, 3 * WIDTH, dtype=dtype),
+        "mask": mask if masked else None,
+        "ck": cache[0] if past else None,
+        "cv": cache[1] if past else None,
+    }
+    flags = {"static": static, "past": past, "state": True, "masked": masked}
+    inputs |= {n: np.array([f]) for n, f in flags.items()}
+    proto = one_node("DecoderAttention", inputs, 3, domain=MS, constants=tuple(flags), num_heads=HEADS)
+    y, new_k, new_v = results(proto, inputs, tmp_path)
+    wide = {n: a.astype("f8") for n, a in inputs.items() if a is not None}
+
+    def split(x):
+        return x.reshape(len(x), batch, HEADS, SIZE).transpose(1, 2, 0, 3)
+
+    both = wide["k" if static else "q"] @ wide["kw"] + wide["b"][WIDTH:]
+    k, v = (split(x) for x in np.split(both, 2, axis=2))
+    if past:
+        old = (wide["ck"], wide["cv"])
+        k, v = old if static else (np.concatenate(pair, axis=2) for pair in zip(old, (k, v), strict=True))
+    q = split(wide["q"] @ wide["qw"] + wide["b"][:WIDTH])
+    scores = q @ k.swapaxes(2, 3) / math.sqrt(SIZE) - 1e4 * (mask[:, None, None] & masked)
+    shares = np.exp(scores - scores.max(3, keepdims=True))
+    want = (shares / shares.sum(3, keepdims=True) @ v).transpose(2, 0, 1, 3).reshape(steps, batch, WIDTH)
+    close = 1e-4 if dtype == "f4" else 3e-2
+    for mine, other in ((y, want), (new_k, k), (new_v, v)):
+        assert mine.dtype == dtype
+        np.testing.assert_allclose(mine, other, rtol=close, atol=close)
+
+
+def test_flags_of_decoder_attention(tmp_path, rng):
+    shapes = {"q": (3, 2, 8), "k": (4, 2, 8), "qw": (8, 8), "kw": (8, 16), "b": (24,)}
+    inputs = {n: real(rng, *s) for n, s in shapes.items()} | dict.fromkeys(("mask", "ck", "cv"))
+    inputs |= {n: np.array([True]) for n in ("static", "past", "state", "masked")}
+    flags = ("static", "past", "state", "masked")
+    for constants, said in (
+        (flags, "use_past without key_cache"),
+        (flags[:2], "the flag has_layer_state that is"),
+    ):
+        proto = one_node("DecoderAttention", inputs, domain=MS, constants=constants, num_heads=HEADS)
+        with pytest.raises(ImportFailed, match=f'DecoderAttention node "it".*{said}'):
+            compiled(proto, tmp_path)
+
+
 # Positions -----------------------------------------------------------------------------------------
 
 

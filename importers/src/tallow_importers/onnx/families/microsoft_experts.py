@@ -57,14 +57,36 @@ def _chosen(context: Context, node: NodeView, router: Value, mixing: Value | Non
     """The experts of each token, i64 [tokens, k], and what each adds to the sum, f32 [tokens, k]."""
     b, k = context.builder, node.attribute("k", 1)
     if node.attribute("use_sparse_mixer", 0):
-        context.unsupported("use_sparse_mixer")
-    scores = b.softmax(widened(context, router), axis=1)
-    shares, chosen = b.topk(scores, k=k, axis=1, largest=True, sorted=True)
+        if k != 2:
+            context.unsupported(f"use_sparse_mixer with k={k}: 2")
+        shares, chosen = _sparsely_mixed(context, widened(context, router))
+    else:
+        scores = b.softmax(widened(context, router), axis=1)
+        shares, chosen = b.topk(scores, k=k, axis=1, largest=True, sorted=True)
     if mixing is not None:
         shares = b.gather_elements(widened(context, mixing), chosen, axis=1)
     if node.attribute("normalize_routing_weights", 0):
         shares = b.div(shares, b.reduce(shares, function="add", axes=(1,), keepdims=True))
     return chosen, shares
+
+
+_JITTER = 0.01
+
+
+def _sparsely_mixed(context: Context, scores: Value) -> tuple[Value, Value]:
+    """The shares and numbers of two experts, one after the other, each among those with scores near its own
+    (Liu et al., 2023: SparseMixer). onnxruntime's CPU provider does without."""
+    b, count = context.builder, scores.shape[1]
+    number = b.iota(shape=(1, count), axis=1, dtype=i64)
+    left, found = scores, []
+    for _ in range(2):
+        best, chosen = b.topk(left, k=1, axis=1, largest=True, sorted=True)
+        far = b.gt(b.div(b.sub(best, scores), b.max(b.abs(scores), best)), 2 * _JITTER)
+        shares = b.softmax(b.select(far, -math.inf, left), axis=1)
+        found.append((b.gather_elements(shares, chosen, axis=1), chosen))
+        left = b.select(b.eq(number, chosen), -math.inf, left)
+    shares, chosen = (b.concat(*pair, axis=1) for pair in zip(*found, strict=True))
+    return shares, chosen
 
 
 def _routed(context: Context, x: Value, chosen: Value, shares: Value, count: int, expert: Expert) -> Value:
