@@ -179,6 +179,50 @@ def test_flags_of_decoder_attention(tmp_path, rng):
             compiled(proto, tmp_path)
 
 
+# Windows and global tokens -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("window", (1, 3))
+@pytest.mark.parametrize("dtype", ("f4", "f2"))
+@pytest.mark.parametrize("free", ((), ("x", "mask", "flags")))
+def test_longformer_attention(tmp_path, rng, window, dtype, free):
+    batch, steps = 2, 12
+    inputs = {
+        "x": real(rng, batch, steps, WIDTH, dtype=dtype),
+        "w": real(rng, WIDTH, 3 * WIDTH, dtype=dtype),
+        "b": real(rng, 3 * WIDTH, dtype=dtype),
+        "mask": np.where(np.arange(steps) < [[steps], [9]], 0, -10000).astype(dtype),
+        "gw": real(rng, WIDTH, 3 * WIDTH, dtype=dtype),
+        "gb": real(rng, 3 * WIDTH, dtype=dtype),
+        "flags": np.array([[1] + [0] * 11, [0, 1] + [0] * 5 + [1] + [0] * 4], "i4"),
+    }
+    proto = one_node("LongformerAttention", inputs, domain=MS, free=free, num_heads=HEADS, window=window)
+    (y,) = results(proto, inputs, tmp_path)
+    wide = {n: a.astype("f8") for n, a in inputs.items()}
+    want = np.zeros(y.shape)
+    for row in range(batch):
+        local, world = (
+            np.split(wide["x"][row] @ wide[w] + wide[b], 3, axis=1) for w, b in (("w", "b"), ("gw", "gb"))
+        )
+        chosen = inputs["flags"][row] > 0
+        for step in range(steps):
+            seen = chosen | (np.abs(np.arange(steps) - step) <= window) | chosen[step]
+            q, k, v = world if chosen[step] else local
+            bias = wide["mask"][row, seen]
+            want[row, step] = attention(q[step : step + 1], k[seen], v[seen], bias)[0]
+    close = 1e-4 if dtype == "f4" else 2e-2
+    np.testing.assert_allclose(y, want, rtol=close, atol=close)
+    assert y.dtype == dtype
+
+
+def test_longformer_attention_without_a_window(tmp_path, rng):
+    shapes = {"x": (1, 4, 8), "w": (8, 24), "b": (24,), "m": (1, 4), "gw": (8, 24), "gb": (24,)}
+    inputs = {n: real(rng, *s) for n, s in shapes.items()} | {"g": np.zeros((1, 4), "i4")}
+    proto = one_node("LongformerAttention", inputs, domain=MS, num_heads=HEADS, window=0)
+    with pytest.raises(ImportFailed, match='LongformerAttention node "it".*a window of 0'):
+        compiled(proto, tmp_path)
+
+
 # Positions -----------------------------------------------------------------------------------------
 
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import helper
 from onnx_support import agree, compiled, one_node, results
 
 from tallow.errors import ImportFailed
@@ -133,20 +131,3 @@ def test_packed_rows_that_are_refused(tmp_path):
     refused("packed_type 16: 0, 1", packed_type=16, K=32)
     refused("K=33 in blocks of 32", packed_type=2, K=33)
     refused("18 bytes of rows for K=64", packed_type=2, K=64)
-
-
-@pytest.mark.parametrize(
-    "flags", [{}, {"transA": 1}, {"transB": 1, "alpha": 0.5}, {"transA": 1, "transB": 1}]
-)
-def test_sparse_products(tmp_path, rng, flags):
-    """The left matrix lies sparsely in the file."""
-    a = rng.standard_normal((4, 5)) * (rng.random((4, 5)) < 0.4)
-    places = np.flatnonzero(a)
-    values = onnx.numpy_helper.from_array(a.reshape(-1)[places].astype("f4"), "a")
-    indices = onnx.numpy_helper.from_array(places, "indices")
-    rows = 5 if not flags.get("transA") else 4
-    b = rng.standard_normal((3, rows) if flags.get("transB") else (rows, 3)).astype("f4")
-    proto = one_node("SparseToDenseMatMul", {"a": a.astype("f4"), "b": b}, domain=MS, **flags)
-    del proto.graph.input[0]
-    proto.graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, a.shape))
-    agree(proto, {"b": b}, tmp_path, rtol=1e-5)
