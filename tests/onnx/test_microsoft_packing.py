@@ -297,7 +297,7 @@ def rotary_inputs(rng, flat, dtype="f4", half=6, size=16):
 def test_multimodal_rotation(tmp_path, rng, layout, sections, interleaved, flat, dtype):
     inputs = rotary_inputs(rng, flat, dtype)
     attributes = {"mrope_section": sections, "mrope_layout": layout, "interleaved": interleaved}
-    attributes |= {"rotary_embedding_dim": 12, "num_heads": 3}
+    attributes |= {"rotary_embedding_dim": 12, "num_heads": 3, "scale": 0.5 if flat else 1.0}
     close = 1e-5 if dtype == "f4" else 4e-3
     agree(
         one_node("MRotaryEmbedding", inputs, domain=MS, **attributes),
@@ -310,8 +310,9 @@ def test_multimodal_rotation(tmp_path, rng, layout, sections, interleaved, flat,
 
 def test_multimodal_rotation_of_whole_heads(tmp_path, rng):
     inputs = rotary_inputs(rng, True, half=8)
-    proto = one_node("MRotaryEmbedding", inputs, domain=MS, mrope_section=[4, 2, 2], num_heads=3)
-    agree(proto, inputs, tmp_path)
+    for more in ({}, {"scale": 0.7}, {"is_packed_batching": 1}):
+        proto = one_node("MRotaryEmbedding", inputs, domain=MS, mrope_section=[4, 2, 2], num_heads=3, **more)
+        agree(proto, inputs, tmp_path)
 
 
 def test_what_is_refused(tmp_path, rng):
@@ -322,7 +323,6 @@ def test_what_is_refused(tmp_path, rng):
     rotary = rotary_inputs(rng, True)
     refused("MRotaryEmbedding", rotary, r"mrope_section \[1, 2\]", mrope_section=[1, 2])
     refused("MRotaryEmbedding", rotary, "add up to 6", mrope_section=[1, 2, 2])
-    refused("MRotaryEmbedding", rotary, "scale or", mrope_section=[2, 2, 2], scale=2.0)
     order, ends = offsets(COUNTS, 5)
     packed = {"q": real(rng, 9, WIDTH), "k": None, "v": None, "b": None, "o": order, "e": ends}
     refused("PackedMultiHeadAttention", packed, r"queries f32\[9, 8\] without keys", num_heads=HEADS)

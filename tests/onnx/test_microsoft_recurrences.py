@@ -120,6 +120,21 @@ def test_gates_and_layouts(tmp_path, rng, gate, wide, form):
     agree(proto, inputs, tmp_path, **CLOSE["f4"])
 
 
+@pytest.mark.parametrize("rule", ("linear", "gated_delta"))
+@pytest.mark.parametrize("wide", (False, True))
+@pytest.mark.parametrize("form", ("ragged", "even"))
+@pytest.mark.parametrize("active", (None, 0, 1))
+def test_captured_steps(tmp_path, rng, rule, wide, form, active):
+    """Some sequences are shorter than what is captured of each."""
+    inputs = packed_tokens(rng, [3, 1, 5] if form == "ragged" else [2, 2, 2], wide=wide)
+    inputs["ends"] = inputs["ends"] if form == "ragged" else None
+    inputs |= dict.fromkeys(("decay", "beta")) if rule == "linear" else {}
+    inputs["count"] = np.array([2, 4, 4], "i4")
+    inputs["active"] = None if active is None else np.array([active], "i4")
+    proto = one_node("GatedDeltaNet", inputs, 3, domain=MS, update_rule=rule, state_update_capacity=4)
+    agree(proto, inputs, tmp_path, **CLOSE["f4"])
+
+
 def test_what_linear_attention_refuses(tmp_path, rng):
     given = attended(rng, 1, 2, 2, 2, 2)
     heads = {"q_num_heads": 2, "kv_num_heads": 2}
@@ -131,7 +146,7 @@ def test_what_linear_attention_refuses(tmp_path, rng):
     refused(tmp_path, "GatedDeltaNet", given, "gate_activation 'relu'", 2, gate_activation="relu")
     refused(tmp_path, "GatedDeltaNet", given, "beta_activation 'relu'", 2, beta_activation="relu")
     refused(tmp_path, "GatedDeltaNet", given, "without the operands a_log", 2, gate_activation="softplus")
-    refused(tmp_path, "GatedDeltaNet", given, "state_update_capacity", 2, state_update_capacity=2)
+    refused(tmp_path, "GatedDeltaNet", given, "capacity 2 without capture_count", 2, state_update_capacity=2)
     refused(
         tmp_path, "GatedDeltaNet", given | {"ends": None, "state": None}, "cu_seqlens or initial_state", 2
     )

@@ -13,7 +13,7 @@ from tallow_importers.onnx.context import Context, NodeView
 from tallow_importers.onnx.families.control import emit_loop
 from tallow_importers.onnx.families.elementwise import stable_softplus
 from tallow_importers.onnx.families.microsoft import MS
-from tallow_importers.onnx.families.microsoft_attention import parts, refuse
+from tallow_importers.onnx.families.microsoft_attention import part, parts, refuse
 from tallow_importers.onnx.families.microsoft_gates import widened
 from tallow_importers.onnx.families.microsoft_packing import Ragged
 from tallow_importers.onnx.registry import onnx_op
@@ -70,7 +70,7 @@ def linear_attention(context: Context, node: NodeView):
         rate,
         _scale(node, size),
     )
-    y, state = _run(context, read, state)
+    y, state, _ = _run(context, read, state)
     y = b.reshape(y, shape=(*y.shape[:2], y.shape[2] * y.shape[3]))
     return b.cast(y, dtype=q.dtype), b.cast(state, dtype=q.dtype if past is None else past.dtype)
 
@@ -79,8 +79,11 @@ def _scale(node: NodeView, size: Dim) -> float:
     return float(node.attribute("scale", 0.0)) or 1 / math.sqrt(size)
 
 
-def _run(context: Context, read: Recurrence, state: Value) -> tuple[Value, Value]:
-    """Results [batch, steps, heads, depth] and the state [batch, heads, size, depth] after the last step."""
+def _run(
+    context: Context, read: Recurrence, state: Value, changes: bool = False
+) -> tuple[Value, Value, Value | None]:
+    """Results [batch, steps, heads, depth], the state [batch, heads, size, depth] after the last step, and,
+    if wanted, what each step adds to it with its key, [batch, steps, heads, depth]."""
     b, groups = context.builder, read.value.shape[2]
     heads, steps = read.query.shape[2], read.query.shape[1]
     query = _repeated(context, read.query, groups) if heads < groups else read.query
@@ -108,11 +111,15 @@ def _run(context: Context, read: Recurrence, state: Value) -> tuple[Value, Value
             added = inner.mul(inner.sub(added, known), inner.reshape(rate, shape=(*rate.shape, 1, 1)))
         new = inner.add(kept, inner.mul(inner.reshape(k, shape=(batch, count, size, 1)), added))
         y = inner.mul(inner.matmul(q, new), read.scale)
-        return inner.finish([inner.scalar(True, bool_), new, y])
+        return inner.finish([inner.scalar(True, bool_), new, y, *([added] if changes else [])])
 
-    last, rows = emit_loop(context, context.size(steps), b.scalar(True, bool_), [state], body)
-    rows = b.transpose(rows, permutation=(1, 0, 2, 3, 4))
-    return b.reshape(rows, shape=(*rows.shape[:2], groups * shared, rows.shape[4])), last
+    last, *scans = emit_loop(context, context.size(steps), b.scalar(True, bool_), [state], body)
+    scans = [b.transpose(rows, permutation=(1, 0, 2, 3, 4)) for rows in scans]
+    y, *added = (
+        b.reshape(rows, shape=(*rows.shape[:2], rows.shape[2] * rows.shape[3], rows.shape[4]))
+        for rows in scans
+    )
+    return y, last, added[0] if added else None
 
 
 def _repeated(context: Context, x: Value, heads: Dim) -> Value:
@@ -131,7 +138,6 @@ def _repeated(context: Context, x: Value, heads: Dim) -> Value:
 @onnx_op("GatedDeltaNet", domain=MS)
 def gated_delta_net(context: Context, node: NodeView):
     """Tokens lie one after the other, of sequences of one length or of those that `cu_seqlens` counts."""
-    refuse(context, node, ("state_update_capacity",))
     b, (ends, decay, rate, state) = context.builder, (node.input(i) for i in range(3, 7))
     decay, rate = _rule(context, node, decay, rate)
     q, k, v = _operands(context, node, state)
@@ -145,35 +151,74 @@ def gated_delta_net(context: Context, node: NodeView):
         rate = widened(context, rate)
         rate = b.sigmoid(rate) if _beta(context, node) == "sigmoid" else rate
     sizes = [q.shape[-1], shape[-1]]
-    batch, opened, closed = _sequences(context, ends, state, shape)
+    batch, lengths, opened, closed = _sequences(context, ends, state, shape)
     if state is None:
         start = b.broadcast(b.scalar(0, f32), shape=(batch, shape[-2], *sizes))
     else:
         start = b.transpose(state, permutation=(0, 1, 3, 2))
     # Steps beyond a sequence's end have keys of zero and no decay, so its state stays what it is.
     operands = (None if x is None else opened(x) for x in (q, k, v, decay, rate))
-    y, last = _run(context, Recurrence(*operands, _scale(node, sizes[0])), start)
-    return b.cast(closed(y), dtype=dtype), b.transpose(last, permutation=(0, 1, 3, 2))
+    read = Recurrence(*operands, _scale(node, sizes[0]))
+    y, last, changes = _run(context, read, start, node.attribute("state_update_capacity", 0) > 0)
+    update = _captured(context, node, read, changes, lengths)
+    return b.cast(closed(y), dtype=dtype), b.transpose(last, permutation=(0, 1, 3, 2)), update
+
+
+def _captured(
+    context: Context, node: NodeView, read: Recurrence, changes: Value | None, lengths: Value | None
+) -> Value | None:
+    """The decays, the keys and the changes of the first steps of each sequence, zeros for what is not asked
+    for: [batch, capacity * (numbers of a step)]."""
+    b, capacity, counts = context.builder, node.attribute("state_update_capacity", 0), node.input(9)
+    if (capacity > 0) != (counts is not None):
+        context.unsupported(
+            f"state_update_capacity {capacity} {'without' if capacity else 'with'} capture_count"
+        )
+    if changes is None:
+        return None
+    batch, steps, heads = changes.shape[:3]
+    asked = b.cast(counts, dtype=i64)
+    asked = b.min(asked, context.size(steps) if lengths is None else lengths)
+    if node.input(10) is not None:
+        asked = b.select(b.ne(b.reshape(node.input(10), shape=()), 0), asked, b.scalar(0, i64))
+    slot = b.iota(shape=(1, capacity, 1), axis=1, dtype=i64)
+    wanted = b.lt(slot, b.reshape(asked, shape=(batch, 1, 1)))
+    if read.decay is None:
+        decay = b.broadcast(b.scalar(1, f32), shape=(batch, steps, heads, 1))
+    else:
+        decay = b.exp(read.decay)
+
+    def first(x: Value) -> Value:
+        width = x.shape[2] * x.shape[3]
+        flat = b.reshape(x, shape=(batch, steps, width))
+        longer = b.pad(flat, before=(0, 0, 0), after=(0, capacity, 0), mode="constant")
+        taken = b.select(wanted, part(context, longer, 1, 0, capacity), b.scalar(0, f32))
+        return b.reshape(taken, shape=(batch, capacity * width))
+
+    return b.concat(*map(first, (decay, read.key, changes)), axis=1)
 
 
 def _sequences(
     context: Context, ends: Value | None, state: Value | None, shape
-) -> tuple[Dim, Layout, Layout]:
-    """The number of sequences, and how tokens become [batch, steps, ...] and again what they were."""
+) -> tuple[Dim, Value | None, Layout, Layout]:
+    """The number of sequences, how long each is if they differ, and how tokens become [batch, steps, ...] and
+    again what they were."""
     b = context.builder
     if ends is not None:
         if len(shape) != 3:
             context.unsupported(f"cu_seqlens for values of rank {len(shape)}: [tokens, heads, size]")
         ragged = Ragged.of(context, ends, shape[0])
-        return ragged.batch, lambda x: ragged.opened(context, x), lambda x: ragged.closed(context, x)
+        layouts = (lambda x: ragged.opened(context, x)), (lambda x: ragged.closed(context, x))
+        return ragged.batch, ragged.length, *layouts
     if len(shape) == 4:
-        return shape[0], lambda x: x, lambda x: x
+        return shape[0], None, lambda x: x, lambda x: x
     if state is None:
         context.unsupported("tokens without cu_seqlens or initial_state, which tell the number of sequences")
     batch = state.shape[0]
     steps = floordiv(shape[0], batch)
     return (
         batch,
+        None,
         lambda x: b.reshape(x, shape=(batch, steps, *x.shape[1:])),
         lambda x: b.reshape(x, shape=(shape[0], *x.shape[2:])),
     )

@@ -70,8 +70,6 @@ def multimodal_rotary_embedding(context: Context, node: NodeView) -> Value:
     """Rotation by three positions of each token, each of which has some of the angles."""
     b, (x, positions, cosine, sine) = context.builder, node.inputs
     half, sections = cosine.shape[1], node.attribute("mrope_section")
-    if node.attribute("scale", 1.0) != 1.0 or node.attribute("is_packed_batching", 0):
-        context.unsupported("scale or is_packed_batching of MRotaryEmbedding")
     if len(sections) != 3 or min(sections) < 0 or sum(sections) != half:
         context.unsupported(f"mrope_section {sections}: three counts that add up to {half}")
     flat = x.rank == 3
@@ -81,9 +79,9 @@ def multimodal_rotary_embedding(context: Context, node: NodeView) -> Value:
     stream = b.constant(_streams(sections, node.attribute("mrope_layout", 0)))
     at = b.transpose(b.gather(positions, stream, axis=0), permutation=(1, 2, 0))
     index = b.add(b.mul(b.cast(at, dtype=i64), half), b.iota(shape=(1, 1, half), axis=2, dtype=i64))
-    tables = []
+    tables, scale = [], float(node.attribute("scale", 1.0))
     for table in (cosine, sine):
-        rows = b.gather(b.reshape(table, shape=(table.type.size,)), index, axis=0)
+        rows = b.mul(b.gather(b.reshape(table, shape=(table.type.size,)), index, axis=0), scale)
         tables.append(b.reshape(rows, shape=(rows.shape[0], 1, *rows.shape[1:])))
     y = b.rotary(x, *tables, interleaved=bool(node.attribute("interleaved", 0)), dims=2 * half)
     return join_heads(context, y) if flat else y
