@@ -229,10 +229,10 @@ def hard_swish(context: Context, node: NodeView) -> Value:
 
 @onnx_op("Softplus")
 def softplus(context: Context, node: NodeView) -> Value:
-    return _softplus(context, node.input(0))
+    return stable_softplus(context, node.input(0))
 
 
-def _softplus(context: Context, x: Value) -> Value:
+def stable_softplus(context: Context, x: Value) -> Value:
     """max(x, 0) + log1p(exp(-|x|)), which never overflows."""
     b = context.builder
     return b.add(b.max(x, 0), b.log1p(b.exp(b.neg(b.abs(x)))))
@@ -240,7 +240,7 @@ def _softplus(context: Context, x: Value) -> Value:
 
 @onnx_op("Mish")
 def mish(context: Context, node: NodeView) -> Value:
-    return context.builder.mul(node.input(0), context.builder.tanh(_softplus(context, node.input(0))))
+    return context.builder.mul(node.input(0), context.builder.tanh(stable_softplus(context, node.input(0))))
 
 
 @onnx_op("Softsign")

@@ -206,8 +206,8 @@ def group_query_attention(context: Context, node: NodeView):
         )
         q, k = (rotate(context, node, x, at, cosine, sine, interleaved) for x in (q, k))
     span = keys if past_k is None else maximum(past_k.shape[2], keys)
-    k = _cached(context, past_k, k, before, span)
-    v = _cached(context, past_v, v, before, span)
+    k = cached(context, past_k, k, before, span)
+    v = cached(context, past_v, v, before, span)
     column = b.iota(shape=(1, 1, span), axis=2, dtype=i64)
     row = b.reshape(here, shape=(*here.shape, 1))
     keep = b.le(column, row)
@@ -229,7 +229,7 @@ def group_query_attention(context: Context, node: NodeView):
     return join_heads(context, y), k, v
 
 
-def _cached(context: Context, past: Value | None, new: Value, before: Value, span: Dim) -> Value:
+def cached(context: Context, past: Value | None, new: Value, before: Value, span: Dim) -> Value:
     """[batch, heads, span, size]: in each row the first `before` steps of the past, then the new ones."""
     b = context.builder
     line = b.iota(shape=(1, span), axis=1, dtype=i64)

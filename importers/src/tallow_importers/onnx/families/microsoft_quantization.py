@@ -76,7 +76,7 @@ def qgemm(context: Context, node: NodeView) -> Value:
     return quant.requantize(context, total, b.div(factor, b.reshape(y_scale, shape=())), y_zero, y_zero.dtype)
 
 
-def _unpacked(context: Context, x: Value, bits: int) -> Value:
+def unpacked(context: Context, x: Value, bits: int) -> Value:
     """Numbers of 2, 4 or 8 bits, lowest bits first, along the last axis of bytes."""
     if bits == 8:
         return x
@@ -95,12 +95,12 @@ def matmul_n_bits(context: Context, node: NodeView) -> Value:
     zeros, bias = node.input(3), node.input(5)
     n, k, block = (node.attribute(name) for name in ("N", "K", "block_size"))
     bits, blocks = node.attribute("bits", 4), -(-k // block)
-    codes = _unpacked(context, b.reshape(w, shape=(n, blocks, block * bits // 8)), bits)
+    codes = unpacked(context, b.reshape(w, shape=(n, blocks, block * bits // 8)), bits)
     scales = b.reshape(scales, shape=(n, blocks, 1))
     if zeros is None:
         zeros = b.scalar(1 << (bits - 1), scales.dtype)
     elif zeros.dtype == u8:
-        rows = _unpacked(context, b.reshape(zeros, shape=(n, -(-blocks * bits // 8))), bits)
+        rows = unpacked(context, b.reshape(zeros, shape=(n, -(-blocks * bits // 8))), bits)
         (rows,) = parts(context, rows, 1, [blocks])
         zeros = b.reshape(rows, shape=(n, blocks, 1))
     else:
@@ -124,11 +124,11 @@ def gather_block_quantized(context: Context, node: NodeView) -> Value:
         context.unsupported("blocks along an axis that is gathered, or that is not the last")
     at, packed = b.cast(indices, dtype=i64), data.dtype == u8
     codes, scale = b.gather(data, at, axis=axis), b.gather(scales, at, axis=axis)
-    codes = _unpacked(context, codes, bits) if packed else codes
+    codes = unpacked(context, codes, bits) if packed else codes
     zero = None if zeros is None else b.gather(zeros, at, axis=axis)
     if packed:
         middle = b.scalar(1 << (bits - 1), i32)
-        zero = middle if zero is None else _unpacked(context, zero, bits)
+        zero = middle if zero is None else unpacked(context, zero, bits)
         if zero.rank:
             *_, (zero,) = [parts(context, zero, zero.rank - 1, [scale.shape[-1]])]
     block = node.attribute("block_size", 128)
