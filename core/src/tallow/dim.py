@@ -365,6 +365,14 @@ def _value(dim: Dim, bindings: Mapping[str, int]) -> int:
     return total
 
 
+def name_of(dim: Dim) -> str | None:
+    """The name of a Dim that is one symbol."""
+    match dim:
+        case Expr(terms=((((Symbol() as only),), 1),)):
+            return only.name
+    return None
+
+
 def symbols(dim: Dim) -> dict[str, Symbol]:
     """Every symbol in a Dim, by name."""
     found: dict[str, Symbol] = {}

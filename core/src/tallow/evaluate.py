@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tallow.dim import Expr, symbols
+from tallow.dim import Expr, name_of, symbols
 from tallow.dim import evaluate as evaluate_dim
 from tallow.errors import InputError, TallowError, VerifyError
 from tallow.location import Location
@@ -133,11 +133,15 @@ def bind_sizes(types: Sequence[Type], arrays: Sequence, sizes: dict[str, int], w
         if array.ndim != type_.rank:
             raise InputError(f"expected {type_}, got shape {array.shape} ({where})")
         for dim, extent in zip(type_.shape, array.shape, strict=True):
-            unknown = [name for name in symbols(dim) if name not in sizes]
-            if len(unknown) == 1 and str(dim) == unknown[0]:
-                sizes[unknown[0]] = extent
-            elif not unknown and evaluate_dim(dim, sizes) != extent:
+            if isinstance(dim, int):
+                wanted = dim
+            elif (name := name_of(dim)) is not None:
+                wanted = sizes.setdefault(name, extent)
+            elif symbols(dim).keys() <= sizes.keys():
                 wanted = evaluate_dim(dim, sizes)
+            else:
+                continue
+            if wanted != extent:
                 raise InputError(f"expected {type_} with {dim} = {wanted}, got shape {array.shape} ({where})")
 
 

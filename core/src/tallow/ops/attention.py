@@ -6,11 +6,12 @@ import math
 
 import numpy as np
 
+from tallow.dim import bounds
 from tallow.dtype import bool_, i64
 from tallow.errors import GraphError
 from tallow.graph import TensorType
 from tallow.ops.composite import FLOAT, evaluate_softmax, widened
-from tallow.ops.rules import broadcast_shapes, of_kind, same_dtype, tensors
+from tallow.ops.rules import differ, of_kind, rank_is, same_dtype, spreads_to, tensors
 from tallow.ops.table import Op, register
 
 
@@ -23,15 +24,22 @@ def _infer_attention(types, attributes):
     heads, groups = q.shape[1], k.shape[1]
     if isinstance(heads, int) and isinstance(groups, int) and (groups == 0 or heads % groups):
         raise GraphError(f"attention: {heads} query heads do not divide among {groups} key heads")
-    for what, axis, one, other in (("features", 3, q, k), ("keys", 2, k, v), ("heads", 1, k, v)):
+    pairs = (
+        ("batches", 0, q, k),
+        ("batches", 0, k, v),
+        ("features", 3, q, k),
+        ("keys", 2, k, v),
+        ("heads", 1, k, v),
+    )
+    for what, axis, one, other in pairs:
         a, b = one.shape[axis], other.shape[axis]
-        if isinstance(a, int) and isinstance(b, int) and a != b:
+        if differ(a, b):
             raise GraphError(f"attention: {a} and {b} {what} in {one} and {other}, expected the same number")
     if len(types) > 3:
         (mask,) = tensors("attention", types[3:])
         if mask.dtype not in (dtype, bool_):
             raise GraphError(f"attention: expected a mask of {dtype} or bool, got {mask}")
-        broadcast_shapes("attention", [mask.shape, (q.shape[0], heads, q.shape[2], k.shape[2])])
+        spreads_to("attention", mask, (q.shape[0], heads, q.shape[2], k.shape[2]), "mask")
     return (TensorType(dtype, (q.shape[0], heads, q.shape[2], v.shape[3])),)
 
 
@@ -97,10 +105,15 @@ def _evaluate_attention(arrays, attributes):
 
 
 def _infer_rotary(types, attributes):
-    x = tensors("rotary", types)[0]
+    x, *turns = tensors("rotary", types)
     same_dtype("rotary", types)
-    if x.rank != 4:
-        raise GraphError(f"rotary: expected data of rank 4, got {x}")
+    rank_is("rotary", x, 4, "data")
+    if not 0 <= attributes["dims"] or (bounds(x.shape[3] - attributes["dims"])[1] or 0) < 0:
+        raise GraphError(
+            f"rotary: {attributes['dims']} features to turn: expected as many as {x} has at most"
+        )
+    for turn in turns:
+        spreads_to("rotary", turn, (*x.shape[:3], attributes["dims"] // 2), "cosines and sines")
     return (x,)
 
 

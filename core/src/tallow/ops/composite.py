@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 
-from tallow.dim import bounds, product
+from tallow.dim import product
 from tallow.dtype import bf16, f16, f32
 from tallow.errors import GraphError
-from tallow.ops.rules import axis_in, of_kind, same_dtype, tensors
+from tallow.ops.rules import axis_in, differ, of_kind, same_dtype, tensors
 from tallow.ops.table import Op, register
 from tallow.scalar import apply
 
@@ -64,12 +64,6 @@ def _decompose_log_softmax(builder, node):
     return builder.sub(moved, builder.log(_reduce(builder, builder.exp(moved), "add", axis)))
 
 
-def _differ(a, b) -> bool:
-    """Whether two sizes are surely not equal; where that is open, a run checks the rule again."""
-    low, high = bounds(a - b)
-    return (low is not None and low > 0) or (high is not None and high < 0)
-
-
 def _infer_norm(name):
     def infer(types, attributes):
         operands = tensors(name, types)
@@ -79,7 +73,7 @@ def _infer_norm(name):
         axis_in(name, attributes["axis"], x.rank)
         for other in operands[1:]:
             pairs = zip(reversed(x.shape), reversed(other.shape), strict=False)
-            if other.rank > x.rank or any(d != 1 and _differ(d, full) for full, d in pairs):
+            if other.rank > x.rank or any(d != 1 and differ(d, full) for full, d in pairs):
                 raise GraphError(f"{name}: scale or bias {other} does not fit {x}")
         return (x,)
 

@@ -9,7 +9,7 @@ import numpy as np
 from tallow.dim import Dim, ceildiv, floordiv, maximum, product
 from tallow.errors import GraphError
 from tallow.graph import TensorType
-from tallow.ops.rules import broadcast_shapes, same_dtype, tensors
+from tallow.ops.rules import broadcast_shapes, differ, same_dtype, tensors
 from tallow.ops.table import Op, register
 
 MOST_PHASES = 1024  # convolutions that a transposed one may come to
@@ -101,6 +101,10 @@ def windows(x: np.ndarray, kernel, strides, pads, dilations, fill) -> np.ndarray
     """A view [N, C, *out, *kernel] of all windows of a padded copy of x."""
     x = np.pad(x, [(0, 0), (0, 0), *pads], constant_values=fill)
     spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
+    if any(span > size for span, size in zip(spans, x.shape[2:], strict=True)):
+        fitting = zip(x.shape[2:], spans, strides, strict=True)
+        counts = [max(0, (size - span) // stride + 1) for size, span, stride in fitting]
+        return np.empty((*x.shape[:2], *counts, *kernel), x.dtype)
     axes = tuple(range(2, x.ndim))
     view = np.lib.stride_tricks.sliding_window_view(x, spans, axes)
     steps = [slice(None), slice(None), *(slice(None, None, s) for s in strides)]
@@ -121,7 +125,7 @@ def _evaluate_conv(arrays, attributes):
     out = view.shape[2 : 2 + spatial]
     view = view.reshape(n, groups, x.shape[1] // groups, *out, *kernel)
     order = (0, 1, *range(3, 3 + spatial), 2, *range(3 + spatial, 3 + 2 * spatial))
-    columns = view.transpose(order).reshape(n, groups, product(out), -1)
+    columns = view.transpose(order).reshape(n, groups, product(out), x.shape[1] // groups * product(kernel))
     matrix = w.reshape(groups, m // groups, -1).transpose(0, 2, 1)
     result = multiply(columns, matrix[None]).transpose(0, 1, 3, 2)
     return (result.reshape(n, m, *out).astype(carrier),)
@@ -134,6 +138,11 @@ def _infer_conv_transpose(types, attributes):
         raise GraphError(
             f"conv_transpose: expected data and weights of one rank of 3 or more, got {x} and {w}"
         )
+    if differ(x.shape[1], w.shape[0]):
+        raise GraphError(f"conv_transpose: {x} has {x.shape[1]} channels, weights {w} want {w.shape[0]}")
+    channels, groups = x.shape[1], attributes["groups"]
+    if isinstance(channels, int) and channels % groups:
+        raise GraphError(f"conv_transpose: {channels} channels do not divide into {groups} groups")
     check_window("conv_transpose", x, attributes, ("strides", "dilations"))
     sizes = []
     for i in range(x.rank - 2):
@@ -269,7 +278,7 @@ def _evaluate_conv_transpose(arrays, attributes):
     out = np.zeros((n, groups, m, *full), x.dtype)
     data = x.reshape(n, groups, c // groups, *x.shape[2:])
     weights = w.reshape(groups, c // groups, m, *taps)
-    for tap in np.ndindex(*taps):
+    for tap in np.ndindex(*taps) if all(x.shape[2:]) else ():
         part = np.einsum("ngc...,gcm->ngm...", data, weights[(..., *tap)])
         place = [
             slice(t * dil, t * dil + (d - 1) * s + 1, s)

@@ -25,6 +25,8 @@ def _infer_dft(types, attributes):
     (x,) = tensors("dft", types)
     of_kind("dft", x.dtype, ("float",))
     axis = axis_in("dft", attributes["axis"], x.rank - 1)
+    if isinstance(x.shape[-1], int) and x.shape[-1] not in (1, 2):
+        raise GraphError(f"dft: expected real numbers [..., 1] or complex ones [..., 2], got {x}")
     length = attributes["length"]
     if attributes["onesided"] and attributes["inverse"]:
         return (TensorType(x.dtype, (*x.shape[:axis], length, *x.shape[axis + 1 : -1], 1)),)

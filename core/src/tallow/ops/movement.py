@@ -13,7 +13,7 @@ from tallow.graph import TensorType
 from tallow.kernel.build import add, call, const, floordiv, from_dim, less, logical_and, mod, mul, select, sub
 from tallow.kernel.grammar import Expr
 from tallow.ops.pointwise import operand_index
-from tallow.ops.rules import axis_in, broadcast_shapes, inside, same_dtype, tensors, unless_empty
+from tallow.ops.rules import axis_in, inside, same_dtype, spreads_to, tensors, unless_empty
 from tallow.ops.table import Op, register
 
 
@@ -93,7 +93,7 @@ def _infer_broadcast(types, attributes):
     shape = tuple(attributes["shape"])
     if len(shape) < type_.rank:
         raise GraphError(f"broadcast: {type_} has more axes than {list(shape)}")
-    broadcast_shapes("broadcast", [type_.shape, shape])
+    spreads_to("broadcast", type_, shape, "elements")
     return (TensorType(type_.dtype, shape),)
 
 
@@ -185,6 +185,13 @@ def _infer_pad(types, attributes):
         raise GraphError(
             f"pad: expected {type_.rank} amounts for {type_}, got {len(before)} and {len(after)}"
         )
+    for axis, (size, *widths) in enumerate(zip(type_.shape, before, after, strict=True)):
+        if (
+            attributes["mode"] != "constant"
+            and size == 0
+            and any(isinstance(w, int) and w > 0 for w in widths)
+        ):
+            raise GraphError(f"pad: axis {axis} of {type_} has no elements to go on with")
     if len(types) == 2 and (types[1].dtype != type_.dtype or types[1].rank != 0):
         raise GraphError(f"pad: expected a scalar {type_.dtype} as value, got {types[1]}")
     return (

@@ -113,9 +113,10 @@ def scan(attributes, projected: np.ndarray, lengths: np.ndarray, cell: Cell, sta
 
     `projected` is [steps, batch, directions, gates * hidden]. States are [directions, batch, hidden], the
     first is the hidden one; a sequence that has ended keeps its states and gives zeros."""
-    steps, directions = projected.shape[0], states[0].shape[0]
-    y = np.zeros((steps, *states[0].shape), projected.dtype)
-    finals = [np.array(s) for s in states]
+    steps, batch, directions = projected.shape[:3]
+    shape = directions, batch, states[0].shape[2]
+    y = np.zeros((steps, *shape), projected.dtype)
+    finals = [np.array(np.broadcast_to(s, shape)) for s in states]
     for d, functions in enumerate(functions_of(attributes, directions)):
         current = [s[d] for s in finals]
         for t in reversed(range(steps)) if backwards(attributes, d) else range(steps):

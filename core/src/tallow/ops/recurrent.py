@@ -19,13 +19,13 @@ from tallow.ops.recurrence import (
     scan,
     stages,
 )
-from tallow.ops.rules import tensors
+from tallow.ops.rules import shape_is, tensors
 from tallow.ops.table import Op, register
 
 
 def _infer(name: str):
     def infer(types, attributes):
-        x, w, r = tensors(name, types)[:3]
+        x, w, r, bias, *rest = tensors(name, types)
         if x.rank != 3 or w.rank != 3 or r.rank != 3:
             raise GraphError(f"{name}: expected x, w and r of rank 3, got {x}, {w}, {r}")
         directions, hidden = r.shape[0], r.shape[2]
@@ -37,6 +37,17 @@ def _infer(name: str):
         functions_of(attributes, directions)
         steps, batch = x.shape[:2]
         state = TensorType(x.dtype, (directions, batch, hidden))
+        size = hidden * GATES[name]
+        shape_is(name, w, (directions, size, x.shape[2]), "weights")
+        shape_is(name, r, (directions, size, hidden), "recurrent weights")
+        shape_is(name, bias, (directions, 2 * size), "biases")
+        states = 2 if name == "lstm" else 1
+        for start in rest[:states]:
+            rows = 1 if start.rank == 3 and start.shape[1] == 1 else batch  # one for all sequences
+            shape_is(name, start, (directions, rows, hidden), "initial states")
+        shape_is(name, rest[states], (batch,), "lengths")
+        for peepholes in rest[states + 1 :]:
+            shape_is(name, peepholes, (directions, 3 * hidden), "peepholes")
         y = TensorType(x.dtype, (steps, directions, batch, hidden))
         return (y, state, state) if name == "lstm" else (y, state)
 

@@ -60,6 +60,8 @@ def _infer_arg(name):
     def infer(types, attributes):
         (type_,) = tensors(name, types)
         axis = axis_in(name, attributes["axis"], type_.rank)
+        if type_.shape[axis] == 0:
+            raise GraphError(f"{name}: axis {axis} of {type_} has no elements to choose from")
         return (TensorType(i64, kept_shape(type_, (axis,), attributes["keepdims"])),)
 
     return infer

@@ -61,6 +61,28 @@ def rank_is(name: str, type_: TensorType, rank: int, what: str) -> None:
         raise GraphError(f"{name}: expected {what} of rank {rank}, got {type_}")
 
 
+def differ(a: Dim, b: Dim) -> bool:
+    """Whether two sizes are surely not equal; where that is open, a run checks the rule again."""
+    if isinstance(a, int) and isinstance(b, int):
+        return a != b
+    low, high = (0, 0) if a == b else bounds(a - b)
+    return (low is not None and low > 0) or (high is not None and high < 0)
+
+
+def shape_is(name: str, type_: TensorType, shape: Sequence[Dim], what: str) -> None:
+    """GraphError for a tensor that cannot be of this shape."""
+    if type_.rank != len(shape) or any(map(differ, type_.shape, shape)):
+        raise GraphError(f"{name}: expected {what} of shape [{', '.join(map(str, shape))}], got {type_}")
+
+
+def spreads_to(name: str, type_: TensorType, shape: Sequence[Dim], what: str) -> None:
+    """GraphError for a tensor that numpy's rules do not spread to this shape."""
+    pairs = zip(reversed(type_.shape), reversed(shape), strict=False)
+    if type_.rank > len(shape) or any(have != 1 and differ(have, want) for have, want in pairs):
+        wanted = ", ".join(map(str, shape))
+        raise GraphError(f"{name}: expected {what} that spread to [{wanted}], got {type_}")
+
+
 def attribute(name: str, attributes: Mapping, key: str):
     if key not in attributes:
         raise GraphError(f"{name}: attribute {key!r} is missing")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from tallow.dim import bounds
 from tallow.errors import GraphError
 from tallow.graph import TensorType
 from tallow.ops.gather import _checked
-from tallow.ops.rules import axis_in, rank_is, same_dtype, tensors
+from tallow.ops.rules import axis_in, rank_is, same_dtype, shape_is, tensors
 from tallow.ops.table import Op, register
 
 _FOLD = {"add": np.add, "mul": np.multiply, "max": np.maximum, "min": np.minimum}
@@ -25,8 +26,14 @@ def _infer(name):
             )
         if name == "scatter_elements":
             axis_in(name, attributes["axis"], data.rank)
-            for operand, what in ((indices, "indices"), (updates, "updates")):
-                rank_is(name, operand, data.rank, what)
+            rank_is(name, indices, data.rank, "indices")
+            rank_is(name, updates, data.rank, "updates")
+            shape_is(name, updates, indices.shape, "updates")
+            for axis, (size, count) in enumerate(zip(data.shape, indices.shape, strict=True)):
+                if axis != attributes["axis"] and (bounds(count - size)[0] or 0) > 0:
+                    raise GraphError(
+                        f"{name}: axis {axis} of indices {indices} is longer than that of {data}"
+                    )
         else:
             _check_places(data, indices, updates)
         return (data,)
@@ -41,6 +48,7 @@ def _check_places(data: TensorType, indices: TensorType, updates: TensorType) ->
             f"scatter_nd: the last axis of indices {indices} must be a constant of at most {data.rank}"
         )
     rank_is("scatter_nd", updates, indices.rank - 1 + data.rank - depth, "updates")
+    shape_is("scatter_nd", updates, (*indices.shape[:-1], *data.shape[depth:]), "updates")
 
 
 def _write(data: np.ndarray, place: tuple, updates: np.ndarray, reduction: str) -> np.ndarray:

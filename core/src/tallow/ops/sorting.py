@@ -8,7 +8,7 @@ from tallow.dim import symbol
 from tallow.dtype import f32, i64
 from tallow.errors import GraphError
 from tallow.graph import TensorType
-from tallow.ops.rules import axis_in, rank_is, tensors
+from tallow.ops.rules import axis_in, rank_is, shape_is, tensors
 from tallow.ops.table import Op, register
 
 
@@ -82,6 +82,9 @@ def _infer_nms(types, attributes):
     boxes, scores = tensors("nms", types)[:2]
     rank_is("nms", boxes, 3, "boxes")
     rank_is("nms", scores, 3, "scores")
+    shape_is("nms", boxes, (scores.shape[0], scores.shape[2], 4), "boxes")
+    if any(t.size == 0 for t in tensors("nms", types)[2:]):
+        raise GraphError(f"nms: expected a limit and thresholds, got {', '.join(map(str, types[2:]))}")
     return (TensorType(i64, (symbol(attributes["defines"][0]), 3)),)
 
 

@@ -183,7 +183,7 @@ def _evaluate_ngrams(arrays, attributes):
     `tokens` are the distinct tokens sorted; `grams` the n-grams as numbers of tokens, padded with -1.
     """
     (x,) = arrays
-    rows = x.reshape(-1, x.shape[-1]) if x.size else x.reshape(x.shape[0] if x.ndim == 2 else 1, -1)
+    rows = x.reshape(x.shape[0] if x.ndim == 2 else 1, x.shape[-1])
     tokens, grams = attributes["tokens"], attributes["grams"]
     if tokens.dtype == object:
         tokens, rows = tokens.astype(str), rows.astype(str)
@@ -205,7 +205,7 @@ def _evaluate_ngrams(arrays, attributes):
         weights = None
     elif attributes["mode"] == "IDF":
         counts = (counts > 0).astype(np.float32)
-    return ((counts if weights is None else counts * weights).reshape(*x.shape[:-1], -1),)
+    return ((counts if weights is None else counts * weights).reshape(*x.shape[:-1], attributes["width"]),)
 
 
 def _count(counts: np.ndarray, windows: np.ndarray, grams: np.ndarray, columns: np.ndarray) -> None:

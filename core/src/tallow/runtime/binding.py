@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tallow.backend import Device
-from tallow.dim import Dim, Expr, Symbol, evaluate
+from tallow.dim import evaluate, name_of
 from tallow.dtype import DType, dtype
 from tallow.errors import InputError, TallowError
 from tallow.runtime import dlpack
@@ -163,7 +163,7 @@ def _check_shape(name: str, expected: TensorType, array, sizes: dict[str, int]) 
                 raise InputError(
                     f'input "{name}": expected {expected}, got shape {array.shape} (axis {axis} must be {dim})'
                 )
-        elif dim != VARIES and (symbol := _plain(dim)) is not None:
+        elif dim != VARIES and (symbol := name_of(dim)) is not None:
             known = sizes.setdefault(symbol, size)
             if known != size:
                 raise InputError(
@@ -189,20 +189,12 @@ def _conversion(value: object, wanted: DType) -> str:
     return call.format(repr(str(wanted.numpy)))
 
 
-def _plain(dim: Dim) -> str | None:
-    """The name of a Dim that is one symbol."""
-    match dim:
-        case Expr(terms=((((Symbol() as only),), 1),)):
-            return only.name
-    return None
-
-
 def _check_derived(name: str, expected, array, sizes: dict[str, int]) -> None:
     """Sizes that are expressions of other sizes must agree with what came."""
     if not isinstance(expected, TensorType):
         return
     for axis, dim in enumerate(expected.shape):
-        if isinstance(dim, int) or _plain(dim) is not None:
+        if isinstance(dim, int) or name_of(dim) is not None:
             continue
         try:
             wanted = evaluate(dim, sizes)
