@@ -118,6 +118,34 @@ def test_swiglu(tmp_path, rng, apart, dtype, attributes):
     means(tmp_path, "SwiGLU", {"x": x, "up": up}, meaning, **attributes)
 
 
+def test_activations_that_round_first(tmp_path, rng):
+    """The activated gate rounds to f16 before the product does, which is seen in many last bits."""
+    inputs = {"x": real(rng, 40, 8, dtype="f2"), "up": real(rng, 40, 8, dtype="f2")}
+    x, up = (a.astype("f4") for a in inputs.values())
+    first, once = (
+        (swish.astype("f4") * up).astype("f2") for swish in ((x * sigmoid(x)).astype("f2"), x * sigmoid(x))
+    )
+    for flag, want, other in ((1, first, once), (0, once, first)):
+        (y,) = results(one_node("SwiGLU", inputs, domain=MS, round_activation=flag), inputs, tmp_path)
+        assert (y == want).mean() > 0.98 and (y == other).mean() < 0.9
+        np.testing.assert_allclose(y, want, rtol=2e-3)
+
+
+@pytest.mark.parametrize("dtype", ("f4", "f2"))
+@pytest.mark.parametrize("attributes", [{}, {"activation_alpha": 1.7, "activation_beta": 1.0, "limit": 0.7}])
+def test_router_and_shared_expert(tmp_path, rng, dtype, attributes):
+    inputs = {"x": real(rng, 2, 3, 6, dtype=dtype), "w": real(rng, 6, 13, dtype=dtype)}
+
+    def meaning(x, w):
+        scores, gate, linear = np.split(x @ w, [3, 8], axis=-1)
+        limit = attributes.get("limit", np.inf)
+        gate, linear = np.minimum(gate, limit), np.clip(linear, -limit, limit)
+        swish = gate * sigmoid(attributes.get("activation_alpha", 1) * gate)
+        return scores, swish * (linear + attributes.get("activation_beta", 0))
+
+    means(tmp_path, "RouterGateUpProj", inputs, meaning, 2, router_size=3, **attributes)
+
+
 @pytest.mark.parametrize("dtype", ("f4", "f2"))
 def test_gates_as_onnxruntime_has_them(tmp_path, rng, dtype):
     x, y, gate = (real(rng, 2, 5, n, dtype=dtype) for n in (6, 6, 1))
@@ -305,8 +333,9 @@ def test_what_is_refused(tmp_path, rng):
     refused(tmp_path, "LinearAttentionGate", {"a": x, "d": line, "s": line}, "beta without the operand b", 2)
     both = {"isinf_only": 1, "isnan_only": 1}
     refused(tmp_path, "IsAllFinite", {"x": x}, "isinf_only and isnan_only", **both)
-    half = {"x": x.astype("f2")}
-    refused(tmp_path, "SwiGLU", half, "round_activation=1", round_activation=1)
+    product = {"x": real(rng, 2, 3), "w": real(rng, 3, 8)}
+    refused(tmp_path, "RouterGateUpProj", product, "activation 'relu'", 2, router_size=2, activation="relu")
+    refused(tmp_path, "RouterGateUpProj", product, "a last axis of 5", 2, router_size=3)
     engram = {
         n: real(rng, *s)
         for n, s in (("k", (1, 1, 2, 4)), ("q", (1, 1, 2, 4)), ("v", (1, 1, 4)), ("a", (2, 4)), ("b", (2, 4)))

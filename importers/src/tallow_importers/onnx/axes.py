@@ -38,6 +38,13 @@ def read_shape(context: Context, dims: Value) -> tuple[Dim, ...]:
     return tuple(fresh)
 
 
+def held(context: Context, places: Value, extent: Dim) -> Value:
+    """Places inside an axis of this size, the nearest to those that lie outside: for values that are then
+    not used."""
+    b = context.builder
+    return b.max(b.min(places, context.size(extent - 1, places.dtype)), 0)
+
+
 def _earlier(context: Context, flags: Value) -> Value:
     """i64 [rank]: how many flags before each are set."""
     b, rank = context.builder, flags.shape[0]

@@ -7,6 +7,7 @@ import functools
 from tallow.dim import product
 from tallow.dtype import i64
 from tallow.graph import Value
+from tallow_importers.onnx.axes import held
 from tallow_importers.onnx.context import Context, NodeView
 from tallow_importers.onnx.families.microsoft import MS
 from tallow_importers.onnx.families.microsoft_attention import part, refuse
@@ -92,8 +93,8 @@ def ragged_causal_convolution(context: Context, node: NodeView):
 
     def seen(sequence: Value, place: Value) -> Value:
         """Rows at places of sequences, counted from their first new token; earlier ones are of the state."""
-        old = b.add(b.mul(sequence, before), b.add(place, before))
-        new = b.add(b.gather(ragged.first, sequence, axis=0), place)
+        old = held(context, b.add(b.mul(sequence, before), b.add(place, before)), history.shape[0])
+        new = held(context, b.add(b.gather(ragged.first, sequence, axis=0), place), tokens)
         if not before:
             return b.gather(x, new, axis=0)
         is_new = b.reshape(b.ge(place, 0), shape=(*place.shape, 1))
@@ -129,6 +130,6 @@ def _captured(
         return None
     slot = b.iota(shape=(1, capacity), axis=1, dtype=i64)
     asked = b.min(_column(context, b.cast(counts, dtype=i64)), _column(context, ragged.length))
-    rows = b.gather(x, b.add(_column(context, ragged.first), slot), axis=0)
+    rows = b.gather(x, held(context, b.add(_column(context, ragged.first), slot), x.shape[0]), axis=0)
     wanted = b.reshape(b.lt(slot, asked), shape=(ragged.batch, capacity, 1))
     return b.select(wanted, rows, b.scalar(0, x.dtype))

@@ -64,26 +64,47 @@ def fused_matmul_activation(context: Context, node: NodeView) -> Value:
 
 
 def swiglu(
-    context: Context, gate: Value, linear: Value, alpha: float, beta: float, limit: float | None
+    context: Context, gate: Value, linear: Value, alpha: float, beta: float, limit: float | None, rounded=None
 ) -> Value:
-    """gate * sigmoid(alpha * gate) * (linear + beta), both held below `limit`, the linear one above -limit."""
+    """gate * sigmoid(alpha * gate) * (linear + beta), both held below `limit`, the linear one above -limit;
+    the activated gate is rounded to the dtype `rounded`, if there is one."""
     b = context.builder
     if limit is not None:
         gate, linear = b.min(gate, limit), b.max(b.min(linear, limit), -limit)
     linear = linear if beta == 0 else b.add(linear, beta)
-    return b.mul(b.mul(gate, b.sigmoid(b.mul(gate, alpha))), linear)
+    activated_ = b.mul(gate, b.sigmoid(b.mul(gate, alpha)))
+    if rounded is not None:
+        activated_ = b.cast(b.cast(activated_, dtype=rounded), dtype=gate.dtype)
+    return b.mul(activated_, linear)
+
+
+def _clamped_swiglu(context: Context, node: NodeView, gate: Value, linear: Value, rounded=None) -> Value:
+    """With what the node says of it, worked out in 32 bits."""
+    alpha, beta = (float(node.attribute(f"activation_{n}", d)) for n, d in (("alpha", 1.0), ("beta", 0.0)))
+    limit = float(node.attribute("limit", 0.0))
+    wide = (widened(context, v) for v in (gate, linear))
+    y = swiglu(context, *wide, alpha, beta, limit if limit > 0 else None, rounded)
+    return context.builder.cast(y, dtype=gate.dtype)
 
 
 @onnx_op("SwiGLU", domain=MS)
 def swiglu_node(context: Context, node: NodeView) -> Value:
-    b, (x, up) = context.builder, (node.input(0), node.input(1))
+    x, up = node.input(0), node.input(1)
     gate, linear = halves(context, x) if up is None else (x, up)
-    alpha, beta = (float(node.attribute(f"activation_{n}", d)) for n, d in (("alpha", 1.0), ("beta", 0.0)))
-    limit = float(node.attribute("limit", 0.0))
-    if node.attribute("round_activation", 0) and x.dtype.bits < 32:
-        context.unsupported("round_activation=1 of SwiGLU in 16 bits")
-    wide = (widened(context, v) for v in (gate, linear))
-    return b.cast(swiglu(context, *wide, alpha, beta, limit if limit > 0 else None), dtype=x.dtype)
+    return _clamped_swiglu(
+        context, node, gate, linear, x.dtype if node.attribute("round_activation", 0) else None
+    )
+
+
+@onnx_op("RouterGateUpProj", domain=MS)
+def router_gate_up_projection(context: Context, node: NodeView) -> list[Value]:
+    """The scores of experts, and the activated halves of what the shared expert gets, from one product."""
+    size, kind = node.attribute("router_size"), node.attribute("activation", "swiglu")
+    if kind != "swiglu":
+        context.unsupported(f"activation {kind!r}: swiglu")
+    y = matmul_any_rank(context, *node.inputs)
+    router, rest = parts(context, y, y.rank - 1, [size, y.shape[-1] - size])
+    return [router, _clamped_swiglu(context, node, *halves(context, rest))]
 
 
 @onnx_op("ScaledSiLU", domain=MS)

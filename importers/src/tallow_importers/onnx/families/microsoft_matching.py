@@ -7,7 +7,7 @@ import math
 from tallow.dim import maximum
 from tallow.dtype import bool_, i32, i64
 from tallow.graph import TensorType, Value
-from tallow_importers.onnx.axes import read_shape
+from tallow_importers.onnx.axes import held, read_shape
 from tallow_importers.onnx.context import Context, NodeView
 from tallow_importers.onnx.families.control import emit_loop
 from tallow_importers.onnx.families.microsoft import MS
@@ -61,6 +61,7 @@ def _moves(context: Context, costs: Value, rows, columns) -> Value:
         best = inner.select(first, both, inner.select(second, above, beside))
         move = inner.select(first, 0, inner.select(second, inner.scalar(1, i32), 2))
         place = inner.add(inner.mul(row, context.inside(inner).size(columns)), column)
+        place = held(context.inside(inner), place, costs.shape[0])
         total = inner.add(best, inner.gather(costs, place, axis=0))
         valid = inner.and_(inner.ge(column, 0), inner.lt(column, context.inside(inner).size(columns)))
         total = inner.select(valid, total, inner.scalar(math.inf, costs.dtype))
@@ -77,7 +78,9 @@ def _traced(context: Context, moves: Value, rows, columns):
     def body(types):
         inner, (_, row, column) = _body(context, types)
         inside = inner.and_(inner.ge(row, 0), inner.ge(column, 0))
-        move = inner.gather(inner.gather(moves, inner.add(row, column), axis=0), row, axis=0)
+        diagonal = held(context.inside(inner), inner.add(row, column), moves.shape[0])
+        moves_there = inner.gather(moves, diagonal, axis=0)
+        move = inner.gather(moves_there, held(context.inside(inner), row, rows), axis=0)
         here = inner.concat(*(inner.reshape(v, shape=(1,)) for v in (row, column)), axis=0)
         up, left = (inner.cast(inner.and_(inside, inner.ne(move, n)), dtype=i64) for n in (2, 1))
         new = inner.sub(row, up), inner.sub(column, left)
@@ -103,7 +106,7 @@ def bifurcation_detector(context: Context, node: NodeView):
         count = guess.shape[0]
         at = b.iota(shape=(count,), axis=0, dtype=i64)
         place = b.add(at, b.reshape(started, shape=()))
-        other = b.ne(guess, b.gather(source, place, axis=0))
+        other = b.ne(guess, b.gather(source, held(context, place, source.shape[0]), axis=0))
         other = b.or_(other, b.ge(place, context.size(source.shape[0])))
         kept = b.reduce(b.select(other, at, context.size(count)), function="min", axes=(0,), keepdims=True)
         (taken,) = read_shape(context, b.add(kept, 1))
@@ -119,8 +122,9 @@ def _suffix(context: Context, source: Value, tokens: Value, low: int, high: int)
     for n in range(low, high + 1):
         same = b.le(at, b.sub(length, n))
         for k in range(n):
-            tail = b.gather(tokens, b.add(have, k - n), axis=0)
-            same = b.and_(same, b.eq(b.gather(source, b.add(at, k), axis=0), tail))
+            tail = b.gather(tokens, held(context, b.add(have, k - n), tokens.shape[0]), axis=0)
+            here = b.gather(source, held(context, b.add(at, k), size), axis=0)
+            same = b.and_(same, b.eq(here, tail))
         count = b.reduce(b.cast(same, dtype=i64), function="add", axes=(0,), keepdims=False)
         first = b.reduce(b.select(same, at, length), function="min", axes=(0,), keepdims=False)
         after = b.add(first, n)

@@ -7,6 +7,7 @@ from functools import reduce
 
 from tallow.dtype import i64
 from tallow.graph import Value
+from tallow_importers.onnx.axes import held
 from tallow_importers.onnx.context import Context, NodeView
 from tallow_importers.onnx.families.microsoft import MS
 from tallow_importers.onnx.families.microsoft_attention import part
@@ -110,9 +111,11 @@ def ragged_ngram_hash_mapping(context: Context, node: NodeView):
 def _seen(context: Context, ragged: Ragged, new: Value, old: Value, sequence: Value, place: Value) -> Value:
     """Values at places of sequences, counted from their first new token; earlier ones are of the past."""
     b, before = context.builder, old.shape[1]
-    here = b.gather(new, b.add(b.gather(ragged.first, sequence, axis=0), place), axis=0)
+    at = b.add(b.gather(ragged.first, sequence, axis=0), place)
+    here = b.gather(new, held(context, at, new.shape[0]), axis=0)
     flat = b.reshape(old, shape=(ragged.batch * before,))
-    there = b.gather(flat, b.add(b.mul(sequence, before), b.add(place, before)), axis=0)
+    at = b.add(b.mul(sequence, before), b.add(place, before))
+    there = b.gather(flat, held(context, at, flat.shape[0]), axis=0)
     return b.select(b.ge(place, 0), here, there)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from tallow.dim import Dim, floordiv
 from tallow.dtype import i32, i64
 from tallow.graph import Value
-from tallow_importers.onnx.axes import read_shape
+from tallow_importers.onnx.axes import held, read_shape
 from tallow_importers.onnx.context import Context, NodeView
 from tallow_importers.onnx.families.attention import split_heads
 from tallow_importers.onnx.families.matmul import matmul_any_rank
@@ -131,6 +131,7 @@ class Ragged:
         token = b.iota(shape=(tokens,), axis=0, dtype=i64)
         passed = b.le(b.reshape(after, shape=(1, batch)), b.reshape(token, shape=(tokens, 1)))
         sequence = b.reduce(b.cast(passed, dtype=i64), function="add", axes=(1,), keepdims=False)
+        sequence = held(context, sequence, batch)
         place = b.sub(token, b.gather(first, sequence, axis=0))
         return cls(batch, first, b.sub(after, first), sequence, place)
 
@@ -142,7 +143,8 @@ class Ragged:
                 context, b.reduce(self.length, function="max", axes=(0,), keepdims=True)
             )
         step = b.iota(shape=(1, self.steps), axis=1, dtype=i64)
-        rows = b.gather(x, b.add(b.reshape(self.first, shape=(self.batch, 1)), step), axis=0)
+        at = b.add(b.reshape(self.first, shape=(self.batch, 1)), step)
+        rows = b.gather(x, held(context, at, x.shape[0]), axis=0)
         valid = b.lt(step, b.reshape(self.length, shape=(self.batch, 1)))
         valid = b.reshape(valid, shape=(self.batch, self.steps, *(1,) * (x.rank - 1)))
         return b.select(valid, rows, b.scalar(0, x.dtype))

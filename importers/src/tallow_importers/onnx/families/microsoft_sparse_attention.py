@@ -7,6 +7,7 @@ import math
 from tallow.dim import Dim, floordiv
 from tallow.dtype import bool_, i64
 from tallow.graph import Value
+from tallow_importers.onnx.axes import held
 from tallow_importers.onnx.context import Context, NodeView
 from tallow_importers.onnx.families.attention import join_heads, split_heads
 from tallow_importers.onnx.families.microsoft import MS
@@ -78,4 +79,4 @@ def _listed(context: Context, node: NodeView, starts: Value, columns: Value, her
     query = b.div(b.reshape(here, shape=(here.shape[0], 1, here.shape[1], 1)), block)
     key = b.div(b.iota(shape=(1, 1, 1, keys), axis=3, dtype=i64), block)
     cell = b.add(b.mul(b.add(b.mul(b.mod(head, context.size(layouts)), size), query), size), key)
-    return b.gather(table, cell, axis=0)
+    return b.gather(table, held(context, cell, table.shape[0]), axis=0)
