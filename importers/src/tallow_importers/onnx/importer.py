@@ -166,10 +166,9 @@ class _Importer:
         for number, tensor in enumerate(proto.initializer):
             if tensor.name in reading.fed:
                 continue
-            if tensor.name in reading.replaced:
-                kind = dtype_of(tensor.data_type, tensor.name)
-                array = reading.value(self.source, tensor.name, kind, tuple(tensor.dims))
-            else:
+            kind = dtype_of(tensor.data_type, f'tensor "{tensor.name}"')
+            array = reading.value(self.source, tensor.name, kind, tensor.dims)
+            if array is None:
                 array = to_array(tensor, self.folder, (weights or {}).get(number))
             have = context.scope.get(tensor.name)
             if tensor.name in context.names and repairs.same(context.array(have), array):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -32,10 +32,12 @@ class Reading:
         if unknown:
             raise ImportFailed(f"{source}: no inputs {', '.join(sorted(unknown))} to be given")
 
-    def value(self, source: str, name: str, wanted: DType, shape: tuple[int, ...]) -> np.ndarray:
-        """What an initializer is replaced with; ImportFailed where that is of another dtype or shape."""
-        array = self.replaced[name]
-        if dtype(array.dtype) != wanted or array.shape != shape:
+    def value(self, source: str, name: str, wanted: DType, shape: Sequence[int]) -> np.ndarray | None:
+        """What an initializer is replaced with, if it is; ImportFailed where that is of another dtype or shape."""
+        array = self.replaced.get(name)
+        if array is None:
+            return None
+        if dtype(array.dtype) != wanted or array.shape != tuple(shape):
             expected, got = f"{wanted}{list(shape)}", f"{dtype(array.dtype)}{list(array.shape)}"
             raise ImportFailed(f'{source}: the initializer "{name}": expected a value {expected}, got {got}')
         return array
