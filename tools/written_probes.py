@@ -122,19 +122,27 @@ def _held(parts: re.Match, dtype: str) -> onnx.TypeProto:
 # ai.onnx -------------------------------------------------------------------------------------------
 
 FLOATS, CODES = "f64 f32 f16 bf16", "i8 u8"
+OLD, HALF = "f64 f32 f16", "f32 f16"
 NORMAL = "f32 f16 bf16"  # what onnxruntime's operators for transformers take
 EVERY = "f64 f32 f16 i64 i32 i16 i8 u64 u32 u16 u8 bool c64 c128 string"
 
+row("", "Affine", "T[2,3]", OLD, alpha=2.0, beta=1.0)
 row("", "ConcatFromSequence", "seq(T)", axis=0)
+row("", "Crop", "T[1,1,4,4]", OLD, border=[1, 1, 1, 1])
+row("", "DynamicSlice", "T[3,3] i64(0,0) i64(2,2)", EVERY)
 row("", "GlobalLpPool", "T[1,1,4,4]", p=2)
+row("", "ImageScaler", "T[1,2,3,3]", OLD, bias=[0.0, 1.0], scale=2.0)
 row("", "MaxRoiPool", "T[1,1,4,4] T[1,5]=0", pooled_shape=[2, 2])
 row("", "Multinomial", "T[2,3]")
 row("", "Optional", "T[2]")
 row("", "OptionalHasElement", "optional(T)")
+row("", "ParametricSoftplus", "T[2,3]", OLD, alpha=1.0, beta=1.0)
 row("", "RandomNormal", "", dtype="T", shape=[2, 3])
 row("", "RandomNormalLike", "f32[2,3]", dtype="T")
 row("", "RandomUniform", "", dtype="T", shape=[2, 3])
 row("", "RandomUniformLike", "f32[2,3]", dtype="T")
+row("", "Scale", "T[2,3]", OLD, scale=2.0)
+row("", "ScaledTanh", "T[2,3]", OLD, alpha=1.0, beta=1.0)
 row("", "SequenceAt", "seq(T) i64=0")
 row("", "SequenceConstruct", "T[2] T[2]")
 row("", "SequenceEmpty", "", dtype="T")
@@ -189,44 +197,103 @@ row(ML, "ZipMap", "T[2,2]", classlabels_int64s=[0, 1])
 # com.microsoft: the dtypes are those of onnxruntime's schemas --------------------------------------
 
 row(MS, "Attention", "T[1,2,4] T[4,12] T[12]", NORMAL, num_heads=2)
+row(
+    *(MS, "AttnLSTM", "T[2,1,3] T[1,8,8] T[1,8,2] - - - - - T[1,2,3] T[1,5,3] T[1,3] T[1,4,5]", "f64 f32"),
+    hidden_size=2,
+)
+row(MS, "BiasAdd", "T[1,4,4] T[4] T[1,4,4]", HALF)
+row(MS, "BiasDropout", "T[2,3] T[3]", FLOATS)
 row(MS, "BiasGelu", "T[2,4] T[4]", FLOATS)
 row(MS, "BiasSoftmax", "T[2,3] T[2,3]", "f64 f32 f16", axis=1, is_inner_broadcast=1)
+row(MS, "BiasSplitGelu", "T[1,2,8] T[8]", HALF)
+row(MS, "BifurcationDetector", "T[6] T[3] T[1]=0", "i64")
+row(MS, "BranchwiseRMSNorm", "T[3,4,6] T[6]", NORMAL)
+row(MS, "CausalConvWithState", "T[2,3,5] T[3,1,4]", NORMAL)
 row(MS, "CDist", "T[2,3] T[4,3]", "f64 f32")
 row(MS, "ComplexMul", "T[3,2] T[3,2]", "f64 f32 f16")
 row(MS, "ComplexMulConj", "T[3,2] T[3,2]", "f64 f32 f16")
+row(MS, "ConvTransposeWithDynamicPads", "T[1,1,4,4] T[1,1,3,3] i64(1,1,1,1)", OLD)
 row(MS, "CropAndResize", "T[1,1,4,4] T[2,4] i32(0,0) i32(2,2)", "f64 f32 f16")
+row(
+    *(MS, "DecoderAttention"),
+    "T[2,1,4] T[2,1,4] T[4,4] T[4,8] T[12] - - - bool[1]=0 bool[1]=0 bool[1]=0 bool[1]=0",
+    *(HALF,),
+    num_heads=2,
+)
+row(MS, "DecoderMaskedMultiHeadAttention", "T[1,1,4] T[1,1,4] T[1,1,4]", HALF, num_heads=2)
 row(MS, "DequantizeLinear", "T[2,3] f32=1 T=0", "i8 u8 i16 u16 i32 i4 u4")
 row(
     *(MS, "DynamicQuantizeLSTM", "f32[2,1,3] T[1,3,8] T[1,2,8] - - - - - f32[1] T[1] f32[1] T[1]", CODES),
     hidden_size=2,
 )
 row(MS, "DynamicQuantizeMatMul", "f32[2,3] T[3,4] f32[1] T[1]", CODES)
+row(MS, "DynamicTimeWarping", "T[4,5]", "f32")
 row(MS, "EmbedLayerNormalization", "i32[1,2] i32[1,2] T[4,8] T[4,8] T[4,8] T[8] T[8]", "f32 f16")
+row(MS, "EngramGate", "T[1,3,2,8] T[1,3,2,8] T[1,3,8] T[2,8] T[2,8]", NORMAL)
 row(MS, "ExpandDims", "T[2,3] i32=0", EVERY)
 row(MS, "FastGelu", "T[2,3] T[3]", FLOATS)
 row(MS, "FusedConv", "T[1,1,4,4] T[1,1,3,3]", "f64 f32 f16", activation="Relu")
 row(MS, "FusedGemm", "T[2,3] T[3,4] T[4]", "f64 f32 f16 i64 i32 u64 u32", activation="Relu")
 row(MS, "FusedMatMul", "T[3,2] T[3,4]", FLOATS, transA=1, alpha=0.5)
+row(MS, "FusedMatMulActivation", "T[2,3] T[3,4]", FLOATS, activation="Relu")
+row(MS, "GatedAdd", "T[3,7] T[3,7] T[3,7]", NORMAL)
+row(MS, "GatedDeltaNet", "T[5,2,8] T[5,2,8] T[5,2,6] i32(0,2,5) f32[5,2] f32[5,2]", NORMAL)
+row(
+    *(MS, "GatedRelativePositionBias", "T[1,2,4] T[4] T[1,2,2,2] T[2,8] T[8] T[1,2,1,1]", HALF),
+    num_heads=2,
+)
+row(MS, "GatedRMSNorm", "T[3,24] T[8] T[3,24]", NORMAL)
 row(
     *(MS, "GatherBlockQuantized", "T[4,32] i64(0,1) f32[4,2]"),
     *("u8 u4 i4 f4e2m1 f8e4m3 f8e4m3fnuz f8e5m2 f8e5m2fnuz",),
     **{"bits": 8, "block_size": 16, "quantize_axis": 1},
 )
 row(MS, "GatherND", "T[2,3] i64[1,1]", EVERY)
+row(MS, "GatherPacked", "T[4,4] i64(0,1)", "u8", packed_type=0, K=1, output_dtype=1)
 row(MS, "Gelu", "T[2,3]", FLOATS)
+row(MS, "GemmaRotaryEmbedding", "f32[1,2,4] T[1,1,2,4] T[1,1,2,4] T[1,1,2,4] T[1,1,2,4]", "f16")
+row(MS, "GemmFastGelu", "T[2,3] T[3,4] T[4]", NORMAL)
 row(MS, "GridSample", "T[1,1,3,3] T[1,2,2,2]", EVERY)
+row(MS, "GroupNorm", "T[1,2,2,4] f32[4] f32[4]", HALF, activation=0, groups=2)
 row(
     *(MS, "GroupQueryAttention", "T[1,2,8] T[1,2,4] T[1,2,4] - - i32(1) i32=2", NORMAL),
     **{"num_heads": 2, "kv_num_heads": 1},
 )
+row(MS, "HyperConnectionPostMix", "T[3,4,6] T[3,6] T[3,4]", NORMAL)
+row(MS, "HyperConnectionPreMix", "T[3,4,6] T[3,4]", NORMAL)
 row(MS, "Inverse", "T[2,2]", "f64 f32 f16")
+row(MS, "IsAllFinite", "T[2,3]", FLOATS)
+row(
+    *(MS, "LinearAttention", "T[1,4,8] T[1,4,8] T[1,4,6]", NORMAL),
+    **{"q_num_heads": 2, "kv_num_heads": 2, "update_rule": "linear"},
+)
+row(MS, "LinearAttentionGate", "T[1,3,4] f32[4] f32[4]", NORMAL)
+row(
+    *(MS, "LongformerAttention", "T[1,4,8] T[8,24] T[24] T[1,4]=0 T[8,24] T[24] i32[1,4]=0", HALF),
+    **{"num_heads": 2, "window": 1},
+)
+row(MS, "MatMulBnb4", "T[3,32] u8[64] T[8]", NORMAL, N=4, K=32, block_size=16, quant_type=1)
+row(MS, "MatMulFpQ4", "T[2,32] u8[80] i64(32,4)", "f32", blk_quant_type=0)
 row(MS, "MatMulInteger16", "T[2,3] T[3,4]", "i16 u16")
 row(MS, "MatMulIntegerToFloat", "T[2,3] T[3,4] f32=1 f32=1 T=1 T=1", CODES)
 row(MS, "MatMulNBits", "T[2,32] u8[4,2,8] T[8]", NORMAL, N=4, K=32, bits=4, block_size=16)
+row(MS, "MaxpoolWithMask", "T[1,1,4,4] i32[1,1,4,4]", "f32", kernel_shape=[2, 2])
+row(MS, "MoE", "T[6,8] T[6,4] T[4,16,8] - T[4,8,16]", NORMAL, k=2, activation_type="silu")
+row(MS, "MoEGroupRouter", "T[3,8] f32[8]", NORMAL, top_k=2)
+row(MS, "MRotaryEmbedding", "T[1,2,3,8] i64[3,1,3] T[4,4] T[4,4]", NORMAL, mrope_section=[2, 1, 1])
+row(MS, "MulInteger", "T[2,3] T=1 T[2,3] T=1", CODES)
 row(MS, "MultiHeadAttention", "T[1,2,4] T[1,2,4] T[1,2,4]", NORMAL, num_heads=2)
+row(MS, "MurmurHash3", "T[3]", "f64 f32 i64 i32 u64 u32 string")
+row(
+    *(MS, "NGramHashMapping", "T[2,9] T[3] T[4]", "i64 i32"),
+    **{"max_ngram_size": 3, "n_head_per_ngram": 2, "pad_id": 1},
+)
+row(MS, "NGramRepeatBlock", "i64[1,4] T[1,10]", "f32", ngram_size=2)
 row(MS, "NhwcConv", "T[1,4,4,1] T[1,3,3,1]", "f64 f32 f16")
 row(MS, "NhwcFusedConv", "T[1,4,4,1] T[1,3,3,1]", "f32 f16", activation="Relu")
 row(MS, "NhwcMaxPool", "T[1,4,4,1]", CODES, kernel_shape=[2, 2])
+row(MS, "PackedAttention", "T[3,4] T[4,12] T[12] i32[1,3]=0 i32(0,3)", HALF, num_heads=2)
+row(MS, "PackedMultiHeadAttention", "T[3,4] T[3,4] T[3,4] - i32[1,3]=0 i32(0,3)", HALF, num_heads=2)
 row(MS, "Pad", "T[2,3] i64(0,1,0,1)", "f64 f32 f16")
 row(MS, "QAttention", "T[1,2,4] T[4,12] f32[12] f32=1 f32=1 - T=1 T=1", CODES, num_heads=2)
 row(
@@ -246,14 +313,43 @@ row(MS, "QLinearReduceMean", "T[2,3] f32=1 T=1 f32=1 T=1", CODES, axes=[1], keep
 row(MS, "QLinearSigmoid", "T[2,3] f32=1 T=1 f32=1 T=1", CODES)
 row(MS, "QLinearSoftmax", "T[2,3] f32=1 T=1 f32=1 T=1", CODES, axis=1, opset=13)
 row(MS, "QLinearWhere", "bool[2,3] T[2,3] f32=1 T=1 T[2,3] f32=1 T=1 f32=1 T=1", CODES)
+row(
+    *(MS, "QMoE", "T[6,8] T[6,4] u8[4,16,4] T[4,16] - u8[4,8,8] T[4,8]", NORMAL),
+    **{"k": 2, "activation_type": "silu", "expert_weight_bits": 4},
+)
 row(MS, "QuantizeLinear", "f32[2,3] f32=1 T=0", "i8 u8 i16 u16 i4 u4")
 row(MS, "QuickGelu", "T[2,3]", FLOATS)
 row(MS, "Range", "T[] T=4 T=1", "f64 f32 i64 i32 i16")
+row(MS, "ReduceSumInteger", "T[2,3]", CODES, axes=[1], keepdims=1)
+row(MS, "RelativePositionBias", "T[8,2] i64[1]=4 i64[1]=4", HALF, max_distance=16)
+row(MS, "RemovePadding", "T[1,3,4] i32(2)", HALF)
+row(MS, "RestorePadding", "T[3,4] i32[1,3]=0", HALF)
 row(MS, "RotaryEmbedding", "T[1,2,4] i64[1,2] T[4,2] T[4,2]", NORMAL)
+row(MS, "SampleOp", "T[2,3]", "f64 f32 f16 i64 i32 u64 u32")
+row(MS, "ScaledSiLU", "T[3,7]", NORMAL)
 row(MS, "SimplifiedLayerNormalization", "T[2,4] T[4]", FLOATS)
+row(MS, "SkipGroupNorm", "T[1,2,2,4] f32[4] f32[4] T[1,2,2,4]", HALF, activation=0, groups=2)
 row(MS, "SkipLayerNormalization", "T[1,2,4] T[1,2,4] T[4] T[4]", NORMAL)
 row(MS, "SkipSimplifiedLayerNormalization", "T[1,2,4] T[1,2,4] T[4]", NORMAL)
+row(
+    *(
+        MS,
+        "SparseAttention",
+        "T[1,2,8] T[1,2,4] T[1,2,4] T[1,1,4,4] T[1,1,4,4] i32[1,3] i32[1,2] i32(2) i32(2)",
+        NORMAL,
+    ),
+    **{"num_heads": 2, "kv_num_heads": 1, "sparse_block_size": 2},
+)
+row(MS, "SwiGLU", "T[3,8] T[3,8]", NORMAL)
 row(MS, "Tokenizer", "T[2]", "string", mark=0, mincharnum=1, pad_value="#", separators=[" "])
+row(MS, "TorchEmbedding", "T[4,3] i64(0,1)", f"{FLOATS} i64 i32 i16 i8 u64 u32 u16 u8")
 row(MS, "TransposeMatMul", "T[3,2] T[3,4]", FLOATS, transA=1)
 row(MS, "Trilu", "T[3,3]", f"{FLOATS} i64 i32 i16 i8 u64 u32 u16 u8 bool")
+row(MS, "UnfoldTensor", "T[6]", f"{EVERY} bf16", size=2)
 row(MS, "Unique", "T[4]", EVERY)
+row(MS, "VarlenCausalConvWithState", "T[5,3] T[3,1,2] i32(0,5) - T[1,3,1]", NORMAL)
+row(
+    *(MS, "VarlenNGramHashMapping", "T[12] T[3] T[4] i32(0,1,6,12)", "i64 i32"),
+    **{"max_ngram_size": 3, "n_head_per_ngram": 2, "pad_id": 1},
+)
+row(MS, "WordConvEmbedding", "T[2,6] f32[5,1,3,4] f32[5] f32[8,4]", "i32")

@@ -110,9 +110,10 @@ def ragged_ngram_hash_mapping(context: Context, node: NodeView):
 def _seen(context: Context, ragged: Ragged, new: Value, old: Value, sequence: Value, place: Value) -> Value:
     """Values at places of sequences, counted from their first new token; earlier ones are of the past."""
     b, before = context.builder, old.shape[1]
-    here = b.gather(new, b.add(b.gather(ragged.first, sequence, axis=0), place), axis=0)
+    here = b.gather(new, b.add(b.gather(ragged.first, sequence, axis=0), b.max(place, 0)), axis=0)
     flat = b.reshape(old, shape=(ragged.batch * before,))
-    there = b.gather(flat, b.add(b.mul(sequence, before), b.add(place, before)), axis=0)
+    there = b.min(b.add(place, before), before - 1)
+    there = b.gather(flat, b.add(b.mul(sequence, before), there), axis=0)
     return b.select(b.ge(place, 0), here, there)
 
 
