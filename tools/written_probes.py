@@ -122,19 +122,27 @@ def _held(parts: re.Match, dtype: str) -> onnx.TypeProto:
 # ai.onnx -------------------------------------------------------------------------------------------
 
 FLOATS, CODES = "f64 f32 f16 bf16", "i8 u8"
+OLD, HALF = "f64 f32 f16", "f32 f16"
 NORMAL = "f32 f16 bf16"  # what onnxruntime's operators for transformers take
 EVERY = "f64 f32 f16 i64 i32 i16 i8 u64 u32 u16 u8 bool c64 c128 string"
 
+row("", "Affine", "T[2,3]", OLD, alpha=2.0, beta=1.0)
 row("", "ConcatFromSequence", "seq(T)", axis=0)
+row("", "Crop", "T[1,1,4,4]", OLD, border=[1, 1, 1, 1])
+row("", "DynamicSlice", "T[3,3] i64(0,0) i64(2,2)", EVERY)
 row("", "GlobalLpPool", "T[1,1,4,4]", p=2)
+row("", "ImageScaler", "T[1,2,3,3]", OLD, bias=[0.0, 1.0], scale=2.0)
 row("", "MaxRoiPool", "T[1,1,4,4] T[1,5]=0", pooled_shape=[2, 2])
 row("", "Multinomial", "T[2,3]")
 row("", "Optional", "T[2]")
 row("", "OptionalHasElement", "optional(T)")
+row("", "ParametricSoftplus", "T[2,3]", OLD, alpha=1.0, beta=1.0)
 row("", "RandomNormal", "", dtype="T", shape=[2, 3])
 row("", "RandomNormalLike", "f32[2,3]", dtype="T")
 row("", "RandomUniform", "", dtype="T", shape=[2, 3])
 row("", "RandomUniformLike", "f32[2,3]", dtype="T")
+row("", "Scale", "T[2,3]", OLD, scale=2.0)
+row("", "ScaledTanh", "T[2,3]", OLD, alpha=1.0, beta=1.0)
 row("", "SequenceAt", "seq(T) i64=0")
 row("", "SequenceConstruct", "T[2] T[2]")
 row("", "SequenceEmpty", "", dtype="T")
@@ -146,13 +154,6 @@ row("", "SimplifiedLayerNormalization", "T[2,4] T[4]", FLOATS)
 
 OLD = "f64 f32 f16"
 
-row("", "Affine", "T[2,3]", OLD, alpha=0.5, beta=1.0)
-row("", "Crop", "T[1,1,4,4]", OLD, border=[1, 1, 1, 1])
-row("", "DynamicSlice", "T[2,3] i64(0,0) i64(1,2)", EVERY)
-row("", "ImageScaler", "T[1,1,4,4]", OLD, scale=0.5, bias=[1.0])
-row("", "ParametricSoftplus", "T[2,3]", OLD, alpha=1.0, beta=1.0)
-row("", "Scale", "T[2,3]", OLD, scale=0.5)
-row("", "ScaledTanh", "T[2,3]", OLD, alpha=1.0, beta=1.0)
 
 # ai.onnx.ml ----------------------------------------------------------------------------------------
 

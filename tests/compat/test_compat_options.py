@@ -8,10 +8,12 @@ import logging
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from compat_support import MODULES, model, operator, outcome, port, product, same, session, sums
 from onnx import helper
 
+import tallow
 import tallow.compat.onnxruntime as ours
 from tallow.compat.onnxruntime import said
 from tallow.compat.onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument, NotImplemented
@@ -317,8 +319,6 @@ def test_warnings_reach_logging(caplog, monkeypatch):
     "ask",
     [
         lambda o: o.register_custom_ops_library("ops.so"),
-        lambda o: o.add_initializer("w", None),
-        lambda o: o.add_external_initializers(["w"], [None]),
         lambda o: o.add_external_initializers_from_files_in_memory(["w"], [b""], [0]),
         lambda o: o.add_provider_for_devices([], {}),
         lambda o: o.add_session_config_entry("session.load_model_format", "ORT"),
@@ -328,6 +328,69 @@ def test_warnings_reach_logging(caplog, monkeypatch):
 def test_what_would_change_results_is_refused(ask):
     with pytest.raises(NotImplemented, match="NOT_IMPLEMENTED : .+: .+|NOT_IMPLEMENTED : .+ are .+"):
         ask(ours.SessionOptions())
+
+
+W = np.array([1, 2, 4], "f4")
+
+
+def apart(folder: Path) -> tuple[Path, bytes]:
+    """sums() with w in another file: its path, and its bytes, from which that file cannot be found."""
+    onnx.save(sums(), folder / "m.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
+    return folder / "m.onnx", (folder / "m.onnx").read_bytes()
+
+
+GIVEN = {
+    "one": lambda o, w: o.add_initializer("w", w),
+    "one that is unknown": lambda o, w: o.add_initializer("v", w),
+    "one array": lambda o, w: o.add_initializer("w", w.numpy()),
+    "more names": lambda o, w: o.add_external_initializers(["w", "v"], [w]),
+    "an array": lambda o, w: o.add_external_initializers(["w"], [w.numpy()]),
+    "external": lambda o, w: o.add_external_initializers(["w"], [w]),
+}
+
+
+@pytest.mark.parametrize("name", GIVEN)
+@pytest.mark.parametrize("source", ["path", "bytes"])
+def test_initializers_of_the_program(name, source, tmp_path):
+    """onnxruntime takes the external ones alone from a model in memory whose file is not at hand."""
+    path, data = apart(tmp_path)
+    model = path if source == "path" or name == "one" else data
+
+    def ran(module):
+        options, value = module.SessionOptions(), module.OrtValue.ortvalue_from_numpy(W)
+        GIVEN[name](options, value)
+        return module.InferenceSession(model, options, providers=["CPUExecutionProvider"]).run(
+            ["y"], {"x": X}
+        )
+
+    if name == "one that is unknown" and source == "bytes":
+        kinds = [outcome(ran, module)[0] for module in MODULES]
+        assert kinds == ["raises", "raises"]
+    else:
+        same(ran)
+
+
+@pytest.mark.parametrize("wrong", [W.astype("f8"), W[:2], W[None]], ids=["dtype", "size", "rank"])
+def test_initializers_that_do_not_fit(wrong, tmp_path):
+    path, _ = apart(tmp_path)
+    options = ours.SessionOptions()
+    options.add_external_initializers(["w"], [ours.OrtValue.ortvalue_from_numpy(wrong)])
+    with pytest.raises(
+        ours.capi._pybind_state.InvalidGraph, match=r'initializer "w": expected a value f32\[3\], got'
+    ):
+        ours.InferenceSession(path, options)
+
+
+def test_initializers_are_part_of_what_is_cached_and_no_part_of_artifacts(tmp_path):
+    path, _ = apart(tmp_path)
+    for factor in (1, 2, 1):
+        options = ours.SessionOptions()
+        options.add_initializer("w", ours.OrtValue.ortvalue_from_numpy(W * factor))
+        (y,) = ours.InferenceSession(path, options).run(["y"], {"x": X})
+        np.testing.assert_array_equal(y, X + W * factor)
+    tallow.compile(path).save(tmp_path / "m.tallow")
+    with pytest.raises(NotImplemented, match="the initializers w are constants of an artifact"):
+        ours.InferenceSession(tmp_path / "m.tallow", options)
 
 
 def test_models_of_onnxruntimes_own_format_are_refused(tmp_path):

@@ -163,7 +163,8 @@ def test_ngram_hashes_of_different_lengths(tmp_path, rng, dtype, left_out, reset
     inputs |= dict.fromkeys(left_out.split())
     attributes = {"max_ngram_size": 3, "n_head_per_ngram": 2, "pad_id": 1, "reset_on_eos": reset}
     attributes |= {"state_update_capacity": 4} if captured else {}
-    proto = one_node("VarlenNGramHashMapping", inputs, 4, domain=MS, **attributes)
+    constants = ("ends",) if reset else ()
+    proto = one_node("VarlenNGramHashMapping", inputs, 4, domain=MS, constants=constants, **attributes)
     unwanted = [2] * (inputs["segments"] is None) + [3] * (not captured)
     for number in reversed(unwanted):
         proto.graph.node[0].output[number] = ""

@@ -32,8 +32,8 @@ def load(
     format: str | plugins.Importer | None = None,
 ) -> Model:
     """The model in a file or folder, or in the bytes of a file, with sizes named in `dims` fixed or bounded
-    as in `compile`. `format` names the importer, or is it, where the file's name does not tell; ImportFailed says
-    what is wrong."""
+    as in `compile`. `format` is the importer, or its name, where the file's name does not tell; ImportFailed
+    says what is wrong."""
     from tallow.compiler import Model, import_graph
 
     graph = import_graph(source, normal_dims(dims or {}), format)

@@ -139,7 +139,7 @@ class _Importer:
             self._inputs(context, proto)
             self.inputs = tuple(builder.inputs)
             check_names(self.dims, self.sizes)
-            self._check_fed()
+            self.reading.check(self.source, [info.name for info in self.model.graph.input])
             self._body(context, proto)
             outputs = self._outputs(context, proto)
         except RanksDiffer as error:
@@ -156,25 +156,21 @@ class _Importer:
         metadata |= {declared.KEY: declaration(self.model, self.reading.fed).text()}
         return builder.finish(outputs, metadata)
 
-    def _check_fed(self) -> None:
-        unknown = self.reading.fed - {info.name for info in self.model.graph.input}
-        if unknown:
-            raise ImportFailed(f"{self.source}: no inputs {', '.join(sorted(unknown))} to be given")
-
     # Parts of a graph --------------------------------------------------------------------------
 
     def initializers(
         self, context: Context, proto: onnx.GraphProto, weights: Mapping[int, np.ndarray] | None = None
     ) -> None:
         """A graph's weights as constants, known by their names from here on."""
-        fed = self.reading.fed if proto is self.model.graph else ()
+        reading = self.reading if proto is self.model.graph else PLAIN
         for number, tensor in enumerate(proto.initializer):
-            if tensor.name in fed:
+            if tensor.name in reading.fed:
                 continue
-            array, have = (
-                to_array(tensor, self.folder, (weights or {}).get(number)),
-                context.scope.get(tensor.name),
-            )
+            kind = dtype_of(tensor.data_type, f'tensor "{tensor.name}"')
+            array = reading.value(self.source, tensor.name, kind, tensor.dims)
+            if array is None:
+                array = to_array(tensor, self.folder, (weights or {}).get(number))
+            have = context.scope.get(tensor.name)
             if tensor.name in context.names and repairs.same(context.array(have), array):
                 repairs.warn(
                     f'{self.source}: the initializer "{tensor.name}" is there twice, the same: one is taken'
@@ -182,7 +178,7 @@ class _Importer:
                 continue
             self._define(context, tensor.name, context.builder.constant(array, tensor.name))
         for sparse in proto.sparse_initializer:
-            if sparse.values.name in fed:
+            if sparse.values.name in reading.fed:
                 continue
             dense = sparse_to_dense(sparse, self.folder)
             self._define(context, sparse.values.name, context.builder.constant(dense, sparse.values.name))

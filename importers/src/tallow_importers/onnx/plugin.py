@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+
+import numpy as np
 
 from tallow.hookspecs import hook
 from tallow_importers.onnx.reading import PLAIN, Reading
@@ -20,9 +22,15 @@ class OnnxImporter:
         self.reading = reading
         self.name = ", ".join(["onnx", *reading.words()])
 
-    def of(self, untied: Iterable[str] = (), fed: Iterable[str] = ()) -> OnnxImporter:
-        """One that disbelieves these names of sizes and drops the defaults of these inputs."""
-        return OnnxImporter(Reading(frozenset(untied), frozenset(fed)))
+    def of(
+        self,
+        untied: Iterable[str] = (),
+        fed: Iterable[str] = (),
+        replaced: Mapping[str, np.ndarray] | None = None,
+    ) -> OnnxImporter:
+        """One that disbelieves these names of sizes, drops the defaults of these inputs and takes these values for
+        initializers."""
+        return OnnxImporter(Reading(frozenset(untied), frozenset(fed), dict(replaced or {})))
 
     def claims(self, path: Path) -> bool:
         return path.suffix == ".onnx"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+
+import numpy as np
 
 from tallow.compat.onnxruntime.enumerations import ExecutionMode, ExecutionOrder, GraphOptimizationLevel
 from tallow.compat.onnxruntime.errors import NotImplemented, error
 from tallow.compat.onnxruntime.providers import get_all_providers
 from tallow.compat.onnxruntime.said import cannot_honour
+from tallow.compat.onnxruntime.values import OrtValue
 
 PLANNED = "memory is planned before a run, and kept for the next"
 IN_ORDER = "steps run one after another, each on all threads of its session"
@@ -85,7 +88,7 @@ class SessionOptions(Options):
     """How a model is loaded and run. Settings that have no effect are named in a warning when a session is
     made; what would change results is refused."""
 
-    __slots__ = ("_sizes", "_meanings", "_providers")
+    __slots__ = ("_sizes", "_meanings", "_initializers", "_providers")
     _MEANT = frozenset(
         {
             ("session.load_model_format", "ONNX"),
@@ -120,6 +123,7 @@ class SessionOptions(Options):
         super().__init__()
         self._sizes: dict[str, int] = {}
         self._meanings: dict[str, int] = {}
+        self._initializers: dict[str, np.ndarray] = {}
         self._providers: dict[str, dict[str, str]] = {}
 
     def add_session_config_entry(self, key: str, value: str) -> None:
@@ -154,11 +158,18 @@ class SessionOptions(Options):
             "registers the operators",
         )
 
-    def add_initializer(self, name: str, value: object) -> None:
-        raise error(NotImplemented, f"initializer {name!r}: constants come from the model's own files")
+    def add_initializer(self, name: str, value: OrtValue) -> None:
+        """A value for an initializer, whatever the model's file has; names that the model lacks are ignored."""
+        if not isinstance(value, OrtValue):
+            raise RuntimeError(f"initializer {name!r}: expected an OrtValue, got {type(value)}")
+        self._initializers[name] = value._tensor()
 
-    def add_external_initializers(self, names: list, values: list) -> None:
-        raise error(NotImplemented, f"initializers {names}: constants come from the model's own files")
+    def add_external_initializers(self, names: Sequence[str], values: Sequence[OrtValue]) -> None:
+        """Values for initializers, whose data the model's file may lack; names that it lacks are ignored."""
+        if len(names) != len(values):
+            raise RuntimeError(f"{len(names)} names of initializers and {len(values)} values")
+        for name, value in zip(names, values, strict=True):
+            self._initializers[name] = value._ortvalue._tensor()
 
     def add_external_initializers_from_files_in_memory(self, names, files, sizes) -> None:
         raise error(NotImplemented, f"files {names}: external data is read from the model's folder")

@@ -41,7 +41,10 @@ class Source:
         self.is_artifact = self.path is not None and self.path.endswith(".tallow")
 
     def opened(self) -> Executable:
-        """The artifact."""
+        """The artifact, whose constants are in it."""
+        if self._options._initializers:
+            names = ", ".join(sorted(self._options._initializers))
+            raise error(NotImplemented, f"{self.path}: the initializers {names} are constants of an artifact")
         with loading(self.given):
             return tallow.open(self._checked(), self._threads())
 
@@ -50,9 +53,9 @@ class Source:
     ) -> Executable:
         """The model for these devices; `fed` are inputs that are given although the model has a default for them,
         `untied` names of sizes that may differ from themselves."""
-        source, format = self._checked(), ONNX
-        if fed or untied:
-            format = plugins.installed().get("importer", ONNX).of(untied=untied, fed=fed)
+        source, format, replaced = self._checked(), ONNX, self._options._initializers
+        if fed or untied or replaced:
+            format = plugins.installed().get("importer", ONNX).of(untied, fed, replaced)
         with loading(self.given):
             dims = self._dims(format)
             return tallow.compile(source, devices, dims=dims, threads=self._threads(), format=format)
