@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 
+import generation_models
 import numpy as np
 import onnx
 import onnxruntime
@@ -29,6 +30,7 @@ from onnx_support import agree, one_node
 
 import tallow
 from tallow.errors import ImportFailed, InputError
+from tallow_importers.onnx.families import generation_whisper
 from tallow_importers.onnx.importer import load_model_proto
 
 PAD, END = 0, 1
@@ -659,6 +661,23 @@ def test_what_beam_search_of_sound_cannot_honour_is_refused_in_words(given, outp
     proto = model("WhisperBeamSearch", inputs, outputs, **graphs, **ends(**more))
     with pytest.raises(ImportFailed, match=f"WhisperBeamSearch .*: {message}"):
         load_model_proto(proto)
+
+
+def test_the_first_timestamp_is_early(monkeypatch):
+    """The rule matters: without it, some of these sequences are others."""
+    monkeypatch.setattr(generation_models, "VOCABULARY", 90)
+    others = 0
+    for seed in range(6):
+        inputs = transcribed(np.random.default_rng(seed), np.array([[2, 3]] * 2, np.int32), 8, 2)
+        inputs |= {"logits_processor": number(1), "min_length": number(0)}
+        graphs = {"encoder": whisper_encoder(seed), "decoder": whisper_decoder(seed)}
+        words = words_of_whisper(np.random.default_rng(seed))
+        proto = model("WhisperBeamSearch", inputs, SEARCHED, early_stopping=1, **graphs, **words, **ends())
+        agrees_row_by_row(proto, inputs)
+        with monkeypatch.context() as free:
+            free.setattr(generation_whisper, "LATEST_START", 1000)
+            others += (evaluated(proto, inputs)[0] != judged(proto, inputs)[0]).any()
+    assert others
 
 
 def test_timestamps_need_the_word_that_they_begin_with():

@@ -427,6 +427,33 @@ def test_results_that_the_host_made_and_constants_are_copied():
             agree(graph, inputs)
 
 
+@pytest.mark.parametrize("device", ["cpu", "opencl"])
+@pytest.mark.parametrize("kind", ["if", "loop"])
+def test_temporaries_that_regions_in_python_hand_on_are_kept(usable, device, kind):
+    """Their memory is used again while what they became is still read."""
+    b = Builder()
+    x, trips = b.input("x", "f32", [8, 64]), b.input("trips", "i64", [])
+
+    def more(c, value):
+        return c.add(value, c.det(c.slice(value, starts=(0, 0), steps=(1, 1), shape=(8, 8))))
+
+    made = b.softmax(x, axis=1)
+    if kind == "if":
+        regions = arms(b, lambda c: [made], lambda c: [more(c, made)])
+        result = b.emit("if", b.eq(trips, 0), types=(made.type,), **regions)
+    else:
+        body = body_of(b, [made], lambda c, i, g, v: [g, more(c, v)])
+        result = b.emit("loop", trips, b.scalar(True, "bool"), made, body=body, types=(made.type,))
+    most = b.reduce(result, function="max", axes=(0, 1), keepdims=True)
+    other = b.softmax(b.softmax(b.softmax(b.add(b.mul(x, 2.0), most), axis=1), axis=0), axis=1)
+    graph = b.finish({"y": b.add(result, other)})
+    compiled = tallow.compile(graph, usable(device))
+    for trips in (0, 1, 2):
+        inputs = {"x": np.random.default_rng(0).normal(size=(8, 64)).astype("f4"), "trips": np.array(trips)}
+        got, want = compiled.run(inputs)["y"], tallow.evaluate(graph, inputs)["y"]
+        np.testing.assert_allclose(got, want, 1e-5, 1e-6)
+
+
 def test_a_loop_whose_body_cannot_run():
     b = Builder()
     x, trips = b.input("x", "f32", ["n"]), b.input("trips", "i64", [])

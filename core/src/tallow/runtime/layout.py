@@ -27,6 +27,11 @@ def root_of(program: Program, slot: int) -> int:
     return root_among(program.slots, slot)
 
 
+def is_temporary(program: Program, slot: int) -> bool:
+    """Whether a slot lies in memory that is used again after the last step that reads it."""
+    return program.slots[root_of(program, slot)].kind == "temporary"
+
+
 def phases_of(program: Program) -> list[tuple[int, ...]]:
     """Numbers of the steps of each phase; each but the last ends with a step that binds sizes."""
     phases: list[tuple[int, ...]] = []

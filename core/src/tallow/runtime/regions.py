@@ -11,6 +11,7 @@ from tallow.evaluate import bind_sizes, stack_scan
 from tallow.runtime.binding import Bound
 from tallow.runtime.device_array import DeviceArray
 from tallow.runtime.frame import Frame
+from tallow.runtime.layout import is_temporary, root_of
 from tallow.schedule.program import ControlStep, Program
 
 
@@ -43,6 +44,7 @@ def _region(machine: Machine, frame: Frame, number: int, name: str) -> Callable[
         _contiguous(machine.sent[slot] if slot in machine.sent else machine.value(frame, slot))
         for slot in step.captured[name]
     ]
+    passed = _passed(machine.program, step.captured[name], inner.program)
     types = [inner.program.slots[slot].type for slot in inner.program.inputs]
     around = tuple(frame.sizes.values())
 
@@ -53,9 +55,18 @@ def _region(machine: Machine, frame: Frame, number: int, name: str) -> Callable[
             sizes = dict(frame.sizes)
             bind_sizes(types, given, sizes, step.location)
             results = inner.run(Bound(tuple(given), sizes), stay=True, around=around)
+        for position in passed:
+            results[position] = _copied(results[position])
         return results
 
     return run
+
+
+def _passed(program: Program, captured: Sequence[int], region: Program) -> list[int]:
+    """Which results of a region are temporaries that it captures, whose memory is used again after the step."""
+    given = region.inputs[len(region.inputs) - len(captured) :]
+    lent = {slot for slot, outer in zip(given, captured, strict=True) if is_temporary(program, outer)}
+    return [n for n, slot in enumerate(region.outputs) if root_of(region, slot) in lent]
 
 
 def _run_loop(machine: Machine, frame: Frame, number: int, step: ControlStep) -> tuple:
@@ -63,7 +74,11 @@ def _run_loop(machine: Machine, frame: Frame, number: int, step: ControlStep) ->
     going = bool(np.reshape(machine.view(frame, step.inputs[1]), ()))
     carried = [machine.value(frame, slot) for slot in step.inputs[2:]]
     run = _run_stretches if "stretch" in step.regions else _run_iterations
+    lent = [
+        v for v, slot in zip(carried, step.inputs[2:], strict=True) if is_temporary(machine.program, slot)
+    ]
     carried, scans = run(machine, frame, number, trips, going, carried)
+    carried = [_copied(v) if any(_is_in(v, other) for other in lent) else v for v in carried]
     types = [machine.program.slots[slot].type for slot in step.outputs[len(carried) :]]
     stacked = [
         np.concatenate(rows) if rows else stack_scan((), type_, frame.sizes)
@@ -103,6 +118,19 @@ def _run_stretches(machine, frame, number: int, trips: int, going: bool, carried
             scan.append(_on_host(rows)[:done])
         iteration += done
     return carried, scans
+
+
+def _is_in(value, other) -> bool:
+    """Whether a value lies in the memory of another."""
+    if isinstance(value, DeviceArray) and isinstance(other, DeviceArray):
+        return value.memory is other.memory
+    arrays = isinstance(value, np.ndarray) and isinstance(other, np.ndarray)
+    return arrays and np.may_share_memory(value, other)
+
+
+def _copied(value) -> np.ndarray:
+    """A value on the host, in memory of its own."""
+    return value.numpy(np.empty(value.shape, value.dtype)) if isinstance(value, DeviceArray) else value.copy()
 
 
 def _contiguous(value):

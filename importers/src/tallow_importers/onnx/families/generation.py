@@ -38,18 +38,20 @@ class Search(Protocol):
 
     copies: Dim
 
-    def first(self, builder: KnownBuilder, logits: Value) -> tuple[list[Value], Value | None, list[Value]]:
+    def first_state(
+        self, builder: KnownBuilder, logits: Value
+    ) -> tuple[list[Value], Value | None, list[Value]]:
         """The state after the first token, which row of the prompts each row goes on from (None: its own), and
         what the step leaves to be stacked."""
         ...
 
-    def step(
+    def next_state(
         self, builder: KnownBuilder, logits: Value, state: Sequence[Value], length: Value
     ) -> tuple[list[Value], Value | None, list[Value]]:
-        """As `first`, of one more token behind `length` others; rows go on from rows."""
+        """As `first_state`, of one more token behind `length` others; rows go on from rows."""
         ...
 
-    def going(self, builder: KnownBuilder, state: Sequence[Value]) -> Value:
+    def goes_on(self, builder: KnownBuilder, state: Sequence[Value]) -> Value:
         """Whether any sequence has not ended."""
         ...
 
@@ -65,23 +67,23 @@ def generate(
     trips = context.size(most - before - 1)
     for holds, told in (*conditions, (room, message)):
         trips = required(context, holds, trips, told)
-    logits, caches = model.start()
-    state, origin, rows = search.first(b, logits)
-    model.spread(search.copies)
+    logits, caches = model.first_logits()
+    state, origin, rows = search.first_state(b, logits)
+    model.repeat_rows(search.copies)
     caches = _picked(b, caches, origin, model.rows)
-    body = _body(context, model, search, state, caches)
+    body = _next_region(context, model, search, state, caches)
     past, made = b.fresh_symbol("past"), b.fresh_symbol("steps")
     scans = [TensorType(row.dtype, (made, *row.shape)) for row in rows]
     types = (*(v.type for v in state), *grown(caches, model.time, past), *scans)
     defines = (str(past), *[str(made)] * bool(rows))
-    going = search.going(b, state)
+    going = search.goes_on(b, state)
     results = b.emit("loop", trips, going, *state, *caches, body=body, types=types, defines=defines)
     stacks = results[len(results) - len(rows) :]
     left = most - before - 1 - made
     return list(results[: len(state)]), [_stacked(b, *pair, left) for pair in zip(rows, stacks, strict=True)]
 
 
-def _body(context: Context, model: Decoder, search: Search, state: Sequence[Value], caches) -> Graph:
+def _next_region(context: Context, model: Decoder, search: Search, state: Sequence[Value], caches) -> Graph:
     """The region of one step of the loop."""
     builder = context.builder.region("next_token")
     past = builder.fresh_symbol("past")
@@ -92,10 +94,10 @@ def _body(context: Context, model: Decoder, search: Search, state: Sequence[Valu
     builder.inputs += [counter, going, *carried]
     have, caches = carried[: len(state)], carried[len(state) :]
     length = builder.add(counter, context.inside(builder).size(model.prompt.shape[1] + 1))
-    logits, caches = model.next(builder, have[0], have[1], past, caches)
-    after, origin, rows = search.step(builder, logits, have, length)
+    logits, caches = model.next_logits(builder, have[0], have[1], past, caches)
+    after, origin, rows = search.next_state(builder, logits, have, length)
     caches = _picked(builder, caches, origin, model.rows)
-    return builder.finish([search.going(builder, after), *after, *caches, *rows])
+    return builder.finish([search.goes_on(builder, after), *after, *caches, *rows])
 
 
 def _stacked(builder: KnownBuilder, first: Value, others: Value, left: Dim) -> Value:
@@ -123,7 +125,7 @@ def required(context: Context, holds: Value, value: Value, message: str) -> Valu
     return result
 
 
-def scalar(context: Context, value: Value, dtype) -> Value:
+def scalar_operand(context: Context, value: Value, dtype) -> Value:
     """An operand of one element as a scalar of a dtype."""
     b = context.builder
     return b.cast(b.reshape(value, shape=()), dtype=dtype)
@@ -133,16 +135,16 @@ def needed(context: Context, node: NodeView, name: str):
     """An attribute that must be there."""
     value = node.attribute(name)
     if value is None:
-        context.unsupported(lacks(name))
+        context.unsupported(lacking(name))
     return value
 
 
-def lacks(name: str) -> str:
+def lacking(name: str) -> str:
     """What is said of a node without that attribute."""
     return f"no attribute {name}, which a model of this type needs"
 
 
-def ends(context: Context, node: NodeView) -> tuple[int, int]:
+def end_tokens(context: Context, node: NodeView) -> tuple[int, int]:
     """The tokens that end a sequence and fill it up."""
     return needed(context, node, "eos_token_id"), needed(context, node, "pad_token_id")
 
@@ -154,7 +156,7 @@ def processors(
     steps and for the first) and the attributes ask for, in onnxruntime's order."""
     made = []
     if node.input(penalty) is not None:
-        value = scalar(context, node.input(penalty), f32)
+        value = scalar_operand(context, node.input(penalty), f32)
         b = context.builder
         message = "repetition_penalty must be greater than 0"
         made.append(repetition(required(context, b.gt(value, 0), value, message)))
@@ -165,7 +167,9 @@ def processors(
     if node.input(masks[1]) is not None:
         made.append(vocabulary(node.input(masks[1]), only_first=True))
     if node.input(least) is not None:
-        made.append(least_length(scalar(context, node.input(least), i64), ends(context, node)[0]))
+        made.append(
+            least_length(scalar_operand(context, node.input(least), i64), end_tokens(context, node)[0])
+        )
     return made
 
 
@@ -173,7 +177,7 @@ def gpt(context: Context, node: NodeView, mask: int) -> Gpt:
     """The decoder of a node, with the prompt that it begins with and the mask that operand `mask` may be."""
     first, words = node.attribute("init_decoder"), node.attribute("vocab_size", -1)
     model = Gpt(context, needed(context, node, "decoder"), first, words)
-    model.begin(node.input(0), node.input(mask), ends(context, node)[1])
+    model.begin_with(node.input(0), node.input(mask), end_tokens(context, node)[1])
     return model
 
 
@@ -199,7 +203,7 @@ def greedy_search(context: Context, node: NodeView) -> Value:
     (most,) = context.require_dims(node.input(1), "max_length")
     model = gpt(context, node, 6)
     by = processors(context, node, least=2, penalty=3, masks=(4, 5))
-    state, _ = generate(context, model, Greedy(model.prompt, most, ends(context, node), by), most)
+    state, _ = generate(context, model, Greedy(model.prompt, most, end_tokens(context, node), by), most)
     return state[1]
 
 
@@ -217,7 +221,7 @@ def sampling(context: Context, node: NodeView) -> Value:
     heat, penalty = node.attribute("temperature", 1.0), node.attribute("presence_penalty", 0.0)
     by += [temperature(heat)] if heat > 0 else []
     by += [presence(node.input(7), penalty)] if node.input(7) is not None else []
-    seed = b.scalar(0, i64) if node.input(8) is None else scalar(context, node.input(8), i64)
+    seed = b.scalar(0, i64) if node.input(8) is None else scalar_operand(context, node.input(8), i64)
     seed = required(context, b.ge(seed, 0), seed, "seed must be 0 or more")
     nucleus = Nucleus(
         share=node.attribute("top_p", 0.0),
@@ -225,7 +229,7 @@ def sampling(context: Context, node: NodeView) -> Value:
         rest=node.attribute("filter_value", -1e20),
         descending=bool(node.attribute("custom", 0)),
     )
-    search = Sampling(model.prompt, most, ends(context, node), by, nucleus, seed)
+    search = Sampling(model.prompt, most, end_tokens(context, node), by, nucleus, seed)
     state, _ = generate(context, model, search, most)
     return state[1]
 
@@ -251,8 +255,8 @@ def search_beams(context: Context, node: NodeView, model: Decoder, most: Dim, by
     b = context.builder
     (beams,) = context.require_dims(node.input(3), "num_beams")
     (wanted,) = (1,) if node.input(4) is None else context.require_dims(node.input(4), "num_return_sequences")
-    penalty = None if node.input(5) is None else scalar(context, node.input(5), f32)
-    rules = Rules(*ends(context, node), penalty, bool(node.attribute("early_stopping", 0)))
+    penalty = None if node.input(5) is None else scalar_operand(context, node.input(5), f32)
+    rules = Rules(*end_tokens(context, node), penalty, bool(node.attribute("early_stopping", 0)))
     search = Beams(model.prompt, most, beams, rules, by, scored=node.wants(2))
     fits = b.and_(b.le(context.size(wanted), context.size(beams)), b.ge(context.size(wanted), 1))
     conditions = [(fits, "num_return_sequences must be 1 to num_beams")]
@@ -270,7 +274,7 @@ def encoder_decoder(context: Context, node: NodeView, mask: int) -> EncoderDecod
     """As `gpt`, of an encoder and a decoder like T5's."""
     model = two_graphs(context, node, masked=True)
     prompt = start_tokens(context, node)
-    model.begin(node.input(0), node.input(mask), prompt, ends(context, node)[1])
+    model.begin_with(node.input(0), node.input(mask), prompt, end_tokens(context, node)[1])
     return model
 
 
@@ -284,5 +288,5 @@ def start_tokens(context: Context, node: NodeView) -> Value:
     """The token that a decoder begins with, for each entry of the batch [batch, 1]."""
     start = node.attribute("decoder_start_token_id", -1)
     if start < 0:
-        context.unsupported(lacks("decoder_start_token_id"))
+        context.unsupported(lacking("decoder_start_token_id"))
     return context.builder.broadcast(context.builder.scalar(start, i32), shape=(node.input(0).shape[0], 1))

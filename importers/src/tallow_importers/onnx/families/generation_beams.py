@@ -11,8 +11,8 @@ from tallow.builder import Builder
 from tallow.dim import Dim
 from tallow.dtype import f32, i32, i64
 from tallow.graph import Value
-from tallow_importers.onnx.families.generation_logits import LOWEST, Processor, processed, size
-from tallow_importers.onnx.families.generation_search import appended, buffer, every
+from tallow_importers.onnx.families.generation_logits import LOWEST, Processor, processed, size_value
+from tallow_importers.onnx.families.generation_search import all_set, appended, sequence_buffer
 
 LATER = -1e9  # score that all beams but the first begin with, so that they do not all choose the same
 
@@ -27,7 +27,7 @@ class Ended:
     count: Value
 
     @staticmethod
-    def none(b: Builder, batch: Dim, beams: Dim, most: Dim, pad: int) -> Ended:
+    def nothing_yet(b: Builder, batch: Dim, beams: Dim, most: Dim, pad: int) -> Ended:
         tokens = b.broadcast(b.scalar(pad, i32), shape=(batch, beams, most))
         scores = b.broadcast(b.scalar(0, f32), shape=(batch, beams))
         return Ended(tokens, scores, b.broadcast(b.scalar(0, i64), shape=(batch,)))
@@ -47,7 +47,7 @@ class Ended:
         return Ended(
             b.gather_elements(b.concat(self.tokens, tokens, axis=1), each, axis=1),
             b.gather_elements(b.concat(self.scores, scores, axis=1), best, axis=1),
-            b.min(b.add(self.count, more), size(b, beams)),
+            b.min(b.add(self.count, more), size_value(b, beams)),
         )
 
 
@@ -80,20 +80,20 @@ class Beams:
         self.prompt, self.most, self.copies = prompt, most, copies
         self.rules, self.by, self.scored = rules, by, scored
 
-    def first(self, builder: Builder, logits: Value) -> tuple[list[Value], Value, list[Value]]:
+    def first_state(self, builder: Builder, logits: Value) -> tuple[list[Value], Value, list[Value]]:
         b, beams = builder, self.copies
         batch, before = self.prompt.shape
-        sequences = buffer(b, self.prompt, self.most, self.rules.pad)
+        sequences = sequence_buffer(b, self.prompt, self.most, self.rules.pad)
         later = b.select(b.gt(b.iota(shape=(beams,), axis=0, dtype=i64), 0), b.scalar(LATER, f32), 0.0)
         scores = b.broadcast(later, shape=(batch, beams))
         done = b.broadcast(b.scalar(False, "bool"), shape=(batch,))
-        ended = Ended.none(b, batch, beams, self.most, self.rules.pad)
-        length = size(b, before)
+        ended = Ended.nothing_yet(b, batch, beams, self.most, self.rules.pad)
+        length = size_value(b, before)
         likely = processed(b, b.log_softmax(logits, axis=1), sequences, length, self.by, first=True)
         likely = b.reshape(likely, shape=(batch, 1, likely.shape[1]))
         return self._step(b, likely, (sequences, scores, done, ended), length, rows=1)
 
-    def step(
+    def next_state(
         self, builder: Builder, logits: Value, state: Sequence[Value], length: Value
     ) -> tuple[list[Value], Value, list[Value]]:
         _, sequences, scores, done, *ended = state
@@ -114,12 +114,14 @@ class Beams:
         token, beam = b.mod(place, words), b.div(place, words)
         column = b.reshape(b.iota(shape=(batch,), axis=0, dtype=i64), shape=(batch, 1))
         row = (
-            b.broadcast(column, shape=beam.shape) if rows == 1 else b.add(beam, b.mul(column, size(b, rows)))
+            b.broadcast(column, shape=beam.shape)
+            if rows == 1
+            else b.add(beam, b.mul(column, size_value(b, rows)))
         )
         is_end = b.eq(token, self.rules.end)
         ended = self._ended(b, ended, (sequences, best, row, is_end), done, length)
         rank = b.iota(shape=(2 * beams,), axis=0, dtype=i64)
-        order = b.select(is_end, b.add(rank, size(b, 2 * beams)), rank)
+        order = b.select(is_end, b.add(rank, size_value(b, 2 * beams)), rank)
         order = b.topk(order, k=beams, axis=1, largest=False, sorted=True)[1]
         stopped = b.reshape(done, shape=(batch, 1))
         following = b.select(stopped, 0, b.gather_elements(best, order, axis=1))
@@ -147,7 +149,7 @@ class Beams:
     def _done(self, b: Builder, ended: Ended, best: Value, length: Value) -> Value:
         """Whether as many sequences have ended as there are beams, and none can become better than the worst."""
         batch, beams = ended.scores.shape
-        enough = b.ge(ended.count, size(b, beams))
+        enough = b.ge(ended.count, size_value(b, beams))
         if self.rules.early:
             return enough
         worst = b.slice(ended.scores, starts=(0, beams - 1), steps=(1, 1), shape=(batch, 1))
@@ -155,8 +157,8 @@ class Beams:
         better = b.lt(worst, self.rules.weighed(b, top, length))
         return b.and_(enough, b.not_(b.reshape(better, shape=(batch,))))
 
-    def going(self, builder: Builder, state: Sequence[Value]) -> Value:
-        return builder.not_(every(builder, state[3]))
+    def goes_on(self, builder: Builder, state: Sequence[Value]) -> Value:
+        return builder.not_(all_set(builder, state[3]))
 
     def finished(self, builder: Builder, state: Sequence[Value]) -> Ended:
         """The best sequences, those that did not end among them unless their prompt is done."""
@@ -165,4 +167,4 @@ class Beams:
         batch, beams = scores.shape
         tokens = b.reshape(sequences, shape=(batch, beams, self.most))
         valid = b.broadcast(b.not_(b.reshape(done, shape=(batch, 1))), shape=(batch, beams))
-        return Ended(*ended).joined(b, tokens, self.rules.weighed(b, scores, size(b, self.most)), valid)
+        return Ended(*ended).joined(b, tokens, self.rules.weighed(b, scores, size_value(b, self.most)), valid)

@@ -53,7 +53,7 @@ def no_repeat(width: int, forbidden: float = LOWEST) -> Processor:
     def apply(b: Builder, scores: Value, sequences: Value, length: Value) -> Value:
         most = sequences.shape[1]
         place = b.iota(shape=(most,), axis=0, dtype=i64)
-        last = b.sub(size(b, most), 1)
+        last = b.sub(size_value(b, most), 1)
         start = b.sub(length, width - 1)
         again = b.le(b.add(place, width), length)
         for step in range(width - 1):
@@ -112,6 +112,6 @@ def _marked(b: Builder, scores: Value, tokens: Value, kept: Value) -> Value:
     return b.ne(found, 0)
 
 
-def size(b: Builder, dim: Dim) -> Value:
+def size_value(b: Builder, dim: Dim) -> Value:
     """A size as a scalar."""
     return b.scalar(dim, i64) if isinstance(dim, int) else b.dims(values=(dim,), shape=())

@@ -24,15 +24,15 @@ class Decoder(Protocol):
     time: int
     prompt: Value  # [batch, tokens], i32: what sequences begin with
 
-    def start(self) -> tuple[Value, list[Value]]:
+    def first_logits(self) -> tuple[Value, list[Value]]:
         """Of the prompts, a row each."""
         ...
 
-    def spread(self, copies: Dim) -> None:
+    def repeat_rows(self, copies: Dim) -> None:
         """From now on each prompt has so many rows."""
         ...
 
-    def next(
+    def next_logits(
         self, builder: KnownBuilder, tokens: Value, sequences: Value, past: Dim, caches: Sequence[Value]
     ) -> tuple[Value, list[Value]]:
         """Of one more token in each row [rows, 1], the last of the sequences [rows, most], after `past` tokens
@@ -59,7 +59,7 @@ class Subgraph:
         return results
 
 
-def named(what: str, have: Sequence[str], wanted: Sequence[str]) -> None:
+def check_names(what: str, have: Sequence[str], wanted: Sequence[str]) -> None:
     """Unsupported unless inputs or outputs of a subgraph have the names of its contract, in their order."""
     if list(have) != list(wanted):
         raise Unsupported(f"{what} named {', '.join(have) or 'nothing'}: expected {', '.join(wanted)}")
@@ -79,7 +79,7 @@ def cache_type(proto: onnx.GraphProto, name: str, rank: int) -> tuple[DType, int
     return dtype_of(tensor.elem_type, name), shape[rank - 3], shape[rank - 1]
 
 
-def last(builder: Builder, logits: Value, words: int) -> Value:
+def last_logits(builder: Builder, logits: Value, words: int) -> Value:
     """The logits of the last token [rows, words] as f32; those beyond `words`, where it is not -1, are padding
     of the weights."""
     rows, length, have = logits.shape
@@ -110,12 +110,12 @@ class Gpt:
     def _check(self, graph: Subgraph) -> None:
         layers = range(len(graph.outputs) - 1)
         if len(graph.inputs) > 3 + len(layers):
-            raise Unsupported(shared(graph.inputs[3 + len(layers) :]))
+            raise Unsupported(memory_shared(graph.inputs[3 + len(layers) :]))
         wanted = ["input_ids", "position_ids", "attention_mask", *(f"past_{n}" for n in layers)]
-        named("a decoder with inputs", graph.inputs, wanted)
-        named("a decoder with results", graph.outputs, ["logits", *(f"present_{n}" for n in layers)])
+        check_names("a decoder with inputs", graph.inputs, wanted)
+        check_names("a decoder with results", graph.outputs, ["logits", *(f"present_{n}" for n in layers)])
 
-    def begin(self, prompt: Value, mask: Value | None, pad: int) -> None:
+    def begin_with(self, prompt: Value, mask: Value | None, pad: int) -> None:
         """The prompts [batch, tokens] to go on with. Tokens `pad` are not attended to, unless a mask says
         otherwise, and do not count as positions."""
         b = self.context.builder
@@ -126,19 +126,19 @@ class Gpt:
         self.positions = b.select(is_word, before, 0)
         self.lengths = b.reduce(counted, function="add", axes=(1,), keepdims=True)
 
-    def start(self) -> tuple[Value, list[Value]]:
+    def first_logits(self) -> tuple[Value, list[Value]]:
         b = self.context.builder
         dtype, heads, width = self.cache
         empty = b.broadcast(b.scalar(0, dtype), shape=(2, self.prompt.shape[0], heads, 0, width))
         pasts = [empty] * (len(self.first.inputs) - 3)
         logits, *caches = self.first(b, [self.prompt, self.positions, self.mask, *pasts])
-        return last(b, logits, self.words), caches
+        return last_logits(b, logits, self.words), caches
 
-    def spread(self, copies: Dim) -> None:
+    def repeat_rows(self, copies: Dim) -> None:
         b = self.context.builder
         self.mask, self.lengths = (repeated(b, value, copies) for value in (self.mask, self.lengths))
 
-    def next(
+    def next_logits(
         self, builder: KnownBuilder, tokens: Value, sequences: Value, past: Dim, caches: Sequence[Value]
     ) -> tuple[Value, list[Value]]:
         rows, before = self.mask.shape
@@ -146,7 +146,7 @@ class Gpt:
         ones = builder.broadcast(builder.scalar(1, i32), shape=(rows, past + 1 - before))
         mask = builder.concat(self.mask, ones, axis=1)
         logits, *caches = self.decoder(builder, [tokens, builder.add(self.lengths, made), mask, *caches])
-        return last(builder, logits, self.words), caches
+        return last_logits(builder, logits, self.words), caches
 
 
 class EncoderDecoder:
@@ -186,9 +186,11 @@ class EncoderDecoder:
         )
         wanted = ["input_ids", *masks, *hidden, *self._names("past", "self"), *self._names("past", "cross")]
         if len(have) > len(wanted):
-            raise Unsupported(shared(have[len(wanted) :]))
-        named("a decoder with inputs", have, wanted)
-        named("a decoder with results", self.decoder.outputs, ["logits", *self._names("present", "self")])
+            raise Unsupported(memory_shared(have[len(wanted) :]))
+        check_names("a decoder with inputs", have, wanted)
+        check_names(
+            "a decoder with results", self.decoder.outputs, ["logits", *self._names("present", "self")]
+        )
 
     def _check_encoder(self) -> None:
         results = self._names("present", "cross")
@@ -199,10 +201,10 @@ class EncoderDecoder:
             raise Unsupported("a decoder that takes encoder_hidden_states, which its encoder does not give")
         masks = ["encoder_attention_mask"] * self.masked
         wanted = ["encoder_input_ids", *masks, *["decoder_input_ids"] * self.starts]
-        named("an encoder with inputs", self.encoder.inputs, wanted)
-        named("an encoder with results", self.encoder.outputs, results)
+        check_names("an encoder with inputs", self.encoder.inputs, wanted)
+        check_names("an encoder with results", self.encoder.outputs, results)
 
-    def begin(self, read: Value, mask: Value | None, prompt: Value, pad: int) -> None:
+    def begin_with(self, read: Value, mask: Value | None, prompt: Value, pad: int) -> None:
         """What the encoder reads [batch, length], padding in front of it not attended to unless a mask says
         otherwise, and what the decoder begins with [batch, tokens]."""
         b = self.context.builder
@@ -212,27 +214,27 @@ class EncoderDecoder:
             mask = b.cast(b.gt(seen, 0), dtype=i32)
         self.read, self.prompt, self.masks, self.hidden = read, prompt, [mask] * self.masked, []
 
-    def start(self) -> tuple[Value, list[Value]]:
+    def first_logits(self) -> tuple[Value, list[Value]]:
         b, width = self.context.builder, 2 * self.layers
         results = self.encoder(b, [self.read, *self.masks, *[self.prompt] * self.starts])
         self.cross = list(results[-width:])
         if self.starts:
             logits, hidden, *caches = results[:-width]
             self.hidden = [hidden] * self.takes_hidden
-            return last(b, logits, self.words), caches
+            return last_logits(b, logits, self.words), caches
         dtype, heads, each = self.cache
         empty = b.broadcast(b.scalar(0, dtype), shape=(self.read.shape[0], heads, 0, each))
         logits, *caches = self.decoder(b, [self.prompt, *self.masks, *[empty] * width, *self.cross])
-        return last(b, logits, self.words), caches
+        return last_logits(b, logits, self.words), caches
 
-    def spread(self, copies: Dim) -> None:
+    def repeat_rows(self, copies: Dim) -> None:
         b = self.context.builder
         self.masks, self.hidden, self.cross = (
             [repeated(b, value, copies) for value in values]
             for values in (self.masks, self.hidden, self.cross)
         )
 
-    def next(
+    def next_logits(
         self, builder: KnownBuilder, tokens: Value, sequences: Value, past: Dim, caches: Sequence[Value]
     ) -> tuple[Value, list[Value]]:
         if not self.takes_one:
@@ -240,10 +242,10 @@ class EncoderDecoder:
             tokens = builder.slice(sequences, starts=(0, 0), steps=(1, 1), shape=shape)
         given = [tokens, *self.masks, *self.hidden, *caches, *self.cross]
         logits, *caches = self.decoder(builder, given)
-        return last(builder, logits, self.words), caches
+        return last_logits(builder, logits, self.words), caches
 
 
-def shared(inputs: Sequence[str]) -> str:
+def memory_shared(inputs: Sequence[str]) -> str:
     """Why a decoder with more inputs than its contract names is refused."""
     return f"a decoder whose past and present share memory (inputs {', '.join(inputs)})"
 

@@ -76,7 +76,7 @@ class Sampling(Greedy):
         b, (rows, words) = builder, scores.shape
         numbers = b.mod(b.mul(self.steps, more[0]), MODULUS)
         drawn = _uniform(b, b.reshape(numbers, shape=(rows, 2)))
-        weights = _weights(b, self.nucleus.filtered(b, scores))
+        weights = _odds(b, self.nucleus.filtered(b, scores))
         sums = b.cumulative(weights, axis=1, function="add", exclusive=False, reverse=False)
         total = b.slice(sums, starts=(0, words - 1), steps=(1, 1), shape=(rows, 1))
         below = b.cast(b.le(sums, b.mul(drawn, total)), dtype=i64)
@@ -104,7 +104,7 @@ def _uniform(b: Builder, numbers: Value) -> Value:
     return b.min(b.div(b.add(low, b.mul(high, SPAN)), SPAN * SPAN), float(np.nextafter(1.0, 0.0)))
 
 
-def _weights(b: Builder, scores: Value) -> Value:
+def _odds(b: Builder, scores: Value) -> Value:
     """Probabilities up to a factor, in f64; what is not finite has none."""
     finite = b.not_(b.or_(b.isinf(scores), b.isnan(scores)))
     most = b.reduce(

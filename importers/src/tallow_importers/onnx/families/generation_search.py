@@ -8,10 +8,10 @@ from tallow.builder import Builder
 from tallow.dim import Dim, maximum
 from tallow.dtype import i32, i64
 from tallow.graph import Value
-from tallow_importers.onnx.families.generation_logits import Processor, processed, size
+from tallow_importers.onnx.families.generation_logits import Processor, processed, size_value
 
 
-def buffer(builder: Builder, prompt: Value, most: Dim, pad: int) -> Value:
+def sequence_buffer(builder: Builder, prompt: Value, most: Dim, pad: int) -> Value:
     """Sequences of up to `most` tokens [batch, most]: the prompts and padding."""
     batch, before = prompt.shape
     room = builder.broadcast(builder.scalar(pad, i32), shape=(batch, maximum(most - before, 0)))
@@ -24,7 +24,7 @@ def appended(builder: Builder, sequences: Value, tokens: Value, length: Value) -
     return builder.select(builder.eq(place, length), tokens, sequences)
 
 
-def every(builder: Builder, flags: Value) -> Value:
+def all_set(builder: Builder, flags: Value) -> Value:
     """Whether all of a vector's flags are set."""
     return builder.reduce(flags, function="and", axes=(0,), keepdims=False)
 
@@ -38,13 +38,17 @@ class Greedy:
         self.prompt, self.most, self.by = prompt, most, by
         self.end, self.pad = ends
 
-    def first(self, builder: Builder, logits: Value) -> tuple[list[Value], None, list[Value]]:
-        sequences = buffer(builder, self.prompt, self.most, self.pad)
+    def first_state(self, builder: Builder, logits: Value) -> tuple[list[Value], None, list[Value]]:
+        sequences = sequence_buffer(builder, self.prompt, self.most, self.pad)
         ended = builder.broadcast(builder.scalar(False, "bool"), shape=self.prompt.shape[:1])
         have = (sequences, ended, *self.begun(builder))
-        return self._step(builder, logits, have, size(builder, self.prompt.shape[1]), first=True), None, []
+        return (
+            self._step(builder, logits, have, size_value(builder, self.prompt.shape[1]), first=True),
+            None,
+            [],
+        )
 
-    def step(
+    def next_state(
         self, builder: Builder, logits: Value, state: Sequence[Value], length: Value
     ) -> tuple[list[Value], None, list[Value]]:
         return self._step(builder, logits, state[1:], length, first=False), None, []
@@ -68,5 +72,5 @@ class Greedy:
         """One token of each row of scores [rows, words], and what is kept for the next."""
         return builder.argmax(scores, axis=1, keepdims=False), more
 
-    def going(self, builder: Builder, state: Sequence[Value]) -> Value:
-        return builder.not_(every(builder, state[2]))
+    def goes_on(self, builder: Builder, state: Sequence[Value]) -> Value:
+        return builder.not_(all_set(builder, state[2]))

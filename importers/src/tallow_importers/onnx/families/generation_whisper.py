@@ -12,10 +12,10 @@ from tallow.graph import Value
 from tallow_importers.onnx.context import Context, NodeView
 from tallow_importers.onnx.families.generation import (
     MS,
-    ends,
+    end_tokens,
     processors,
     required,
-    scalar,
+    scalar_operand,
     search_beams,
     start_tokens,
     two_graphs,
@@ -98,7 +98,7 @@ def whisper_beam_search(context: Context, node: NodeView):
         context.unsupported(f"model_type {node.attribute('model_type')}: expected 2")
     model = two_graphs(context, node, masked=False)
     prompt = start_tokens(context, node) if node.input(10) is None else node.input(10)
-    model.begin(node.input(0), None, prompt, ends(context, node)[1])
+    model.begin_with(node.input(0), None, prompt, end_tokens(context, node)[1])
     (most,) = context.require_dims(node.input(1), "max_length")
     by = processors(context, node, least=2, penalty=6, masks=(7, 8))
     by += [*_heat(context, node), *_timestamps(context, node)]
@@ -108,7 +108,7 @@ def whisper_beam_search(context: Context, node: NodeView):
 def _heat(context: Context, node: NodeView) -> list[Processor]:
     if node.input(14) is None:
         return []
-    b, value = context.builder, scalar(context, node.input(14), f32)
+    b, value = context.builder, scalar_operand(context, node.input(14), f32)
     return [temperature(b.select(b.gt(value, 0), value, 1.0))]
 
 
@@ -119,8 +119,8 @@ def _timestamps(context: Context, node: NodeView) -> list[Processor]:
     b = context.builder
     names = ("start_of_lm", "no_timestamps", "translate", "transcribe", "beginning_timestamp")
     silent, untimed, *tasks, first = (node.attribute(f"{name}_token_id", -1) for name in names)
-    start, end = node.attribute("decoder_start_token_id", -1), ends(context, node)[0]
-    kind = scalar(context, node.input(11), i64)
+    start, end = node.attribute("decoder_start_token_id", -1), end_tokens(context, node)[0]
+    kind = scalar_operand(context, node.input(11), i64)
     sound = b.or_(b.ne(kind, 1), b.gt(b.scalar(first, i64), 0))
     kind = required(context, sound, kind, "beginning_timestamp_token_id must be more than 0 for timestamps")
     rules = Timestamps(first, end, (silent, untimed), (start, *tasks))

@@ -32,7 +32,7 @@ def decoder_masked_multi_head_attention(context: Context, node: NodeView):
         if past is None:
             context.unsupported("past_present_share_buffer without past_sequence_length")
         (before,) = context.require_dims(past, "past_sequence_length")
-        present = [_written(context, old, new, past) for old, new in ((past_k, k), (past_v, v))]
+        present = [_with_token(context, old, new, past) for old, new in ((past_k, k), (past_v, v))]
         k, v = (part(context, x, 2, 0, before + 1) for x in present)
     else:
         before = past_k.shape[2]
@@ -49,7 +49,7 @@ def _heads(context: Context, node: NodeView, x: Value, bias: Value | None) -> Va
     return split_heads(context, x, node.attribute("num_heads"))
 
 
-def _written(context: Context, cache: Value, token: Value, place: Value) -> Value:
+def _with_token(context: Context, cache: Value, token: Value, place: Value) -> Value:
     """A cache [batch, heads, most, size] with a token's keys or values at a place."""
     b = context.builder
     at = b.iota(shape=(cache.shape[2], 1), axis=0, dtype=i64)
