@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -44,6 +45,38 @@ def test_slices(tmp_path_factory, case):
     for constants in ((), ("axes",), ("starts", "ends", "axes", "steps")):
         (got,) = results(one_node("Slice", inputs, constants=constants), inputs, folder)
         np.testing.assert_array_equal(got, x[tuple(place)])
+
+
+TABLE = np.arange(6, dtype="f4")
+FROM_SIZES = """<ir_version: 10, opset_import: ["" : 20]> g (float[n, 2] x, float[6] table)
+=> (float[a] y, float[b] z) {{
+  size = Shape<start = 0, end = 1>(x)
+  zero = Constant<value_ints = [0]>()
+  step = Constant<value_ints = [{step}]>()
+  end = Constant<value_ints = [{end}]>()
+  factor = Constant<value_ints = [{factor}]>()
+  more = Constant<value_ints = [{more}]>()
+  scaled = Mul(size, factor)
+  start = Add(scaled, more)
+  y = Slice(table, start, end, zero, step)
+  rest = Mod(more, size)
+  z = Slice(table, zero, rest, zero)
+}}"""
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.integers(-2, 2), st.integers(-7, 7), st.sampled_from([-3, 4, 2**40]), st.sampled_from([1, 2, -1]))
+def test_slices_from_sizes(tmp_path_factory, factor, more, end, step):
+    """A position that is negative for some sizes and not for others is reckoned when sizes are bound."""
+    proto = onnx.parser.parse_model(FROM_SIZES.format(factor=factor, more=more, end=end, step=step))
+    run = compiled(proto, tmp_path_factory.mktemp("sizes"))
+    assert all(node.place != "host" for node in run.plan.steps)
+    for n in range(7):
+        y, z = run(np.zeros((n, 2), "f4"), TABLE)
+        start = factor * n + more
+        start = max(start, -6) if step < 0 else start  # as in `cuts`
+        np.testing.assert_array_equal(y, TABLE[start:end:step])
+        np.testing.assert_array_equal(z, TABLE[: more % n if n else 0])
 
 
 def test_a_slice_without_a_step_is_refused(tmp_path):

@@ -101,6 +101,16 @@ def test_groups_end_where_one_node_would_be_computed_at_many_indices(links):
     assert len(groups) == 2  # a third link is read at four indices, what it reads would be at eight
 
 
+def test_what_gathers_take_as_indices_is_read_where_they_are():
+    b = Builder()
+    y = b.input("x", "i64", ["n"])
+    tables = [b.constant(np.arange(8)[::step].copy()) for step in (1, -1)]
+    for _ in range(4):
+        y = b.max(*(b.gather(table, y, axis=0) for table in tables))
+    groups = fuse(b.finish({"y": y}), Rules(lambda node: False, lambda *_: True))
+    assert [len(g.nodes) for g in groups if isinstance(g, Group)] == [12]
+
+
 def test_chains_of_blends(device, rng):
     graph = chain([blended] * 9)
     x = rng.normal(size=(3, 8)).astype("f4")

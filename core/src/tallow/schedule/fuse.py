@@ -61,7 +61,7 @@ class _Draft:
     def add(self, node: Node, using: list[Node]) -> None:
         self.nodes.append(node)
         self.depth[node] = self.depth_for(node, using)
-        self.places[node] = self.places_for(using)
+        self.places[node] = self.places_for(node, using)
 
     def depth_for(self, node: Node, using: list[Node]) -> int:
         """How deep a node with these readers is inlined; at a root reading begins anew."""
@@ -70,11 +70,11 @@ class _Draft:
         below = max((self.depth.get(user, 0) for user in using), default=0)
         return below + (1 if OPS[node.op].kind == "pointwise" else MOVED)
 
-    def places_for(self, using: list[Node]) -> frozenset[tuple]:
-        """The indices at which these readers read; a root reads at one of its own."""
+    def places_for(self, node: Node, using: list[Node]) -> frozenset[tuple]:
+        """The indices at which these readers read a node; a root reads at one of its own."""
         found: set[tuple] = set()
         for user in using:
-            kept = OPS[user.op].kind == "pointwise"
+            kept = OPS[user.op].kind == "pointwise" or _reads_indices(user, node.output)
             for place in self.places.get(user, ()):
                 found.add(place if kept else (user,) if user is self.root else (user, *place))
         return frozenset(found) or frozenset([()])
@@ -128,7 +128,7 @@ def _absorbs(draft: _Draft, node: Node, using: list[Node], rules: Rules) -> bool
     """Whether a draft in which `using` read the node may compute it."""
     if not _accepts(draft, rules) or draft.depth_for(node, using) > DEEPEST:
         return False
-    if len(draft.places_for(using)) > PLACES:
+    if len(draft.places_for(node, using)) > PLACES:
         return False
     if rules.lowered(node):
         return node.op not in SPREAD and draft.root is None and _same_place(node.output, draft)
@@ -170,6 +170,15 @@ def _same_place(value: Value, draft: _Draft) -> bool:
             return False
         touched.add(node.output)
     return draft.tail.outputs[0] in touched
+
+
+def _reads_indices(user: Node, value: Value) -> bool:
+    """Whether a gather takes the indices of its own elements from `value`."""
+    return (
+        OPS[user.op].kind == "gather"
+        and user.inputs[0] is not value
+        and user.output.shape == value.type.shape
+    )
 
 
 def _too_dear(node: Node, using: list[Node], draft: _Draft) -> bool:

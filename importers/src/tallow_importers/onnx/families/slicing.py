@@ -87,8 +87,6 @@ def _span(start: Dim | None, end: Dim | None, step: int, size: Dim) -> tuple[Dim
         return None
     if step > 0:
         low, high = _clamp(start, size, 0, size), _clamp(end, size, 0, size)
-        if low is None or high is None:
-            return None
         length = high - low
         count = length if step == 1 else floordiv(length + (step - 1), step)
         return low, non_negative(count)
@@ -96,8 +94,6 @@ def _span(start: Dim | None, end: Dim | None, step: int, size: Dim) -> tuple[Dim
     from_end = isinstance(start, int) and (start == -1 or start >= 2**31 - 1)
     low = last if from_end else _clamp(start, size, minimum(last, 0), last)  # -1 if there is nothing
     high = _clamp(end, size, -1, last)
-    if low is None or high is None:
-        return None
     return low, non_negative(floordiv(low - high + (-step - 1), -step))
 
 
@@ -108,16 +104,12 @@ def non_negative(count: Dim) -> Dim:
     return maximum(count, 0)
 
 
-def _clamp(at: Dim, size: Dim, low: Dim, high: Dim) -> Dim | None:
-    """A position counted from the start and kept in low..high; None if its sign is not known."""
+def _clamp(at: Dim, size: Dim, low: Dim, high: Dim) -> Dim:
+    """A position counted from the start and kept in low..high."""
     if isinstance(at, int) and abs(at) >= 2**31 - 1:
         return high if at > 0 else low
-    least, most = bounds(at)
-    if most is not None and most < 0:
-        at = at + size
-    elif least is None or least < 0:
-        return None
-    return maximum(minimum(at, high), low)
+    negative = minimum(maximum(-at, 0), 1)  # 1 or 0
+    return maximum(minimum(at + size * negative, high), low)
 
 
 def _run_time_slice(context: Context, node: NodeView, x: Value, axes: list[int], steps: list[int]) -> Value:
