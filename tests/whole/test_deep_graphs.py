@@ -111,6 +111,15 @@ def test_what_gathers_take_as_indices_is_read_where_they_are():
     assert [len(g.nodes) for g in groups if isinstance(g, Group)] == [12]
 
 
+def test_indices_of_a_node_of_several_results(device, rng):
+    b = Builder()
+    x = b.input("x", "f32", ["n", 8])
+    _, order = b.topk(x, axis=1, k=3, largest=True)
+    graph = b.finish({"y": b.gather(b.constant(np.arange(8, 0, -1)), order, axis=0)})
+    x = rng.normal(size=(3, 8)).astype("f4")
+    np.testing.assert_array_equal(tallow.compile(graph, device)(x), tallow.evaluate(graph, {"x": x})["y"])
+
+
 def test_chains_of_blends(device, rng):
     graph = chain([blended] * 9)
     x = rng.normal(size=(3, 8)).astype("f4")

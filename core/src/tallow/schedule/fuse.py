@@ -73,9 +73,9 @@ class _Draft:
     def places_for(self, node: Node, using: list[Node]) -> frozenset[tuple]:
         """The indices at which these readers read a node; a root reads at one of its own."""
         found: set[tuple] = set()
-        for user in using:
+        for user in (u for u in using if u in self.places):
             kept = OPS[user.op].kind == "pointwise" or _reads_indices(user, node.output)
-            for place in self.places.get(user, ()):
+            for place in self.places[user]:
                 found.add(place if kept else (user,) if user is self.root else (user, *place))
         return frozenset(found) or frozenset([()])
 

@@ -21,7 +21,7 @@ def slice_(context: Context, node: NodeView) -> Value:
     else:
         starts, ends = context.dims(node.input(1)), context.dims(node.input(2))
         if starts is None or ends is None:
-            context.unsupported("starts whose length is not known while importing")
+            return slice_(context, _spelled_out(context, node, x))
         axes = _known(context, node.input(3), list(range(len(starts))))
         steps = _known(context, node.input(4), [1] * len(starts))
     if axes is None or steps is None:
@@ -34,6 +34,21 @@ def slice_(context: Context, node: NodeView) -> Value:
             first[axis], step_of[axis], shape[axis] = start, step, size
         return b.slice(x, starts=tuple(first), steps=tuple(step_of), shape=tuple(shape))
     return _run_time_slice(context, node, x, axes, steps)
+
+
+def _spelled_out(context: Context, node: NodeView, x: Value) -> NodeView:
+    """The node with a start, end and step for every axis, where their number is data and axes are not named."""
+    b = context.builder
+    if node.input(3) is not None or any(v.rank != 1 for v in (node.input(1), node.input(2))):
+        context.unsupported("starts whose length is not known while importing, with axes")
+    whole = {1: 0, 2: 2**63 - 1, 4: 1}
+    operands = [x, None, None, None, None]
+    for place, rest in whole.items():
+        given = node.input(place)
+        filling = b.constant(np.full(x.rank, rest, np.int64))
+        longer = filling if given is None else b.concat(b.cast(given, dtype=i64), filling, axis=0)
+        operands[place] = b.slice(longer, starts=(0,), steps=(1,), shape=(x.rank,))
+    return NodeView(node.proto, operands, node.attributes, node.opset)
 
 
 def _known(context: Context, value: Value | None, default: list[int]) -> list[int] | None:
