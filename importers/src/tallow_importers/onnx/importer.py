@@ -47,6 +47,10 @@ OLDEST_OPSET = 7
 # What handlers run into when a node breaks its operator's schema.
 _MALFORMED = (TypeError, ValueError, IndexError, KeyError, AttributeError, ArithmeticError, RuntimeError)
 DEEPEST = 64  # levels of subgraphs and functions
+_LAYOUTS = {
+    "com.microsoft.nchwc": "onnxruntime laid the model out for one processor: "
+    "save it with ORT_ENABLE_EXTENDED, not ORT_ENABLE_ALL"
+}
 GROWTH, LEAST = 64, 10_000  # nodes, functions written out, for each node of the file; and in any case
 assert families
 
@@ -390,7 +394,9 @@ class _Importer:
         known = {name for d, name in REGISTRY.rows if d == domain}
         near = difflib.get_close_matches(node.op_type, known, 1)
         hint = f" (did you mean {near[0]}?)" if near and node.op_type not in known else ""
-        if domain and not known:
+        if domain in _LAYOUTS:
+            hint = f" ({_LAYOUTS[domain]})"
+        elif domain and not known:
             hint = f" (tallow.register_op adds it under the name {domain}.{node.op_type})"
         return f"no operator {node.op_type} in {domain or 'ai.onnx'} opset {opset}{hint}"
 
