@@ -44,6 +44,7 @@ KINDS = {
         node("Fast", ["x"], "n2", domain="acme"),
         "tallow.register_op adds it under the name acme.Fast",
     ),
+    "layout": (node("Conv", ["x"], "n20", domain="com.microsoft.nchwc"), "save it with ORT_ENABLE_EXTENDED"),
     "reader": (node("Nil", ["n0"], "n3"), "no operator Nil"),
     "attribute-type": (
         node("Softmax", ["x"], "n4", axis="one"),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx_support import agree, compiled, feed, one_node, oracle, results
 
 import tallow
-from tallow.errors import InputError
+from tallow.errors import ImportFailed, InputError
 from tallow_importers.onnx.importer import load_model_proto
 
 INTS = np.int64
@@ -44,6 +45,62 @@ def test_slices(tmp_path_factory, case):
     for constants in ((), ("axes",), ("starts", "ends", "axes", "steps")):
         (got,) = results(one_node("Slice", inputs, constants=constants), inputs, folder)
         np.testing.assert_array_equal(got, x[tuple(place)])
+
+
+TABLE = np.arange(6, dtype="f4")
+FROM_SIZES = """<ir_version: 10, opset_import: ["" : 20]> g (float[n, 2] x, float[6] table)
+=> (float[a] y, float[b] z) {{
+  size = Shape<start = 0, end = 1>(x)
+  zero = Constant<value_ints = [0]>()
+  step = Constant<value_ints = [{step}]>()
+  end = Constant<value_ints = [{end}]>()
+  factor = Constant<value_ints = [{factor}]>()
+  more = Constant<value_ints = [{more}]>()
+  scaled = Mul(size, factor)
+  start = Add(scaled, more)
+  y = Slice(table, start, end, zero, step)
+  rest = Mod(more, size)
+  z = Slice(table, zero, rest, zero)
+}}"""
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.integers(-2, 2), st.integers(-7, 7), st.sampled_from([-3, 4, 2**40]), st.sampled_from([1, 2, -1]))
+def test_slices_from_sizes(tmp_path_factory, factor, more, end, step):
+    """A position that is negative for some sizes and not for others is reckoned when sizes are bound."""
+    proto = onnx.parser.parse_model(FROM_SIZES.format(factor=factor, more=more, end=end, step=step))
+    run = compiled(proto, tmp_path_factory.mktemp("sizes"))
+    assert all(node.place != "host" for node in run.plan.steps)
+    for n in range(7):
+        y, z = run(np.zeros((n, 2), "f4"), TABLE)
+        start = factor * n + more
+        start = max(start, -6) if step < 0 else start  # as in `cuts`
+        np.testing.assert_array_equal(y, TABLE[start:end:step])
+        np.testing.assert_array_equal(z, TABLE[: more % n if n else 0])
+
+
+UNCOUNTED = """<ir_version: 10, opset_import: ["" : 20]> g (float[a, b] x, int64[2] starts, int64[2] ends, int64[1] count)
+=> (float[c, d] y) {{
+  zero = Constant<value_ints = [0]>()
+  some_starts = Slice(starts, zero, count)
+  some_ends = Slice(ends, zero, count)
+  y = Slice(x, some_starts, some_ends{rest})
+}}"""
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_slices_of_a_number_of_axes_that_the_run_tells(count, rng, tmp_path):
+    run = compiled(onnx.parser.parse_model(UNCOUNTED.format(rest="")), tmp_path)
+    x = rng.normal(size=(4, 6)).astype("f4")
+    (y,) = run.run(
+        {"x": x, "starts": np.array([1, -5]), "ends": np.array([3, 4]), "count": np.array([count])}
+    ).values()
+    np.testing.assert_array_equal(y, x[tuple([slice(1, 3), slice(-5, 4)][:count])])
+
+
+def test_axes_for_such_slices_are_refused(tmp_path):
+    with pytest.raises(ImportFailed, match="Slice node .* starts whose length is not known .*, with axes"):
+        compiled(onnx.parser.parse_model(UNCOUNTED.format(rest=", some_starts")), tmp_path)
 
 
 def test_a_slice_without_a_step_is_refused(tmp_path):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import tallow
 from tallow import plugins
@@ -171,6 +173,44 @@ def test_the_backends_passes_keep_graphs_valid(rng):
         after = verify(each(after, backend.target()))
     assert ops(remove_dead(fold_constants(after))).count("transpose") <= 2
     same(graph, after, (1, 6, 9, 9))
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data(), rank=st.integers(1, 3), dtype=st.sampled_from(["f4", "i1", "f2"]))
+def test_maxima_of_windows_are_found_axis_by_axis(data, rank, dtype):
+    def each(low, high):
+        return data.draw(st.tuples(*[st.integers(low, high)] * rank))
+
+    window = {"kernel": each(1, 9), "strides": each(1, 2), "dilations": each(1, 2)}
+    pads = tuple(zip(each(0, 3), each(0, 3), strict=True))
+    sizes = [
+        data.draw(st.integers(max(1, (k - 1) * d + 1 - sum(p)), 20))
+        for k, d, p in zip(window["kernel"], window["dilations"], pads, strict=True)
+    ]
+    x = np.random.default_rng(rank).normal(size=(2, 1, *sizes)) * 9
+    x = np.where((np.abs(x) < 0.5) & (dtype != "i1"), np.nan, x).astype(dtype)
+    b = Builder()
+    name = {"f4": "f32", "i1": "i8", "f2": "f16"}[dtype]
+    y = b.pool(b.input("x", name, x.shape), function="max", pads=pads, **window)
+    graph = b.finish({"y": y})
+    after = verify(simplify(graph))
+    by_axes = sum(k * int(np.prod(window["strides"][:i])) for i, k in enumerate(window["kernel"]))
+    if 2 * by_axes < np.prod(window["kernel"]):
+        moving = [
+            k > 1 or s > 1 or any(p)
+            for k, s, p in zip(window["kernel"], window["strides"], pads, strict=True)
+        ]
+        assert ops(after) == ["pool"] * sum(moving)
+    else:
+        assert ops(after) == ["pool"]
+    want, got = (tallow.evaluate(g, {"x": x})["y"] for g in (graph, after))
+    np.testing.assert_array_equal(got, want)
+
+
+def test_sums_of_windows_are_left_as_they_are():
+    b, x = start(1, 2, 12, 12)
+    window = {"kernel": (9, 9), "strides": (1, 1), "dilations": (1, 1), "pads": ((4, 4), (4, 4))}
+    assert ops(simplify(b.finish({"y": b.pool(x, function="add", **window)}))) == ["pool"]
 
 
 @pytest.mark.parametrize("strides", [(1, 1), (2, 2), (3, 2)])

@@ -12,7 +12,7 @@ from tallow.builder import Builder
 from tallow.lower.group import Group
 from tallow.lower.pointwise import is_inlinable
 from tallow.ops import OPS
-from tallow.schedule.fuse import DEEPEST, MOVED, Rules, fuse
+from tallow.schedule.fuse import DEEPEST, MOVED, PLACES, Rules, fuse
 
 LINKS = {
     "neg": lambda b, x, y: b.neg(y),
@@ -35,6 +35,13 @@ MOVES = {
     "shift": shifted,
     "reshape": lambda b, x, y: b.reshape(y, shape=(y.shape[1], y.shape[0])),
 }
+
+
+def blended(b, x, y):
+    """Each element from two others, as a resize makes it."""
+    left, right = (b.pad(y, before=(0, 1 - i), after=(0, i), mode="edge") for i in (0, 1))
+    both = b.add(b.mul(left, 0.25), b.mul(right, 0.75))
+    return b.slice(both, starts=(0, 0), shape=tuple(y.shape), steps=(1, 1))
 
 
 def chain(links):
@@ -67,6 +74,57 @@ def test_groups_are_as_deep_as_they_may_be_and_no_deeper(moved):
     fewest = 300 if not moved else 150 + 150 * MOVED
     assert len(groups) == -(-fewest // DEEPEST)
     assert all(is_inlinable(node) for g in groups for node in g.nodes)
+
+
+def most_places(group: Group) -> int:
+    """At how many indices the node that most chains of other nodes lead to is computed."""
+    maker = {node.output: node for node in group.nodes if node.op != "constant"}
+    seen: dict = {value: set() for value in maker}
+
+    def walk(value, place):
+        if value not in maker or place in seen[value]:
+            return
+        seen[value].add(place)
+        node = maker[value]
+        for operand in node.inputs:
+            walk(operand, place if OPS[node.op].kind == "pointwise" else (node, *place))
+
+    walk(group.nodes[-1].output, ())
+    return max(map(len, seen.values()))
+
+
+@pytest.mark.parametrize("links", [[blended], [blended, LINKS["neg"]], [blended, MOVES["transpose"]]])
+def test_groups_end_where_one_node_would_be_computed_at_many_indices(links):
+    graph = chain(links * 6)
+    groups = [g for g in fuse(graph, Rules(lambda node: False, lambda *_: True)) if isinstance(g, Group)]
+    assert max(map(most_places, groups)) == PLACES
+    assert len(groups) == 2  # a third link is read at four indices, what it reads would be at eight
+
+
+def test_what_gathers_take_as_indices_is_read_where_they_are():
+    b = Builder()
+    y = b.input("x", "i64", ["n"])
+    tables = [b.constant(np.arange(8)[::step].copy()) for step in (1, -1)]
+    for _ in range(4):
+        y = b.max(*(b.gather(table, y, axis=0) for table in tables))
+    groups = fuse(b.finish({"y": y}), Rules(lambda node: False, lambda *_: True))
+    assert [len(g.nodes) for g in groups if isinstance(g, Group)] == [12]
+
+
+def test_indices_of_a_node_of_several_results(device, rng):
+    b = Builder()
+    x = b.input("x", "f32", ["n", 8])
+    _, order = b.topk(x, axis=1, k=3, largest=True)
+    graph = b.finish({"y": b.gather(b.constant(np.arange(8, 0, -1)), order, axis=0)})
+    x = rng.normal(size=(3, 8)).astype("f4")
+    np.testing.assert_array_equal(tallow.compile(graph, device)(x), tallow.evaluate(graph, {"x": x})["y"])
+
+
+def test_chains_of_blends(device, rng):
+    graph = chain([blended] * 9)
+    x = rng.normal(size=(3, 8)).astype("f4")
+    got, want = tallow.compile(graph, device)(x), tallow.evaluate(graph, {"x": x})["y"]
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("depth", [200, 2000])

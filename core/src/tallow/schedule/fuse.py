@@ -21,6 +21,7 @@ from tallow.scalar import SCALAR
 
 DEEPEST = 64  # pointwise nodes inlined one in another: lowerings and what follows recurse over them
 MOVED = 4  # pointwise nodes that count as one with an index of its own, which is an expression too
+PLACES = 4  # indices at which one node is written out in a kernel: resizes of resizes would multiply them
 EXPENSIVE = 6  # flops per element from which a value is not computed again for each reader
 READ_ONCE = ("reduction", "movement", "scatter")  # kinds of root that read each operand element once
 SPREAD = ("concat", "scatter_elements", "scatter_nd")  # roots whose result is written by several kernels
@@ -47,14 +48,20 @@ class Rules:
 
 @dataclass(slots=True, eq=False)
 class _Draft:
-    """A group while it grows: `nodes` in reverse order, which of them come after the root, and how deep each
-    is inlined."""
+    """A group while it grows: `nodes` in reverse order, which of them come after the root, how deep each
+    is inlined, and at which indices: an index is the chain of nodes that changed it."""
 
     tail: Node
     root: Node | None = None
     nodes: list[Node] = field(default_factory=list)
     after: set[Node] = field(default_factory=set)
     depth: dict[Node, int] = field(default_factory=dict)
+    places: dict[Node, frozenset[tuple]] = field(default_factory=dict)
+
+    def add(self, node: Node, using: list[Node]) -> None:
+        self.nodes.append(node)
+        self.depth[node] = self.depth_for(node, using)
+        self.places[node] = self.places_for(node, using)
 
     def depth_for(self, node: Node, using: list[Node]) -> int:
         """How deep a node with these readers is inlined; at a root reading begins anew."""
@@ -62,6 +69,15 @@ class _Draft:
             return 0
         below = max((self.depth.get(user, 0) for user in using), default=0)
         return below + (1 if OPS[node.op].kind == "pointwise" else MOVED)
+
+    def places_for(self, node: Node, using: list[Node]) -> frozenset[tuple]:
+        """The indices at which these readers read a node; a root reads at one of its own."""
+        found: set[tuple] = set()
+        for user in (u for u in using if u in self.places):
+            kept = OPS[user.op].kind == "pointwise" or _reads_indices(user, node.output)
+            for place in self.places[user]:
+                found.add(place if kept else (user,) if user is self.root else (user, *place))
+        return frozenset(found) or frozenset([()])
 
 
 def fuse(graph: Graph, rules: Rules) -> list[Group | Node]:
@@ -80,9 +96,9 @@ def fuse(graph: Graph, rules: Rules) -> list[Group | Node]:
         elif rules.lowered(node):
             joined[0].root = node
             joined[0].after = set(joined[0].nodes)
+        using = [u for v in node.outputs for u in readers.get(v, ())]
         for draft in joined:
-            draft.nodes.append(node)
-            draft.depth[node] = draft.depth_for(node, [u for v in node.outputs for u in readers.get(v, ())])
+            draft.add(node, using)
         home[node] = joined
     scalars = {node.output: node for node in graph.nodes if node.op == "constant" and is_inlinable(node)}
     finished = {d.tail: _finish(d, rules, scalars) for d in drafts}
@@ -111,6 +127,8 @@ def _join(node: Node, readers, escaping, home, rules: Rules) -> list[_Draft]:
 def _absorbs(draft: _Draft, node: Node, using: list[Node], rules: Rules) -> bool:
     """Whether a draft in which `using` read the node may compute it."""
     if not _accepts(draft, rules) or draft.depth_for(node, using) > DEEPEST:
+        return False
+    if len(draft.places_for(node, using)) > PLACES:
         return False
     if rules.lowered(node):
         return node.op not in SPREAD and draft.root is None and _same_place(node.output, draft)
@@ -152,6 +170,15 @@ def _same_place(value: Value, draft: _Draft) -> bool:
             return False
         touched.add(node.output)
     return draft.tail.outputs[0] in touched
+
+
+def _reads_indices(user: Node, value: Value) -> bool:
+    """Whether a gather takes the indices of its own elements from `value`."""
+    return (
+        OPS[user.op].kind == "gather"
+        and user.inputs[0] is not value
+        and user.output.shape == value.type.shape
+    )
 
 
 def _too_dear(node: Node, using: list[Node], draft: _Draft) -> bool:

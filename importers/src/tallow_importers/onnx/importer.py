@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -35,7 +34,7 @@ from tallow_importers.onnx.declaration import declaration
 from tallow_importers.onnx.families.control import as_declared, fork
 from tallow_importers.onnx.functions import body_of, type_proto
 from tallow_importers.onnx.known import KnownBuilder
-from tallow_importers.onnx.problems import Problems
+from tallow_importers.onnx.problems import Problems, unknown_operator
 from tallow_importers.onnx.reading import PLAIN, Reading
 from tallow_importers.onnx.registry import REGISTRY
 from tallow_importers.onnx.schema import check_node
@@ -343,7 +342,7 @@ class _Importer:
             return
         if REGISTRY.find(domain, node.op_type, opset) is None:
             if body_of(self, node, domain, opset, None) is None:
-                raise Unsupported(self._unknown(domain, node, opset))
+                raise Unsupported(unknown_operator(domain, node.op_type, opset))
         check_node(node, domain, opset)
 
     def _apply(
@@ -379,16 +378,8 @@ class _Importer:
         types = [None if v is None else type_proto(v.type) for v in inputs]
         found = (function, None) if function is not None else body_of(self, node, domain, opset, types)
         if found is None:
-            raise refused or Unsupported(self._unknown(domain, node, opset))
+            raise refused or Unsupported(unknown_operator(domain, node.op_type, opset))
         return self._call(context, node, found[0], inputs)
-
-    def _unknown(self, domain: str, node: onnx.NodeProto, opset: int) -> str:
-        known = {name for d, name in REGISTRY.rows if d == domain}
-        near = difflib.get_close_matches(node.op_type, known, 1)
-        hint = f" (did you mean {near[0]}?)" if near and node.op_type not in known else ""
-        if domain and not known:
-            hint = f" (tallow.register_op adds it under the name {domain}.{node.op_type})"
-        return f"no operator {node.op_type} in {domain or 'ai.onnx'} opset {opset}{hint}"
 
     def _call(
         self, context: Context, node: onnx.NodeProto, function: onnx.FunctionProto, inputs

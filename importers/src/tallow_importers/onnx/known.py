@@ -40,6 +40,14 @@ def _div(a: Dim, b: Dim) -> Dim | None:
     return floordiv(a, b) if b != 0 and low is not None and low >= 0 and (bounds(b)[0] or 0) > 0 else None
 
 
+def _mod(a: Dim, b: Dim) -> Dim | None:
+    """A size that may be 0 leaves 0, as dividing integers by 0 does."""
+    if b == 0 or mod(a, b) == 0:
+        return None if b == 0 else 0
+    low, _ = bounds(b)
+    return mod(a, maximum(b, 1) if low is not None and low >= 0 else b)
+
+
 def _not(value: bool | None) -> bool | None:
     return None if value is None else not value
 
@@ -50,7 +58,7 @@ _SYMBOLIC: dict[str, Callable] = {
     "mul": lambda a, b: a * b,
     "neg": lambda a: a * -1,
     "div": _div,
-    "mod": lambda a, b: mod(a, b) if b != 0 else None,
+    "mod": _mod,
     "max": maximum,
     "min": minimum,
     "eq": _equal,

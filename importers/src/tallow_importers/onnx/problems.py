@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass, field
+
+from tallow_importers.onnx.registry import REGISTRY
+
+_LAYOUTS = {
+    "com.microsoft.nchwc": "onnxruntime laid the model out for one processor: "
+    "save it with ORT_ENABLE_EXTENDED, not ORT_ENABLE_ALL"
+}
 
 
 @dataclass(slots=True)
@@ -34,3 +42,15 @@ class Problems:
             (f"{self.source} is damaged or malformed:", self.faults),
         )
         return "\n".join("\n".join([head, *(f"  {p}" for p in found)]) for head, found in parts if found)
+
+
+def unknown_operator(domain: str, name: str, opset: int) -> str:
+    """What there is to say of an operator without a handler, with what was meant or can be done."""
+    known = {other for d, other in REGISTRY.rows if d == domain}
+    near = difflib.get_close_matches(name, known, 1)
+    hint = f" (did you mean {near[0]}?)" if near and name not in known else ""
+    if domain in _LAYOUTS:
+        hint = f" ({_LAYOUTS[domain]})"
+    elif domain and not known:
+        hint = f" (tallow.register_op adds it under the name {domain}.{name})"
+    return f"no operator {name} in {domain or 'ai.onnx'} opset {opset}{hint}"

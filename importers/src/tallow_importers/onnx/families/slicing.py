@@ -21,7 +21,7 @@ def slice_(context: Context, node: NodeView) -> Value:
     else:
         starts, ends = context.dims(node.input(1)), context.dims(node.input(2))
         if starts is None or ends is None:
-            context.unsupported("starts whose length is not known while importing")
+            return slice_(context, _spelled_out(context, node, x))
         axes = _known(context, node.input(3), list(range(len(starts))))
         steps = _known(context, node.input(4), [1] * len(starts))
     if axes is None or steps is None:
@@ -34,6 +34,21 @@ def slice_(context: Context, node: NodeView) -> Value:
             first[axis], step_of[axis], shape[axis] = start, step, size
         return b.slice(x, starts=tuple(first), steps=tuple(step_of), shape=tuple(shape))
     return _run_time_slice(context, node, x, axes, steps)
+
+
+def _spelled_out(context: Context, node: NodeView, x: Value) -> NodeView:
+    """The node with a start, end and step for every axis, where their number is data and axes are not named."""
+    b = context.builder
+    if node.input(3) is not None or any(v.rank != 1 for v in (node.input(1), node.input(2))):
+        context.unsupported("starts whose length is not known while importing, with axes")
+    whole = {1: 0, 2: 2**63 - 1, 4: 1}
+    operands = [x, None, None, None, None]
+    for place, rest in whole.items():
+        given = node.input(place)
+        filling = b.constant(np.full(x.rank, rest, np.int64))
+        longer = filling if given is None else b.concat(b.cast(given, dtype=i64), filling, axis=0)
+        operands[place] = b.slice(longer, starts=(0,), steps=(1,), shape=(x.rank,))
+    return NodeView(node.proto, operands, node.attributes, node.opset)
 
 
 def _known(context: Context, value: Value | None, default: list[int]) -> list[int] | None:
@@ -87,8 +102,6 @@ def _span(start: Dim | None, end: Dim | None, step: int, size: Dim) -> tuple[Dim
         return None
     if step > 0:
         low, high = _clamp(start, size, 0, size), _clamp(end, size, 0, size)
-        if low is None or high is None:
-            return None
         length = high - low
         count = length if step == 1 else floordiv(length + (step - 1), step)
         return low, non_negative(count)
@@ -96,8 +109,6 @@ def _span(start: Dim | None, end: Dim | None, step: int, size: Dim) -> tuple[Dim
     from_end = isinstance(start, int) and (start == -1 or start >= 2**31 - 1)
     low = last if from_end else _clamp(start, size, minimum(last, 0), last)  # -1 if there is nothing
     high = _clamp(end, size, -1, last)
-    if low is None or high is None:
-        return None
     return low, non_negative(floordiv(low - high + (-step - 1), -step))
 
 
@@ -108,16 +119,12 @@ def non_negative(count: Dim) -> Dim:
     return maximum(count, 0)
 
 
-def _clamp(at: Dim, size: Dim, low: Dim, high: Dim) -> Dim | None:
-    """A position counted from the start and kept in low..high; None if its sign is not known."""
+def _clamp(at: Dim, size: Dim, low: Dim, high: Dim) -> Dim:
+    """A position counted from the start and kept in low..high."""
     if isinstance(at, int) and abs(at) >= 2**31 - 1:
         return high if at > 0 else low
-    least, most = bounds(at)
-    if most is not None and most < 0:
-        at = at + size
-    elif least is None or least < 0:
-        return None
-    return maximum(minimum(at, high), low)
+    negative = minimum(maximum(-at, 0), 1)  # 1 or 0
+    return maximum(minimum(at + size * negative, high), low)
 
 
 def _run_time_slice(context: Context, node: NodeView, x: Value, axes: list[int], steps: list[int]) -> Value:
