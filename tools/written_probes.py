@@ -150,11 +150,6 @@ row("", "SequenceErase", "seq(T) i64=0")
 row("", "SequenceLength", "seq(T)")
 row("", "SimplifiedLayerNormalization", "T[2,4] T[4]", FLOATS)
 
-# ai.onnx as it was before opset 10 --------------------------------------------------------------------
-
-OLD = "f64 f32 f16"
-
-
 # ai.onnx.ml ----------------------------------------------------------------------------------------
 
 TREE = {
