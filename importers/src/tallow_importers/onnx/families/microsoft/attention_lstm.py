@@ -10,8 +10,8 @@ from tallow.graph import TensorType, Value
 from tallow.ops.recurrence import Function, backwards, functions_of
 from tallow_importers.onnx.context import Context, NodeView
 from tallow_importers.onnx.families.control import emit_loop
-from tallow_importers.onnx.families.microsoft import MS
-from tallow_importers.onnx.families.microsoft_attention import part, parts
+from tallow_importers.onnx.families.microsoft.attention import part, parts
+from tallow_importers.onnx.families.microsoft.fused import MS
 from tallow_importers.onnx.families.recurrent import Layer, layer_of
 from tallow_importers.onnx.known import KnownBuilder
 from tallow_importers.onnx.registry import onnx_op

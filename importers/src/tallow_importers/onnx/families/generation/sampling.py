@@ -15,8 +15,8 @@ from tallow.builder import Builder
 from tallow.dim import Dim
 from tallow.dtype import f64, i64
 from tallow.graph import Value
-from tallow_importers.onnx.families.generation_logits import Processor
-from tallow_importers.onnx.families.generation_search import Greedy
+from tallow_importers.onnx.families.generation.logits import Processor
+from tallow_importers.onnx.families.generation.search import Greedy
 
 FACTOR, MODULUS = 16807, (1 << 31) - 1
 SPAN = float(MODULUS - 1)  # how many numbers there are

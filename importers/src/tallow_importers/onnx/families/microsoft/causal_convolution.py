@@ -9,10 +9,10 @@ from tallow.dtype import i64
 from tallow.graph import Value
 from tallow_importers.onnx.axes import held
 from tallow_importers.onnx.context import Context, NodeView
-from tallow_importers.onnx.families.microsoft import MS
-from tallow_importers.onnx.families.microsoft_attention import part, refuse
-from tallow_importers.onnx.families.microsoft_gates import widened
-from tallow_importers.onnx.families.microsoft_packing import Ragged
+from tallow_importers.onnx.families.microsoft.attention import part, refuse
+from tallow_importers.onnx.families.microsoft.fused import MS
+from tallow_importers.onnx.families.microsoft.gates import widened
+from tallow_importers.onnx.families.microsoft.packing import Ragged
 from tallow_importers.onnx.registry import onnx_op
 
 

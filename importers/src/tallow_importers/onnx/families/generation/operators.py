@@ -13,8 +13,8 @@ from tallow.errors import GraphError
 from tallow.graph import Graph, TensorType, Value
 from tallow_importers.onnx.context import Context, NodeView
 from tallow_importers.onnx.families.control import emit_if
-from tallow_importers.onnx.families.generation_beams import Beams, Rules
-from tallow_importers.onnx.families.generation_logits import (
+from tallow_importers.onnx.families.generation.beams import Beams, Rules
+from tallow_importers.onnx.families.generation.logits import (
     Processor,
     least_length,
     no_repeat,
@@ -23,9 +23,9 @@ from tallow_importers.onnx.families.generation_logits import (
     temperature,
     vocabulary,
 )
-from tallow_importers.onnx.families.generation_models import Decoder, EncoderDecoder, Gpt, grown
-from tallow_importers.onnx.families.generation_sampling import Nucleus, Sampling
-from tallow_importers.onnx.families.generation_search import Greedy
+from tallow_importers.onnx.families.generation.models import Decoder, EncoderDecoder, Gpt, grown
+from tallow_importers.onnx.families.generation.sampling import Nucleus, Sampling
+from tallow_importers.onnx.families.generation.search import Greedy
 from tallow_importers.onnx.known import KnownBuilder
 from tallow_importers.onnx.registry import onnx_op
 

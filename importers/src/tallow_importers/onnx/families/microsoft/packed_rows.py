@@ -9,8 +9,8 @@ import numpy as np
 from tallow.dtype import bf16, f16, f32, i8, i32, i64, u16, u32
 from tallow.graph import Value
 from tallow_importers.onnx.context import Context, NodeView
-from tallow_importers.onnx.families.microsoft import MS
-from tallow_importers.onnx.families.microsoft_attention import parts
+from tallow_importers.onnx.families.microsoft.attention import parts
+from tallow_importers.onnx.families.microsoft.fused import MS
 from tallow_importers.onnx.registry import onnx_op
 
 _BFLOAT16 = 16  # ONNX's number, the default of the result

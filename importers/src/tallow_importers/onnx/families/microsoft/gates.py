@@ -7,8 +7,8 @@ from tallow.graph import Value
 from tallow_importers.onnx.context import Context, NodeView
 from tallow_importers.onnx.families.elementwise import stable_softplus
 from tallow_importers.onnx.families.matmul import matmul_any_rank
-from tallow_importers.onnx.families.microsoft import MS, activated, fused_matmul
-from tallow_importers.onnx.families.microsoft_attention import parts
+from tallow_importers.onnx.families.microsoft.attention import parts
+from tallow_importers.onnx.families.microsoft.fused import MS, activated, fused_matmul
 from tallow_importers.onnx.registry import onnx_op
 
 

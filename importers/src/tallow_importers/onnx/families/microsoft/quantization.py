@@ -7,8 +7,8 @@ from tallow.graph import Value
 from tallow_importers.onnx.context import Context, NodeView
 from tallow_importers.onnx.families import quantization as quant
 from tallow_importers.onnx.families.matmul import matmul_any_rank
-from tallow_importers.onnx.families.microsoft import MS, channels_first, channels_last, standard
-from tallow_importers.onnx.families.microsoft_attention import embed, parts, refuse, self_attention
+from tallow_importers.onnx.families.microsoft.attention import embed, parts, refuse, self_attention
+from tallow_importers.onnx.families.microsoft.fused import MS, channels_first, channels_last, standard
 from tallow_importers.onnx.families.normalization import mean
 from tallow_importers.onnx.families.recurrent import layer_of
 from tallow_importers.onnx.registry import onnx_op

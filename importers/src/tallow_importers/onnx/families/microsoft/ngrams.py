@@ -9,9 +9,9 @@ from tallow.dtype import i64
 from tallow.graph import Value
 from tallow_importers.onnx.axes import held
 from tallow_importers.onnx.context import Context, NodeView
-from tallow_importers.onnx.families.microsoft import MS
-from tallow_importers.onnx.families.microsoft_attention import part
-from tallow_importers.onnx.families.microsoft_packing import Ragged
+from tallow_importers.onnx.families.microsoft.attention import part
+from tallow_importers.onnx.families.microsoft.fused import MS
+from tallow_importers.onnx.families.microsoft.packing import Ragged
 from tallow_importers.onnx.registry import onnx_op
 
 

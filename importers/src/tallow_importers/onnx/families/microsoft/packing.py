@@ -16,8 +16,8 @@ from tallow_importers.onnx.axes import held, read_shape
 from tallow_importers.onnx.context import Context, NodeView
 from tallow_importers.onnx.families.attention import split_heads
 from tallow_importers.onnx.families.matmul import matmul_any_rank
-from tallow_importers.onnx.families.microsoft import MS
-from tallow_importers.onnx.families.microsoft_attention import attend, part, parts
+from tallow_importers.onnx.families.microsoft.attention import attend, part, parts
+from tallow_importers.onnx.families.microsoft.fused import MS
 from tallow_importers.onnx.registry import onnx_op
 
 

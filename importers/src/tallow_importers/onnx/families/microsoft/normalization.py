@@ -5,8 +5,8 @@ from __future__ import annotations
 from tallow.dim import floordiv, product
 from tallow.graph import Value
 from tallow_importers.onnx.context import Context, NodeView
-from tallow_importers.onnx.families.microsoft import MS, channels_first, channels_last
-from tallow_importers.onnx.families.microsoft_gates import widened
+from tallow_importers.onnx.families.microsoft.fused import MS, channels_first, channels_last
+from tallow_importers.onnx.families.microsoft.gates import widened
 from tallow_importers.onnx.families.normalization import mean, standardise
 from tallow_importers.onnx.registry import onnx_op
 

@@ -11,7 +11,7 @@ from tallow.dtype import i32, i64
 from tallow.graph import Value
 from tallow_importers.onnx.context import Context, NodeView
 from tallow_importers.onnx.families import convolution
-from tallow_importers.onnx.families.microsoft import MS
+from tallow_importers.onnx.families.microsoft.fused import MS
 from tallow_importers.onnx.registry import onnx_op
 
 

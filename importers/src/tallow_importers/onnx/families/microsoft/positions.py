@@ -9,8 +9,8 @@ from tallow.dtype import i64
 from tallow.graph import Value
 from tallow_importers.onnx.context import Context, NodeView
 from tallow_importers.onnx.families.attention import join_heads, split_heads
-from tallow_importers.onnx.families.microsoft import MS
-from tallow_importers.onnx.families.microsoft_packing import restored
+from tallow_importers.onnx.families.microsoft.fused import MS
+from tallow_importers.onnx.families.microsoft.packing import restored
 from tallow_importers.onnx.registry import onnx_op
 
 

@@ -12,10 +12,10 @@ from tallow.graph import TensorType, Value
 from tallow_importers.onnx.context import Context, NodeView
 from tallow_importers.onnx.families.control import emit_loop
 from tallow_importers.onnx.families.elementwise import stable_softplus
-from tallow_importers.onnx.families.microsoft import MS
-from tallow_importers.onnx.families.microsoft_attention import part, parts, refuse
-from tallow_importers.onnx.families.microsoft_gates import widened
-from tallow_importers.onnx.families.microsoft_packing import Ragged
+from tallow_importers.onnx.families.microsoft.attention import part, parts, refuse
+from tallow_importers.onnx.families.microsoft.fused import MS
+from tallow_importers.onnx.families.microsoft.gates import widened
+from tallow_importers.onnx.families.microsoft.packing import Ragged
 from tallow_importers.onnx.registry import onnx_op
 
 Layout = Callable[[Value], Value]

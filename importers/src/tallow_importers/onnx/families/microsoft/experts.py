@@ -12,10 +12,10 @@ from tallow.dtype import bool_, f32, i32, i64, u8
 from tallow.graph import Value
 from tallow_importers.onnx.axes import read_shape
 from tallow_importers.onnx.context import Context, NodeView
-from tallow_importers.onnx.families.microsoft import MS
-from tallow_importers.onnx.families.microsoft_attention import part
-from tallow_importers.onnx.families.microsoft_gates import halves, swiglu, widened
-from tallow_importers.onnx.families.microsoft_quantization import unpacked
+from tallow_importers.onnx.families.microsoft.attention import part
+from tallow_importers.onnx.families.microsoft.fused import MS
+from tallow_importers.onnx.families.microsoft.gates import halves, swiglu, widened
+from tallow_importers.onnx.families.microsoft.quantization import unpacked
 from tallow_importers.onnx.registry import onnx_op
 
 Expert = Callable[[int, Value], Value]

@@ -8,7 +8,7 @@ from tallow.builder import Builder
 from tallow.dim import Dim, maximum
 from tallow.dtype import i32, i64
 from tallow.graph import Value
-from tallow_importers.onnx.families.generation_logits import Processor, processed, size_value
+from tallow_importers.onnx.families.generation.logits import Processor, processed, size_value
 
 
 def sequence_buffer(builder: Builder, prompt: Value, most: Dim, pad: int) -> Value:

@@ -10,8 +10,8 @@ from tallow.graph import TensorType, Value
 from tallow_importers.onnx.axes import held, read_shape
 from tallow_importers.onnx.context import Context, NodeView
 from tallow_importers.onnx.families.control import emit_loop
-from tallow_importers.onnx.families.microsoft import MS
-from tallow_importers.onnx.families.microsoft_attention import part
+from tallow_importers.onnx.families.microsoft.attention import part
+from tallow_importers.onnx.families.microsoft.fused import MS
 from tallow_importers.onnx.known import KnownBuilder
 from tallow_importers.onnx.registry import onnx_op
 

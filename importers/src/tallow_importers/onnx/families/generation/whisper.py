@@ -10,7 +10,8 @@ from tallow.builder import Builder
 from tallow.dtype import f32, i64
 from tallow.graph import Value
 from tallow_importers.onnx.context import Context, NodeView
-from tallow_importers.onnx.families.generation import (
+from tallow_importers.onnx.families.generation.logits import LOWEST, Processor, temperature
+from tallow_importers.onnx.families.generation.operators import (
     MS,
     end_tokens,
     processors,
@@ -20,7 +21,6 @@ from tallow_importers.onnx.families.generation import (
     start_tokens,
     two_graphs,
 )
-from tallow_importers.onnx.families.generation_logits import LOWEST, Processor, temperature
 from tallow_importers.onnx.registry import onnx_op
 
 LATEST_START = 50  # the first timestamp is at most so many steps of time after zero

@@ -11,8 +11,8 @@ from tallow.builder import Builder
 from tallow.dim import Dim
 from tallow.dtype import f32, i32, i64
 from tallow.graph import Value
-from tallow_importers.onnx.families.generation_logits import LOWEST, Processor, processed, size_value
-from tallow_importers.onnx.families.generation_search import all_set, appended, sequence_buffer
+from tallow_importers.onnx.families.generation.logits import LOWEST, Processor, processed, size_value
+from tallow_importers.onnx.families.generation.search import all_set, appended, sequence_buffer
 
 LATER = -1e9  # score that all beams but the first begin with, so that they do not all choose the same
 

@@ -6,8 +6,8 @@ from tallow.dtype import i64
 from tallow.graph import Value
 from tallow_importers.onnx.context import Context, NodeView
 from tallow_importers.onnx.families.attention import split_heads
-from tallow_importers.onnx.families.microsoft import MS
-from tallow_importers.onnx.families.microsoft_attention import attend, key_bias, part, refuse
+from tallow_importers.onnx.families.microsoft.attention import attend, key_bias, part, refuse
+from tallow_importers.onnx.families.microsoft.fused import MS
 from tallow_importers.onnx.registry import onnx_op
 
 

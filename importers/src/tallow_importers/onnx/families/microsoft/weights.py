@@ -8,8 +8,8 @@ from tallow.dtype import f32, i32, u32
 from tallow.graph import Value
 from tallow_importers.onnx.context import Context, NodeView
 from tallow_importers.onnx.families.matmul import matmul_any_rank
-from tallow_importers.onnx.families.microsoft import MS
-from tallow_importers.onnx.families.microsoft_attention import part
+from tallow_importers.onnx.families.microsoft.attention import part
+from tallow_importers.onnx.families.microsoft.fused import MS
 from tallow_importers.onnx.registry import onnx_op
 
 # What the codes mean (Dettmers et al., 2023: QLoRA): floats of 4 bits, and quantiles of a normal distribution.

@@ -10,8 +10,8 @@ from tallow.graph import Value
 from tallow_importers.onnx.axes import held
 from tallow_importers.onnx.context import Context, NodeView
 from tallow_importers.onnx.families.attention import join_heads, split_heads
-from tallow_importers.onnx.families.microsoft import MS
-from tallow_importers.onnx.families.microsoft_attention import cached, part, parts, rotate
+from tallow_importers.onnx.families.microsoft.attention import cached, part, parts, rotate
+from tallow_importers.onnx.families.microsoft.fused import MS
 from tallow_importers.onnx.registry import onnx_op
 
 

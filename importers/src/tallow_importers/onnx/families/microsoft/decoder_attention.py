@@ -5,8 +5,8 @@ from __future__ import annotations
 from tallow.graph import Value
 from tallow_importers.onnx.context import Context, NodeView
 from tallow_importers.onnx.families.attention import split_heads
-from tallow_importers.onnx.families.microsoft import MS
-from tallow_importers.onnx.families.microsoft_attention import attend, parts
+from tallow_importers.onnx.families.microsoft.attention import attend, parts
+from tallow_importers.onnx.families.microsoft.fused import MS
 from tallow_importers.onnx.registry import onnx_op
 
 

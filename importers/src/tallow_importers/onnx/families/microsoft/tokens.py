@@ -5,7 +5,7 @@ from __future__ import annotations
 from tallow.dtype import i32, u32, u64
 from tallow.graph import Value
 from tallow_importers.onnx.context import Context, NodeView
-from tallow_importers.onnx.families.microsoft import MS
+from tallow_importers.onnx.families.microsoft.fused import MS
 from tallow_importers.onnx.registry import onnx_op
 
 

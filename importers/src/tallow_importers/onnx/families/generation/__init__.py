@@ -1,0 +1,1 @@
+"""Generation of text: onnxruntime's operators that hold the models which they run in a loop."""
