@@ -9,7 +9,7 @@ import wave
 import zipfile
 from functools import cache, lru_cache
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -21,8 +21,13 @@ LINE = "Hello World 2024, tensor compiler"
 
 
 @cache
+def _kept() -> TemporaryDirectory:
+    """Removed when the process ends."""
+    return TemporaryDirectory(prefix="tallow-models-")
+
+
 def _folder() -> Path:
-    return Path(mkdtemp(prefix="tallow-models-"))
+    return Path(_kept().name)
 
 
 @cache

@@ -13,7 +13,8 @@ from onnx.backend.test import BackendTest
 
 import tallow_importers.onnx.backend as backend
 
-os.environ.setdefault("ONNX_HOME", tempfile.mkdtemp())
+HOME = tempfile.TemporaryDirectory()  # removed when the process ends
+os.environ.setdefault("ONNX_HOME", HOME.name)
 
 
 def skips() -> dict[str, str]:

@@ -30,7 +30,7 @@ from onnx_support import agree, one_node
 
 import tallow
 from tallow.errors import ImportFailed, InputError
-from tallow_importers.onnx.families import generation_whisper
+from tallow_importers.onnx.families.generation import whisper
 from tallow_importers.onnx.importer import load_model_proto
 
 PAD, END = 0, 1
@@ -675,7 +675,7 @@ def test_the_first_timestamp_is_early(monkeypatch):
         proto = model("WhisperBeamSearch", inputs, SEARCHED, early_stopping=1, **graphs, **words, **ends())
         agrees_row_by_row(proto, inputs)
         with monkeypatch.context() as free:
-            free.setattr(generation_whisper, "LATEST_START", 1000)
+            free.setattr(whisper, "LATEST_START", 1000)
             others += (evaluated(proto, inputs)[0] != judged(proto, inputs)[0]).any()
     assert others
 

@@ -253,6 +253,8 @@ def main() -> int:
         print(f"{kind}: {', '.join(f'{word} {n}' for word, n in sorted(counts.items()))}")
         print("".join(f"  {finding}\n" for finding in findings), end="", flush=True)
         failed += len(findings)
+    if not failed and not options.keep:
+        shutil.rmtree(folder)
     return int(failed > 0)
 
 
