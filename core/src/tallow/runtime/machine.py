@@ -29,7 +29,7 @@ from tallow.runtime.template import Template
 from tallow.schedule.program import ControlStep, HostStep, PlacedStep, Program
 from tallow.types import TensorType
 
-REMEMBERED = 32  # size bindings whose prepared steps are kept
+REMEMBERED, STEPS = 32, 1 << 15  # size bindings whose prepared steps are kept, and steps of more where they are few
 ABSOLUTE = 0  # the base whose address is 0: offsets from it are addresses of constants
 
 # A step, or one inside a placed step; the seconds that it took in all, and how often it ran.
@@ -82,6 +82,7 @@ class Machine:
             for number, step in enumerate(program.steps)
             if isinstance(step, PlacedStep)
         }
+        self._most_plans = max(REMEMBERED, STEPS // max(1, len(program.steps)))
         self._templates: dict[int, Template] = {}
         self._plans: OrderedDict[tuple, PhasePlan] = OrderedDict()
         self._direct: OrderedDict[tuple, Direct] = OrderedDict()
@@ -169,7 +170,7 @@ class Machine:
         with self._lock:
             shapes = tuple([array.shape for array in bound.arrays])
             self._direct[(shapes, around) if around else shapes] = direct
-            while len(self._direct) > REMEMBERED:
+            while len(self._direct) > self._most_plans:
                 self._direct.popitem(last=False)
 
     def _kept(self, bound: Bound) -> tuple:
@@ -260,7 +261,7 @@ class Machine:
             plan = self._make_plan(number, phase, frame)
             with self._lock:
                 self._plans[key] = plan
-                while len(self._plans) > REMEMBERED * len(self.phases):
+                while len(self._plans) > self._most_plans * len(self.phases):
                     self._plans.popitem(last=False)
         return plan
 

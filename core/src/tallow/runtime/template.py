@@ -71,7 +71,7 @@ class Template:
         some_fail = self.layouter.guarded  # sizes that no step can run with are behind guards
         values = self.numbers.lazily(sizes) if some_fail else self.numbers.values(sizes)
         wide = some_fail or max(map(abs, values), default=0) >= BEYOND
-        layout = self.layouter.lay_out(values, sizes)
+        layout, results = self.layouter.lay_out(values, sizes), self._results(values, sizes)
         places = {s: (1 + n, offset) for n, before in earlier.items() for s, offset in before.offsets.items()}
         places |= {s: (1 + self.number, offset) for s, offset in layout.offsets.items()}
         at = self.places.values(places)
@@ -83,7 +83,7 @@ class Template:
             bound, kept, reads = run.bind(values, at, sizes, layout.stops, wide)
             if bound:
                 segments.append(Segment(module.prepare(bound, threads), kept, reads, run.branches))
-        return PhasePlan(layout, tuple(segments), self._results(values, sizes))
+        return PhasePlan(layout, tuple(segments), results)
 
     def _results(self, values, sizes: Mapping[str, int]) -> tuple:
         """Arrays to make: shaped as the first result that a slot is, which may be a view of it."""
