@@ -20,6 +20,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -176,9 +177,10 @@ def _innermost(error: BaseException) -> str:
 
 
 def run(
-    kind: str, seed: int, count: int, folder: Path, nodes: bool = False
+    kind: str, seed: int, count: int, folder: Path, nodes: bool = False, tell: Callable = lambda what: None
 ) -> tuple[dict[str, int], list[str]]:
-    """(how many cases ended how, findings) of `count` cases; the files of a finding stay in the folder."""
+    """(how many cases ended how, findings) of `count` cases; the files of a finding stay in the folder. `tell`
+    hears of each finding when it is made, and of every 10000 cases."""
     counts: dict[str, int] = {}
     findings: list[str] = []
     number = 0
@@ -190,7 +192,10 @@ def run(
             counts[word] = counts.get(word, 0) + 1
             if word not in ("runs", "compiles", "refused"):
                 findings.append(f"{kind} seed {seed} case {case}: {outcome} (files in {room})")
+                tell(findings[-1])
             number = case + 1
+            if number % 10000 == 0:
+                tell(f"{kind}: {number} of {count}")
             if word in ("crash", "hang"):
                 break
     return counts, findings
@@ -249,9 +254,9 @@ def main() -> int:
     folder = options.keep or Path(tempfile.mkdtemp(prefix="tallow-fuzz-"))
     failed = 0
     for kind in options.formats or FORMATS:
-        counts, findings = run(kind, options.seed, options.count, folder, options.nodes)
-        print(f"{kind}: {', '.join(f'{word} {n}' for word, n in sorted(counts.items()))}")
-        print("".join(f"  {finding}\n" for finding in findings), end="", flush=True)
+        tell = partial(print, flush=True)
+        counts, findings = run(kind, options.seed, options.count, folder, options.nodes, tell)
+        tell(f"{kind}: {', '.join(f'{word} {n}' for word, n in sorted(counts.items()))}")
         failed += len(findings)
     if not failed and not options.keep:
         shutil.rmtree(folder)
