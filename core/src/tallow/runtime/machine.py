@@ -29,7 +29,10 @@ from tallow.runtime.template import Template
 from tallow.schedule.program import ControlStep, HostStep, PlacedStep, Program
 from tallow.types import TensorType
 
-REMEMBERED, STEPS = 32, 1 << 15  # size bindings whose prepared steps are kept, and steps of more where they are few
+REMEMBERED, STEPS = (
+    32,
+    1 << 15,
+)  # size bindings whose prepared steps are kept, and steps of more where they are few
 ABSOLUTE = 0  # the base whose address is 0: offsets from it are addresses of constants
 
 # A step, or one inside a placed step; the seconds that it took in all, and how often it ran.
