@@ -93,7 +93,7 @@ CASES = {
         lambda b: b.broadcast(given(b, x=["n"]), shape=(3, 5)),
         [(5,)],
         [(4,)],
-        "sizes 4 and 5 do not broadcast",
+        r"elements that spread to \[3, 5\], got f32\[4\]",
     ),
 }
 
