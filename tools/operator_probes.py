@@ -4,15 +4,15 @@ them. What comes out as a step on the host has no kernel there."""
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import onnx
+import written_probes
+from written_probes import NUMBERS, element
 
 from tallow import plugins
 from tallow.errors import TallowError
@@ -21,11 +21,6 @@ from tallow.stages import lower, prepare
 from tallow.testing.onnx_nodes import cases
 from tallow_importers.onnx.importer import load_model_proto
 from tallow_importers.onnx.tensors import ONNX_DTYPES
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-import written_probes  # noqa: E402
-from written_probes import NUMBERS, element  # noqa: E402
 
 TARGETS = {"cpu": "x86-64-v3", "opencl": "gpu+fp64", "cuda": "sm_90"}
 GROUPS = {

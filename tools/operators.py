@@ -13,6 +13,8 @@ from functools import cache
 from pathlib import Path
 
 import onnx
+from operator_probes import GROUPS, TARGETS, Found, described, probe
+from written_probes import ROWS
 
 from tallow import plugins
 from tallow.builder import Builder
@@ -20,11 +22,6 @@ from tallow.lower.common import COMMON
 from tallow.ops import OPS
 from tallow_importers.onnx import importer
 from tallow_importers.onnx.registry import REGISTRY
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from operator_probes import GROUPS, TARGETS, Found, described, probe  # noqa: E402
-from written_probes import ROWS  # noqa: E402
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "operators.md"
 DOMAINS = ("", "ai.onnx.ml", "ai.onnx.preview", "ai.onnx.preview.training", "com.microsoft")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
-import sys
 import time
 import warnings
 from collections import Counter
@@ -17,8 +16,6 @@ from pathlib import Path
 from queue import Empty
 
 import onnx
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 BATCH = 50
 

@@ -1,15 +1,9 @@
 """A fixed share of the random graphs that `search.py` goes through for as long as one likes."""
 
-import sys
-from pathlib import Path
-
+import nesting
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-import nesting  # noqa: E402
-from comparing import check, draft_of  # noqa: E402
-from rules import RULES  # noqa: E402
+from comparing import check, draft_of
+from rules import RULES
 
 SEEDS = 60
 # Graphs of everyday rules that once differed: windows and sizes that only the run knows, results that are views

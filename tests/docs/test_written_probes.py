@@ -6,19 +6,15 @@ from __future__ import annotations
 import re
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import onnx
+import operators
 import pytest
+import written_probes as written
 
 from tallow.errors import TallowError
 from tallow_importers.onnx.importer import load_model_proto
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
-
-import operators  # noqa: E402
-import written_probes as written  # noqa: E402
 
 state = pytest.importorskip("onnxruntime.capi.onnxruntime_pybind11_state")
 SCHEMAS = {(schema.domain, schema.name): schema for schema in state.get_all_operator_schema()}

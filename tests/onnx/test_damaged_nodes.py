@@ -27,7 +27,7 @@ SQUARE = np.ones((4, 1, 2, 2), "f4")
         ("Cast", {"x": X}, {"to": "FLOAT"}, '"to" of type STRING: Cast of opset 20 takes INT'),
         ("Concat", {"x": X}, {}, "no attribute axis: Concat of opset 20 needs it"),
         ("ScatterElements", {"x": X[0, 0, 0], "i": ONE[None], "u": TWO}, {}, "indices of rank 1, got"),
-        ("ScatterElements", {"x": X[0, 0, 0], "i": ONE, "u": TWO}, {}, "updates of rank 1, got"),
+        ("ScatterElements", {"x": X[0, 0, 0], "i": ONE, "u": TWO}, {}, r"updates of shape \[1\], got"),
         ("ScatterND", {"x": ONE, "i": np.array([[0, 1, 2]]), "u": ONE}, {}, "at most 1"),
         ("ScatterND", {"x": X[0, 0, 0], "i": np.array([[0]]), "u": TWO}, {}, "reshape: "),
         ("RandomUniform", {}, {"shape": [2], "high": float("inf")}, "finite bounds, got 0.0 and inf"),

@@ -57,8 +57,9 @@ class Expr:
     __radd__ = __add__
 
     def __mul__(self, other: Dim) -> Dim:
-        factors = len(self.terms[-1][0]) + len(_terms(other)[-1][0])
-        if len(self.terms) * len(_terms(other)) > MOST_TERMS or factors > MOST_FACTORS:
+        terms = self.terms, _terms(other)
+        factors = sum(max(len(atoms) for atoms, _ in each) for each in terms)
+        if len(terms[0]) * len(terms[1]) > MOST_TERMS or factors > MOST_FACTORS:
             raise GraphError("a product of sizes is too long to be kept: give some of the sizes numbers")
         return _from_terms(
             (tuple(sorted((*left, *right), key=str)), a * b)

@@ -27,7 +27,6 @@ def _infer(name):
         if name == "scatter_elements":
             axis_in(name, attributes["axis"], data.rank)
             rank_is(name, indices, data.rank, "indices")
-            rank_is(name, updates, data.rank, "updates")
             shape_is(name, updates, indices.shape, "updates")
             for axis, (size, count) in enumerate(zip(data.shape, indices.shape, strict=True)):
                 if axis != attributes["axis"] and (bounds(count - size)[0] or 0) > 0:
@@ -47,7 +46,6 @@ def _check_places(data: TensorType, indices: TensorType, updates: TensorType) ->
         raise GraphError(
             f"scatter_nd: the last axis of indices {indices} must be a constant of at most {data.rank}"
         )
-    rank_is("scatter_nd", updates, indices.rank - 1 + data.rank - depth, "updates")
     shape_is("scatter_nd", updates, (*indices.shape[:-1], *data.shape[depth:]), "updates")
 
 
